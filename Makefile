@@ -1,0 +1,34 @@
+# What people and CI both call. Needs Python >= 3.11 and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: install check test test-all demo bench clean
+
+install: .venv/installed
+
+# torch first and exactly: a looser request may fetch a CUDA build of gigabytes on a machine without a GPU.
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("ia3 needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+check: install
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest
+
+test-all: install
+	$(BIN)/pytest -m "slow or parity"
+
+demo: install
+	$(BIN)/ia3 demo
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

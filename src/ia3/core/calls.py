@@ -1,0 +1,173 @@
+"""Which rows a forward pass uses: captured once when the model is entered, and kept until it is left.
+
+A `Scope` is what the user said (`with attachment.rows([...])`); a `Call` is one forward pass: the rows of its batch,
+already gathered from the bank and cut into one multiplier per group of sites. Both are immutable and belong to one
+thread. This file knows batches and rows; it knows nothing of modules and hooks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ia3.core.bank import BASE_ROW, Snapshot
+from ia3.core.scaling import scale
+from ia3.core.sites import Plan, Side
+from ia3.errors import BankError
+
+
+@dataclass(frozen=True)
+class Group:
+    """The sites on one side of one projection, multiplied together.
+
+    Attributes:
+        module: Path of the projection.
+        side: Side that is multiplied.
+        sites: Numbers of the sites in the plan.
+        index: For fused projections, where each channel finds its number in (1, vector, vector, …); shape (features,),
+            int64. None where one vector covers every channel.
+    """
+
+    module: str
+    side: Side
+    sites: tuple[int, ...]
+    index: Tensor | None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Rows that a user has set for what follows in this thread.
+
+    Attributes:
+        rows: One for each example, or a single one for all.
+        is_uniform: Whether the single row holds for a batch of any size.
+        expands: Whether a batch may be a multiple of the rows, each row repeated (beams, returned sequences).
+        snapshot: The bank when the scope was opened.
+    """
+
+    rows: tuple[int, ...]
+    is_uniform: bool
+    expands: bool
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
+class Call:
+    """One forward pass.
+
+    Attributes:
+        rows: Row of each example; a single one if all are the same.
+        batch: Number of examples; None if not known and not needed, all rows being the same.
+        snapshot: The bank the rows were taken from.
+        multipliers: For each group a tensor of shape (1 or batch, features); None where nothing is to be multiplied.
+    """
+
+    rows: tuple[int, ...]
+    batch: int | None
+    snapshot: Snapshot
+    multipliers: tuple[Tensor | None, ...]
+
+
+class ThreadState(threading.local):
+    """What one thread has open on one attached model."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.entered: list[tuple[object, Call | None]] = []
+        self.call: Call | None = None
+        self.suspended: frozenset[int] = frozenset()
+
+
+def group_sites(plan: Plan) -> tuple[Group, ...]:
+    """Return the plan's sites grouped by projection and side, in order."""
+    numbers: dict[tuple[str, Side], list[int]] = {}
+    for number, site in enumerate(plan.sites):
+        numbers.setdefault((site.module, site.side), []).append(number)
+    return tuple(
+        Group(module, side, tuple(sites), _channel_index(plan, sites)) for (module, side), sites in numbers.items()
+    )
+
+
+def _channel_index(plan: Plan, numbers: Sequence[int]) -> Tensor | None:
+    sites = [plan.sites[number] for number in numbers]
+    if len(sites) == 1 and sites[0].is_whole:
+        return None
+    index = torch.zeros(sites[0].features, dtype=torch.long)
+    start = 1
+    for site in sites:
+        index[list(site.channels.indices())] = torch.arange(start, start + site.width)
+        start += site.width
+    return index
+
+
+def open_call(plan: Plan, groups: Sequence[Group], snapshot: Snapshot, rows: Sequence[int], batch: int | None) -> Call:
+    """Gather the rows of a batch once and cut them into the multiplier of every group.
+
+    Args:
+        plan: Layout of a row.
+        groups: Its groups.
+        snapshot: The bank.
+        rows: Row of each example, or one row for all.
+        batch: Number of examples, if known.
+
+    Returns:
+        The call. Where every row is the base there is nothing to multiply: its multipliers are None.
+    """
+    distinct = tuple(rows[:1]) if len(set(rows)) == 1 else tuple(rows)
+    if distinct == (BASE_ROW,):
+        return Call(distinct, batch, snapshot, (None,) * len(groups))
+    pieces = snapshot.gather(distinct).split(plan.widths, dim=1)
+    return Call(distinct, batch, snapshot, tuple(_multiplier(group, pieces) for group in groups))
+
+
+def _multiplier(group: Group, pieces: Sequence[Tensor]) -> Tensor:
+    parts = [pieces[number] for number in group.sites]
+    if group.index is None:
+        return parts[0]
+    one = parts[0].new_ones(parts[0].shape[0], 1)
+    return torch.cat([one, *parts], dim=1).index_select(1, group.index.to(one.device))
+
+
+def expand_rows(scope: Scope, batch: int | None) -> tuple[int, ...]:
+    """Return the row of each example of a batch.
+
+    Raises:
+        BankError: If the rows do not fit the batch.
+    """
+    rows = scope.rows
+    if scope.is_uniform or batch is None or batch == len(rows):
+        return rows
+    if scope.expands and batch % len(rows) == 0:
+        return tuple(row for row in rows for _ in range(batch // len(rows)))
+    raise BankError(
+        f"Reading the rows of a batch: {len(rows)} rows were given for {batch} examples, expected one for each. "
+        "Give rows of the batch's own length."
+    )
+
+
+def scale_for_call(x: Tensor, multiplier: Tensor, module: str) -> Tensor:
+    """Multiply an activation by its examples' vectors.
+
+    Args:
+        x: Shape (batch, …, features), or (batch · seq, features) where a model flattens its tokens.
+        multiplier: Shape (1 or batch, features).
+        module: Path of the projection, for the error.
+
+    Raises:
+        BankError: For any other leading size, with different rows in the batch.
+    """
+    batch = multiplier.shape[0]
+    if multiplier.device != x.device:
+        multiplier = multiplier.to(x.device)
+    if batch == 1 or x.shape[0] == batch:
+        return scale(x, multiplier)
+    if x.dim() == 2 and x.shape[0] % batch == 0:
+        return scale(x.view(batch, -1, x.shape[1]), multiplier).view(x.shape)
+    raise BankError(
+        f"Scaling {module!r}: the activation has shape {tuple(x.shape)}, expected {batch} examples first, one for each "
+        "row. This module does not keep examples apart; use one adapter for the whole batch."
+    )
