@@ -1,0 +1,154 @@
+"""Batches: which examples go together, in which order, and how they are padded.
+
+Order is a pure function of (seed, epoch): resuming needs two integers. Examples of like length meet in a batch. An
+optimizer step is one batch; the token budget only splits it into micro-batches. This file knows token ids and lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ia3.bases.kinds import Kind
+from ia3.data.encoding import Encoded
+from ia3.errors import SettingsError
+
+IGNORED = -100
+_POOL = 64  # batches that are sorted by length together: enough to waste little padding, few enough to stay random
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded to one length; every tensor is int64."""
+
+    input_ids: Tensor  # (batch, seq)
+    attention_mask: Tensor  # (batch, seq), 0 at padding
+    decoder_input_ids: Tensor | None  # (batch, target_seq), seq2seq only
+    labels: Tensor  # token to predict at each position, -100 elsewhere: (batch, seq) causal, (batch, target_seq)
+    #                 seq2seq; choice of each example for encoders: (batch,)
+    choices: Tensor  # position of each example's label in the label set, -1 for none: (batch,)
+    indices: tuple[int, ...]  # positions of the examples in their table
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device."""
+        decoder = None if self.decoder_input_ids is None else self.decoder_input_ids.to(device)
+        return Batch(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            decoder,
+            self.labels.to(device),
+            self.choices.to(device),
+            self.indices,
+        )
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        if self.decoder_input_ids is not None:
+            inputs["decoder_input_ids"] = self.decoder_input_ids
+        return inputs
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return one epoch's batches: every example exactly once, like lengths together, in random order.
+
+    Args:
+        lengths: Number of tokens of each example.
+        batch_size: Examples in a batch; the last one of the epoch may have fewer.
+        seed: The run's seed.
+        epoch: Number of the epoch, from 0.
+
+    Returns:
+        Positions in `lengths`, batch by batch; a pure function of the arguments.
+
+    Raises:
+        SettingsError: If the batch size is below one, or seed or epoch below zero.
+
+    Example:
+        >>> sorted(i for batch in epoch_batches([5, 9, 5, 8, 7], 2, seed=0, epoch=0) for i in batch)
+        [0, 1, 2, 3, 4]
+    """
+    if batch_size < 1:
+        raise SettingsError(f"Making batches: batch_size is {batch_size}, expected at least 1.")
+    if seed < 0 or epoch < 0:
+        raise SettingsError(f"Making batches: seed is {seed} and epoch {epoch}, expected 0 or more.")
+    random = np.random.Generator(np.random.PCG64([seed, epoch]))
+    order = random.permutation(len(lengths)).tolist()
+    pool = _POOL * batch_size
+    batches = [
+        batch
+        for start in range(0, len(order), pool)
+        for batch in _chunks(sorted(order[start : start + pool], key=lambda i: lengths[i]), batch_size)
+    ]
+    return [batches[i] for i in random.permutation(len(batches)).tolist()]
+
+
+def split_by_tokens(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Split a batch into micro-batches whose padded size stays within a budget.
+
+    Args:
+        indices: Positions of the batch's examples.
+        lengths: Number of tokens of every example of the table.
+        budget: Most tokens of a micro-batch, padding included; an example longer than that goes alone.
+
+    Returns:
+        The micro-batches, longest examples first; together exactly `indices`.
+    """
+    parts: list[list[int]] = []
+    for index in sorted(indices, key=lambda i: -lengths[i]):
+        if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= budget:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return parts
+
+
+def collate(encoded: Sequence[Encoded], kind: Kind, pad_id: int, decoder_start_id: int | None = None) -> Batch:
+    """Pad examples into a batch for training or for their own targets' loss.
+
+    Args:
+        encoded: The examples.
+        kind: Kind of the base.
+        pad_id: Token id of padding; it is masked out.
+        decoder_start_id: First decoder token; seq2seq only.
+
+    Returns:
+        The batch.
+    """
+    indices = tuple(e.index for e in encoded)
+    choices = torch.tensor([e.choice for e in encoded], dtype=torch.long)
+    if kind == "causal":
+        ids = pad_right([(*e.prompt_ids, *e.target_ids) for e in encoded], pad_id)
+        mask = pad_right([(1,) * len(e) for e in encoded], 0)
+        # the position before a target token predicts it
+        labels = pad_right([(IGNORED,) * (len(e.prompt_ids) - 1) + e.target_ids + (IGNORED,) for e in encoded], IGNORED)
+        return Batch(ids, mask, None, labels, choices, indices)
+    ids = pad_right([e.prompt_ids for e in encoded], pad_id)
+    mask = pad_right([(1,) * len(e.prompt_ids) for e in encoded], 0)
+    if kind == "encoder":
+        return Batch(ids, mask, None, choices, choices, indices)
+    if decoder_start_id is None:
+        raise SettingsError("Making batches: the base names no decoder_start_token_id, expected one in its config.")
+    decoder = pad_right([(decoder_start_id, *e.target_ids[:-1]) for e in encoded], pad_id)
+    return Batch(ids, mask, decoder, pad_right([e.target_ids for e in encoded], IGNORED), choices, indices)
+
+
+def pad_right(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Return int64 rows padded at the end to the longest, shape (rows, longest)."""
+    longest = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=torch.long)
+
+
+def pad_left(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Return int64 rows padded at the front to the longest, shape (rows, longest)."""
+    longest = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*[fill] * (longest - len(row)), *row] for row in rows], dtype=torch.long)
+
+
+def _chunks(items: Sequence[int], size: int) -> list[list[int]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -1,0 +1,203 @@
+"""From examples to token ids: prompt, target, and the cutting of texts that are too long.
+
+The causal target is a space, the label's words, the end token; the seq2seq target the words and the end token. Only the
+text is ever cut, never the prompt's other words or the label. This file knows a tokenizer; it knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ia3.bases.kinds import Kind
+from ia3.data.examples import Example, quote
+from ia3.data.templates import Template, prompt_of
+from ia3.errors import SettingsError, TemplateError, near_matches
+
+_CHUNK = 512  # prompts handed to the tokenizer at once
+_LONGEST_WORD = 30  # characters; a longer run without a blank (Chinese, a URL) is cut inside
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids."""
+
+    index: int  # position in its table
+    prompt_ids: tuple[int, ...]  # what the base reads, special tokens included
+    target_ids: tuple[int, ...]  # what it answers, end token included; empty for encoders and unlabelled rows
+    choice: int  # position of the label in the label set; -1 for free text and unlabelled rows
+    truncated: bool  # whether its text was cut
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.target_ids)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a table's examples become token ids for one base.
+
+    Attributes:
+        tokenizer: The base's tokenizer.
+        kind: Kind of the base.
+        template: The words around text and label.
+        text_column: Name of the column that `text` stands for.
+        labels: The closed label set; empty for free text.
+        max_length: Most tokens of an example; None for no limit. Causal answers count, those of seq2seq do not.
+        label_column: Another name that the target may have for the label.
+    """
+
+    tokenizer: Any
+    kind: Kind
+    template: Template
+    text_column: str
+    labels: tuple[str, ...] = ()
+    max_length: int | None = None
+    label_column: str | None = None
+    choice_ids: tuple[tuple[int, ...], ...] = field(init=False)  # target ids of each label
+
+    def __post_init__(self) -> None:
+        ids = () if self.kind == "encoder" else tuple(self.target_ids(label) for label in self.labels)
+        if len(set(ids)) != len(ids):
+            twice = next(i for i in range(len(ids)) if ids[i] in ids[:i])
+            raise TemplateError(
+                f"Encoding the labels: {self.labels[twice]!r} and {self.labels[ids.index(ids[twice])]!r} have the same "
+                "answer tokens, expected a different answer for each. Mend the template's target."
+            )
+        object.__setattr__(self, "choice_ids", ids)
+
+    def target_ids(self, label: str, example: Example | None = None) -> tuple[int, ...]:
+        """Return the token ids of a label's answer, end token included."""
+        own = {} if self.label_column is None else {self.label_column: label}
+        words = self.template.render_target(label, {**(example.fields if example else {}), **own})
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise SettingsError("Encoding the labels: the tokenizer has no end token, expected eos_token to be set.")
+        if self.kind == "seq2seq":
+            ids = self.tokenizer(text_target=words, add_special_tokens=False)["input_ids"]
+        else:
+            ids = _continuation_ids(self.tokenizer, " " + words)
+        return (*ids, end)
+
+    def with_max_length(self, max_length: int | None) -> Encoding:
+        """Return the same encoding with another limit."""
+        return replace(self, max_length=max_length)
+
+    def encode(self, examples: Sequence[Example], start: int = 0) -> Iterator[Encoded]:
+        """Yield the token ids of examples, in order.
+
+        Args:
+            examples: The examples.
+            start: Position of the first one in its table.
+
+        Raises:
+            TemplateError: If a template fails on a row, gives an empty prompt, or leaves no room for the text.
+            SettingsError: If a label is not in the closed set.
+        """
+        for first in range(0, len(examples), _CHUNK):
+            chunk = examples[first : first + _CHUNK]
+            prompts = self.prompt_ids([prompt_of(self.template, example, self.text_column) for example in chunk])
+            for offset, (example, ids) in enumerate(zip(chunk, prompts, strict=True)):
+                yield self._encode_one(example, ids, start + first + offset)
+
+    def prompt_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of prompts, special tokens included but never an end token before an answer."""
+        encoded = [tuple(ids) for ids in self.tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]]
+        if self.kind != "causal":
+            return encoded
+        end = self.tokenizer.eos_token_id
+        return [ids[:-1] if len(ids) > 1 and ids[-1] == end else ids for ids in encoded]
+
+    def _encode_one(self, example: Example, ids: tuple[int, ...], index: int) -> Encoded:
+        if not ids:
+            raise TemplateError(f"Encoding {example.origin}: its prompt {quote(example.text)} has no tokens.")
+        choice = self._choice(example)
+        target: tuple[int, ...] = ()
+        if self.kind != "encoder" and example.label is not None:
+            target = self.choice_ids[choice] if choice >= 0 else self.target_ids(example.label, example)
+        limit = self._prompt_limit(target)
+        if limit is None or len(ids) <= limit:
+            return Encoded(index, ids, target, choice, truncated=False)
+        return Encoded(index, self._cut(example, limit), target, choice, truncated=True)
+
+    def _choice(self, example: Example) -> int:
+        if not self.labels or example.label is None:
+            return -1
+        if example.label not in self.labels:
+            near = near_matches(example.label, self.labels)
+            raise SettingsError(
+                f"Encoding {example.origin}: label {quote(example.label)} is not in the label set.{near}"
+            )
+        return self.labels.index(example.label)
+
+    def _prompt_limit(self, target: tuple[int, ...]) -> int | None:
+        if self.max_length is None or self.kind != "causal":
+            return self.max_length
+        # every choice must fit behind the prompt, so that training and scoring read the same prompt
+        return self.max_length - max((len(ids) for ids in self.choice_ids), default=len(target))
+
+    def _cut(self, example: Example, limit: int) -> tuple[int, ...]:
+        """Return the prompt with the longest beginning of the text that keeps it within the limit."""
+
+        def with_text(characters: int) -> tuple[int, ...]:
+            kept = _beginning(example.text, characters)
+            return self.prompt_ids([prompt_of(self.template, example, self.text_column, kept)])[0]
+
+        best, bare = None, len(with_text(0))
+        low, high = 0, len(example.text)  # the whole text is too long, which the caller found
+        while high - low > 1:
+            middle = (low + high) // 2
+            candidate = with_text(middle)
+            if len(candidate) > limit:
+                high = middle
+            else:
+                low = middle
+                best = candidate if _beginning(example.text, middle) else None
+        if best is None:
+            raise TemplateError(
+                f"Encoding {example.origin}: the prompt has {bare} tokens without its text and at most {limit} are "
+                "allowed, expected room for some of the text. Shorten the template or the other columns, or raise "
+                "--max-length."
+            )
+        return best
+
+
+def longest_input(tokenizer: Any, config: Any) -> int | None:
+    """Return the most tokens a base can read, from its tokenizer and config, or None if neither says.
+
+    Args:
+        tokenizer: Its `model_max_length` counts unless it is the placeholder of 10³⁰.
+        config: Its `max_position_embeddings` (or `n_positions`) counts; RoBERTa's first positions hold the padding.
+    """
+    limits = []
+    if getattr(tokenizer, "model_max_length", None) and tokenizer.model_max_length < 10**9:
+        limits.append(int(tokenizer.model_max_length))
+    config = getattr(config, "get_text_config", lambda: config)()
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if positions and getattr(config, "model_type", "") not in ("t5", "mt5", "umt5", "longt5"):
+        padding = getattr(config, "pad_token_id", None)
+        offset = padding + 1 if "roberta" in getattr(config, "model_type", "") and padding is not None else 0
+        limits.append(int(positions) - offset)
+    return min(limits) if limits else None
+
+
+def _beginning(text: str, characters: int) -> str:
+    """Return the first characters of a text, without the piece of a word that they may end in."""
+    kept = text[:characters]
+    if characters < len(text) and not text[characters].isspace():
+        tail = kept[-_LONGEST_WORD - 1 :]
+        whole = kept[: len(kept) - len(tail) + max((i for i, c in enumerate(tail) if c.isspace()), default=len(tail))]
+        kept = whole if whole.strip() else kept
+    return kept.rstrip()
+
+
+def _continuation_ids(tokenizer: Any, words: str) -> list[int]:
+    """Return the ids of words that follow a prompt.
+
+    Some SentencePiece tokenizers put a space of their own before every text, so that words with a space get two; the
+    ids behind a character that stands for the prompt's end are then the right ones.
+    """
+    alone: list[int] = tokenizer(words, add_special_tokens=False)["input_ids"]
+    anchor: list[int] = tokenizer(":", add_special_tokens=False)["input_ids"]
+    joint: list[int] = tokenizer(":" + words, add_special_tokens=False)["input_ids"]
+    return joint[len(anchor) :] if joint[: len(anchor)] == anchor and len(joint) > len(anchor) else alone

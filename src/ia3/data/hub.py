@@ -1,0 +1,93 @@
+"""Records of a data set on the hub, through the `datasets` library, imported only here and only when asked for.
+
+Knows nothing of text and label columns. Rules: a class label becomes its name; the line of a record is its row
+number; every failure of the library or the network ends in one sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any
+
+from ia3.data.examples import Origin
+from ia3.data.objects import open_objects
+from ia3.data.records import Record, Source
+from ia3.errors import TableError
+
+_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+|[\w.-]+(?=:))(:(?P<split>[\w.\[\]:%+-]+))?")
+
+
+def is_hub_id(source: str) -> bool:
+    """Tell whether the text has the form `user/name`, `user/name:split` or `name:split`."""
+    return _HUB_ID.fullmatch(source) is not None
+
+
+def read_hub(source: str) -> Source:
+    """Return the opened split of a hub data set; its rows are streamed.
+
+    Args:
+        source: `user/name`, which means its split "train", or `user/name:split`.
+
+    Returns:
+        Columns and records.
+
+    Raises:
+        TableError: `datasets` is not installed, the hub cannot be reached, or it knows no such data set or split.
+    """
+    match = _HUB_ID.fullmatch(source)
+    assert match is not None, source
+    name, split = match["name"], match["split"] or "train"
+    rows = _load(source, name, split)
+    opened = open_objects(source, _read_records(source, rows))
+    note = f"rows: split '{split}' of the hub data set '{name}'"
+    return Source(source, opened.columns, opened.records, notes=(note,))
+
+
+def _load(source: str, name: str, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise TableError(
+            f"Reading {source}: hub data sets need the package 'datasets', which is not installed. "
+            'Install it: pip install "ia3[datasets]".'
+        ) from error
+    try:
+        return datasets.load_dataset(name, split=split, streaming=True)
+    except ConnectionError as error:
+        raise TableError(
+            f"Reading {source}: the hub cannot be reached ({_first_line(error)}). "
+            "Connect to the network, or download the table and give its path."
+        ) from error
+    except Exception as error:  # the library raises whatever the data set's format makes it raise
+        raise TableError(f"Reading {source}: the hub data set cannot be loaded: {_first_line(error)}.") from error
+
+
+def _read_records(source: str, rows: Iterable[Mapping[str, object]]) -> Generator[Record, None, None]:
+    names = _class_names(rows)
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            values = {key: _name_class(value, names.get(key)) for key, value in row.items()}
+            yield Record(Origin(source, number), values)
+    except TableError:
+        raise
+    except Exception as error:  # rows come over the network, so the same holds as in `_load`
+        raise TableError(f"Reading {source}: it breaks off after row {number}: {_first_line(error)}.") from error
+
+
+def _class_names(rows: object) -> dict[str, list[str]]:
+    """Return the names of the classes by column, for columns of the type ClassLabel."""
+    features: Mapping[str, object] = getattr(rows, "features", None) or {}
+    return {key: list(names) for key, kind in features.items() if (names := getattr(kind, "names", None))}
+
+
+def _name_class(value: object, names: list[str] | None) -> object:
+    """Return the name of a class; None for the −1 that hub data sets write in unlabelled splits."""
+    if names is None or not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")

@@ -1,0 +1,172 @@
+"""Which reader opens which source: a file by its suffix, a folder of files, a hub data set, or rows in memory.
+
+Knows nothing of text and label columns. Rules: an existing path is always taken as a path; all files of a folder are
+opened once before the first record, so that a file with other columns is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ia3.data.delimited import read_delimited
+from ia3.data.examples import Fault, Origin, quote
+from ia3.data.hub import is_hub_id, read_hub
+from ia3.data.objects import name_kind, open_objects, read_json, read_jsonl
+from ia3.data.parquet import read_parquet
+from ia3.data.records import Record, Source
+from ia3.errors import TableError, near_matches
+
+ROWS_NAME = "<rows>"
+
+
+def open_source(source: str | Path | Iterable[Any]) -> Source:
+    """Return the opened source.
+
+    Args:
+        source: A path of a CSV, TSV, JSONL, JSON or Parquet file or of a folder of those; a hub id (`user/name` or
+            `user/name:split`); or rows in memory: (text, label) pairs, strings, or mappings.
+
+    Returns:
+        Its columns and records.
+
+    Raises:
+        TableError: There is no such source, or it is empty or cannot be read.
+    """
+    if source == "":
+        raise TableError("Reading '': the path is empty, expected a file, a folder or a hub id.")
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return _open_folder(path)
+        if path.exists():
+            return _open_file(path)
+        if isinstance(source, str) and _can_be_hub_id(source, path):
+            return read_hub(source)
+        raise _missing(source, path)
+    return _open_rows(source)
+
+
+def _can_be_hub_id(source: str, path: Path) -> bool:
+    is_local = path.suffix.lower() in SUFFIXES or path.is_absolute() or source.startswith((".", "~"))
+    return not is_local and is_hub_id(source) and not (path.parent != Path() and path.parent.is_dir())
+
+
+def _missing(source: str | Path, path: Path) -> TableError:
+    if not path.parent.is_dir():
+        return TableError(f"Reading {source}: there is no folder {quote(str(path.parent))}.")
+    names = [p.name for p in path.parent.iterdir() if p.is_dir() or p.suffix.lower() in SUFFIXES]
+    near = near_matches(path.name, (name for name in names if not name.startswith(".")))
+    return TableError(f"Reading {source}: no such file or folder.{near}")
+
+
+def _open_file(path: Path) -> Source:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        got = f"the suffix {quote(path.suffix)}" if path.suffix else "no suffix"
+        raise TableError(f"Reading {path}: the file has {got}, expected one of {' '.join(SUFFIXES)}.")
+    return reader(path)
+
+
+def _open_folder(folder: Path) -> Source:
+    files = sorted(p for p in folder.iterdir() if _is_table(p))
+    if not files:
+        raise TableError(f"Reading {folder}: the folder has no table file, expected one of {' '.join(SUFFIXES)}.")
+    first = _open_file(files[0])
+    first.records.close()
+    for path in files[1:]:
+        _check_columns(folder, first, _open_file(path))
+    names = ", ".join(p.name for p in files[:5]) + (", …" if len(files) > 5 else "")
+    note = f"rows: {len(files)} file{'s' * (len(files) != 1)} of {folder} ({names})"
+    return replace(first, name=str(folder), records=_chain(files), notes=(note,))
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _check_columns(folder: Path, first: Source, other: Source) -> None:
+    other.records.close()
+    if first.has_free_columns and other.has_free_columns:
+        return
+    if set(first.columns) != set(other.columns):
+        raise TableError(
+            f"Reading {folder}: its files have different columns: {', '.join(map(quote, first.columns))} in "
+            f"{Path(first.name).name}, {', '.join(map(quote, other.columns))} in {Path(other.name).name}. "
+            "Give one of the files, or make their columns the same."
+        )
+
+
+def _chain(files: Sequence[Path]) -> Generator[Record, None, None]:
+    for path in files:
+        yield from _open_file(path).records
+
+
+def _open_rows(rows: Iterable[Any]) -> Source:
+    """Return rows in memory as a source; the first row tells which of the three kinds they are."""
+    if isinstance(rows, Mapping | bytes) or hasattr(rows, "itertuples") or not isinstance(rows, Iterable):
+        raise TableError(
+            f"Reading {ROWS_NAME}: got a value of type {quote(type(rows).__name__)}, expected a path, a hub id, or "
+            "an iterable of (text, label) pairs, strings or dicts. A pandas table: give frame.to_dict('records')."
+        )
+    items = iter(rows)
+    try:
+        first = next(items)
+    except StopIteration:
+        raise TableError(f"Reading {ROWS_NAME}: there are no rows.") from None
+    if isinstance(first, Mapping):
+        return open_objects(ROWS_NAME, _read_mappings(first, items))
+    columns = ("text",) if isinstance(first, str) else ("text", "label")
+    return Source(ROWS_NAME, columns, _read_tuples(first, items, columns))
+
+
+def _number_rows(first: Any, rest: Iterator[Any]) -> Iterator[tuple[Origin, Any]]:
+    yield Origin(ROWS_NAME, 1), first
+    for number, row in enumerate(rest, start=2):
+        yield Origin(ROWS_NAME, number), row
+
+
+def _read_mappings(first: Any, rest: Iterator[Any]) -> Generator[Record, None, None]:
+    for origin, row in _number_rows(first, rest):
+        if isinstance(row, Mapping) and all(isinstance(key, str) for key in row):
+            yield Record(origin, row)
+        elif isinstance(row, Mapping):
+            yield _broken(origin, "a key is not a string")
+        else:
+            yield _broken(origin, f"expected a dict like the first row, got {name_kind(row)}")
+
+
+def _read_tuples(first: Any, rest: Iterator[Any], columns: tuple[str, ...]) -> Generator[Record, None, None]:
+    expected = "a string like the first row" if len(columns) == 1 else "a pair (text, label)"
+    for origin, row in _number_rows(first, rest):
+        if len(columns) == 1 and isinstance(row, str):
+            yield Record(origin, {"text": row})
+        elif len(columns) == 2 and isinstance(row, tuple | list) and len(row) == 2:
+            yield Record(origin, dict(zip(columns, row, strict=True)))
+        else:
+            size = f" of {len(row)} values" if isinstance(row, tuple | list) else ""
+            yield _broken(origin, f"expected {expected}, got {name_kind(row)}{size}")
+
+
+def _broken(origin: Origin, what: str) -> Record:
+    return Record(origin, {}, (Fault(origin, None, what),))
+
+
+def _read_csv(path: Path) -> Source:
+    return read_delimited(path, ",")
+
+
+def _read_tsv(path: Path) -> Source:
+    return read_delimited(path, "\t")
+
+
+_READERS: Mapping[str, Callable[[Path], Source]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+}
+SUFFIXES = tuple(_READERS)
