@@ -1,0 +1,1 @@
+"""Bases: the frozen transformers that adapters are put on, and how each is obtained."""

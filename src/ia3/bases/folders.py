@@ -1,0 +1,201 @@
+"""A local folder as a base: its config, and every fault it may have told in one sentence before transformers sees it.
+
+transformers answers a missing tokenizer with an empty one and a cut file with a parser's message. It knows files, not
+models: nothing here reads a weight.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+from transformers import __version__ as transformers_version
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from ia3.bases.quiet import quiet
+from ia3.errors import BaseError, near_matches
+
+_ADAPTER, _CONFIG = "adapter_config.json", "config.json"
+
+
+def is_base_folder(folder: Path) -> bool:
+    """Return whether a folder looks like a saved model: it has a config."""
+    return (folder / _CONFIG).is_file()
+
+
+def read_config(folder: Path, name: str) -> Any:
+    """Return the transformers config of a folder.
+
+    Args:
+        folder: An existing folder.
+        name: The base as it is called in errors.
+
+    Raises:
+        BaseError: If the folder holds an adapter, or no config, or one that transformers does not understand.
+    """
+    if (folder / _ADAPTER).is_file():
+        raise _is_an_adapter(folder, name)
+    if not is_base_folder(folder):
+        ggufs = sorted(folder.glob("*.gguf"))
+        cure = f"Give the file: {ggufs[0]}." if ggufs else "Give a folder written by save_pretrained."
+        raise BaseError(f"Loading base {name!r}: {folder} has no {_CONFIG}. {cure}")
+    raw = _read_json(folder / _CONFIG, name)
+    if "model_type" not in raw:
+        raise BaseError(
+            f"Loading base {name!r}: {folder / _CONFIG} has no key 'model_type', expected a model's config."
+        )
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a config it cannot take
+        raise _bad_config(folder / _CONFIG, str(raw["model_type"]), name, error) from error
+
+
+def check_weights(folder: Path, name: str) -> None:
+    """Check that a folder's weight files are there and whole, by their headers and sizes.
+
+    Raises:
+        BaseError: If there are none, or one is missing or cut short.
+    """
+    files = [folder / file for file in _weight_files(folder, name)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise BaseError(
+            f"Loading base {name!r}: {len(missing)} of the {len(files)} weight files that the index in {folder} names "
+            f"are missing, first {missing[0]}. Fetch them again."
+        )
+    for file in files:
+        if file.suffix == ".safetensors":
+            _read_safetensors_header(file, name)
+
+
+def has_own_head(folder: Path) -> bool | None:
+    """Return whether a language model's checkpoint holds `lm_head.weight`, or None where only loading could tell.
+
+    What it holds may still equal the embeddings; loading then ties them.
+    """
+    try:
+        files = _weight_files(folder, str(folder))
+        index = [folder / f"{stem}.index.json" for stem in ("model.safetensors", "pytorch_model.bin")]
+        for file in index:
+            if file.is_file():
+                return "lm_head.weight" in _read_json(file, str(folder))["weight_map"]
+        if files[0].endswith(".safetensors"):
+            return "lm_head.weight" in _read_safetensors_header(folder / files[0], str(folder))
+    except (BaseError, KeyError):
+        pass
+    return None
+
+
+def load_tokenizer(folder: Path, name: str) -> Any:
+    """Return the tokenizer of a folder.
+
+    Raises:
+        BaseError: If there is none, or it cannot be read.
+    """
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as many kinds as there are tokenizers
+        if any(folder.glob("*token*")):
+            raise BaseError(
+                f"Loading base {name!r}: its tokenizer in {folder} cannot be read: {_first_line(error)}. "
+                f"Save it again beside the weights with tokenizer.save_pretrained."
+            ) from error
+        raise _no_tokenizer(folder, name) from error
+    # Without its files transformers gives an empty tokenizer (BERT 5 tokens, Gemma 5), not an error [run, 5.23].
+    expected = set(tokenizer.vocab_files_names.values())
+    if expected and not any((folder / file).is_file() for file in expected | {"tokenizer.json"}):
+        raise _no_tokenizer(folder, name)
+    return tokenizer
+
+
+def _weight_files(folder: Path, name: str) -> list[str]:
+    """Return the names of the weight files that transformers will read from a folder."""
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / file).is_file():
+            return [file]
+        index = folder / f"{file}.index.json"
+        if index.is_file():
+            weight_map = _read_json(index, name).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise BaseError(
+                    f"Loading base {name!r}: {index} has no 'weight_map', expected the file of each weight."
+                )
+            return sorted(set(weight_map.values()))
+    others = sorted(
+        p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".gguf", ".h5", ".msgpack")
+    )
+    seen = f", got {', '.join(others[:4])}" if others else ""
+    raise BaseError(
+        f"Loading base {name!r}: {folder} has no weights{seen}, expected model.safetensors or pytorch_model.bin. "
+        f"Save the model there with save_pretrained."
+    )
+
+
+def _read_safetensors_header(file: Path, name: str) -> Mapping[str, Any]:
+    """Return the header of a safetensors file: eight bytes of length, then JSON with each tensor's place."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header: Any = json.loads(stream.read(length)) if length < size else None
+        tensors = {key: value for key, value in header.items() if key != "__metadata__"}
+        expected = 8 + length + max((value["data_offsets"][1] for value in tensors.values()), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        raise BaseError(
+            f"Loading base {name!r}: {file} is not a safetensors file or is cut short, got {size:,} bytes. Fetch it "
+            f"again."
+        ) from error
+    if size != expected:
+        raise BaseError(f"Loading base {name!r}: {file} has {size:,} bytes, expected {expected:,}. Fetch it again.")
+    return tensors
+
+
+def _read_json(file: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BaseError(
+            f"Loading base {name!r}: {file} is not JSON, line {error.lineno} column {error.colno}: {error.msg}. "
+            f"Fetch it again."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaseError(f"Loading base {name!r}: {file} cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise BaseError(f"Loading base {name!r}: {file} holds a JSON {type(content).__name__}, expected an object.")
+    return content
+
+
+def _bad_config(file: Path, model_type: str, name: str, error: Exception) -> BaseError:
+    if model_type not in CONFIG_MAPPING_NAMES:
+        return BaseError(
+            f"Loading base {name!r}: {file} has model_type {model_type!r}, which transformers {transformers_version} "
+            f"does not know.{near_matches(model_type, CONFIG_MAPPING_NAMES)} Models that bring their own code are not "
+            f"run."
+        )
+    return BaseError(f"Loading base {name!r}: {file} is not a {model_type!r} config: {_first_line(error)}.")
+
+
+def _is_an_adapter(folder: Path, name: str) -> BaseError:
+    raw = _read_json(folder / _ADAPTER, name)
+    base = raw.get("base_model_name_or_path")
+    return BaseError(
+        f"Loading base {name!r}: {folder} holds an adapter ({raw.get('peft_type', 'of unknown type')}), not a base. "
+        + (f"It was made on {base!r}; give that one." if base else "Its base is not named in it; give the base.")
+    )
+
+
+def _no_tokenizer(folder: Path, name: str) -> BaseError:
+    return BaseError(
+        f"Loading base {name!r}: {folder} has no tokenizer (no tokenizer.json nor the files of its kind). "
+        f"Save it beside the weights with tokenizer.save_pretrained."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """Return an error of another library as one line without its full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

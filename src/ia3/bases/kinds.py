@@ -1,0 +1,126 @@
+"""The three kinds of base: which one a config is of, and the transformers class that holds it.
+
+    seq2seq   reads a prompt with its encoder and writes the answer with its decoder (T5, BART)
+    causal    continues the prompt (GPT-2, Llama, Gemma)
+    encoder   a body with a classifying head on it (BERT, DeBERTa)
+
+It knows configs and empty models, nothing of files or weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
+
+from ia3.bases.quiet import quiet
+from ia3.errors import BaseError, SettingsError, near_matches
+
+Kind = Literal["seq2seq", "causal", "encoder"]
+
+_CLASSES: dict[str, tuple[Any, Any]] = {  # kind: the auto class, and the config classes it takes
+    "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING),
+    "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+    "encoder": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
+}
+
+
+def kind_of(config: Any) -> Kind:
+    """Return the kind of the base that a transformers config describes.
+
+    An encoder-decoder is seq2seq. A saved classifier is an encoder, whatever its body. Causal is what transformers
+    knows as a causal language model and not as a masked one too (BERT and RoBERTa are in both lists), what calls
+    itself a decoder, or what was saved as `…ForCausalLM`. The rest are encoders.
+    """
+    architectures = " ".join(getattr(config, "architectures", None) or ())
+    if getattr(config, "is_encoder_decoder", False):
+        return "seq2seq"
+    if "ForSequenceClassification" in architectures:
+        return "encoder"
+    is_only_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    if is_only_causal or getattr(config, "is_decoder", False) or "ForCausalLM" in architectures:
+        return "causal"
+    return "encoder"
+
+
+def check_kind(kind: str, name: str) -> None:
+    """Raise a SettingsError if there is no such kind; `name` is the base, for the error."""
+    if kind not in _CLASSES:
+        raise SettingsError(f"Loading base {name!r}: kind {kind!r} is unknown.{near_matches(kind, _CLASSES)}")
+
+
+def auto_class(config: Any, kind: str, name: str) -> Any:
+    """Return the transformers auto class that holds a base of this config as this kind.
+
+    Args:
+        config: The base's config.
+        kind: What it shall be used as.
+        name: The base, for the error.
+
+    Raises:
+        SettingsError: If there is no such kind.
+        BaseError: If transformers has no model of this kind for the config, or only one that also takes images or
+            sound.
+    """
+    check_kind(kind, name)
+    auto, known = _CLASSES[kind]
+    if type(config) not in known:
+        possible = [other for other, (_, configs) in _CLASSES.items() if type(config) in configs]
+        cure = f"It can be {' or '.join(possible)}." if possible else "Use a text model."
+        raise BaseError(
+            f"Loading base {name!r} as {kind}: transformers has no {kind} model of type {config.model_type!r}. {cure}"
+        )
+    takes_more = [key.removesuffix("_config") for key in config.sub_configs if key in ("vision_config", "audio_config")]
+    # transformers gives the text part alone where the class is made for it (Qwen3-VL), else the whole (Gemma 3).
+    if takes_more and known[type(config)].config_class is type(config):
+        raise BaseError(
+            f"Loading base {name!r}: its type {config.model_type!r} holds a {' and '.join(takes_more)} model beside "
+            f"the text model, expected text alone. Use a text-only model of the family, or save the text part alone."
+        )
+    return auto
+
+
+def empty_model(config: Any, kind: Kind, *, num_labels: int = 2, untied_head: bool = False) -> Any:
+    """Return the model of a config on the meta device: every module and shape, no weights.
+
+    Args:
+        config: A transformers config; it is not changed.
+        kind: What the base is used as.
+        num_labels: Width of an encoder's head.
+        untied_head: Give a language model an output matrix of its own even if the config ties it to the embeddings.
+            transformers 5.23 forces the tie for T5, mT5, UMT5 and LongT5 from a config alone, and undoes it when the
+            checkpoint holds another matrix, as those of mT5, mT0 and T5 v1.1 do.
+
+    Example:
+        >>> from transformers import MT5Config
+        >>> large = MT5Config(d_model=1024, d_ff=2816, num_layers=24, num_heads=16)
+        >>> count_parameters(empty_model(large, "seq2seq"))
+        973466624
+        >>> count_parameters(empty_model(large, "seq2seq", untied_head=True))
+        1229581312
+    """
+    config = copy.deepcopy(config)
+    if kind == "encoder":
+        config.num_labels = num_labels
+    with quiet(), torch.device("meta"):
+        model = auto_class(config, kind, config.model_type).from_config(config)
+        output = model.get_output_embeddings() if untied_head else None
+        if output is not None:
+            output.weight = nn.Parameter(torch.empty_like(output.weight))
+    return model.eval().requires_grad_(False)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers the model's parameters are; a tied one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,258 @@
+"""Loading a base: from a name, folder, GGUF file or hub id to a frozen model, its tokenizer and what its head is.
+
+The model comes frozen, in eval mode, and whole: a weight that is missing outside the head is an error. It knows nothing
+of adapters or data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ia3.bases.cache import Say
+from ia3.bases.folders import check_weights, load_tokenizer, read_config
+from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
+from ia3.bases.kinds import Kind, auto_class, check_kind, kind_of
+from ia3.bases.locating import Place, locate, say_on_stderr
+from ia3.bases.quiet import quiet
+from ia3.errors import BaseError, SettingsError, near_matches
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def load_base(
+    name_or_path: str | Path,
+    *,
+    kind: Kind | None = None,
+    labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    say: Say = say_on_stderr,
+) -> Base:
+    """Return a frozen base, ready to be adapted.
+
+    Args:
+        name_or_path: A local folder, a GGUF file, a named base (`minilm`, `gemma-3-270m`) or a hub id.
+        kind: What it is used as; by default what its config says (`kind_of`).
+        labels: For an encoder, the labels in the order of the head's outputs. A classifier in the checkpoint is kept
+            if it was saved with these labels, else drawn anew.
+        num_labels: For an encoder without `labels`, the width of the head; a classifier of this width is kept. 2 by
+            default.
+        dtype: auto, float32, bfloat16, float16 or float64. auto is float32, and bfloat16 on a GPU that computes in it.
+        device: auto, or what torch takes (cpu, cuda, cuda:1, mps). auto is cuda, then mps, then cpu.
+        seed: Of a new head's first weights.
+        say: Told, a line at a time, what takes long or was chosen.
+
+    Returns:
+        The base, in eval mode, no parameter requiring a gradient.
+
+    Raises:
+        BaseError: If it cannot be found or read, or weights other than the head's are missing.
+        SettingsError: If kind, dtype, device or the labels are impossible.
+
+    Example:
+        >>> base = load_base("minilm", labels=["negative", "neutral", "positive"])  # doctest: +SKIP
+        >>> base.kind, base.head_modules  # doctest: +SKIP
+        ('encoder', ('classifier',))
+    """
+    if kind is not None:
+        check_kind(kind, str(name_or_path))  # before a conversion takes most of a minute
+    where = _resolve_device(device)
+    number_type = _resolve_dtype(dtype, where, say)
+    place = locate(name_or_path, say)
+    config = read_config(place.folder, place.name)
+    check_weights(place.folder, place.name)
+    kind = kind or kind_of(config)
+    auto = auto_class(config, kind, place.name)
+    is_as_saved = kind != "encoder" or _set_labels(config, labels, num_labels)
+    tokenizer = load_tokenizer(place.folder, place.name)
+    model, fresh = _read_model(auto, place, config, number_type)
+    if not is_as_saved:
+        fresh |= label_weights(config)
+    _refuse_holes(model, fresh, kind, place)
+    heads = find_heads(model, fresh) if kind == "encoder" else ()
+    draw_heads(model, heads, seed)
+    _settle(model, tokenizer, place)
+    if getattr(model, "quantization_method", None) is None:  # a quantised model is already where it must be
+        model.to(where)
+    return Base(model, tokenizer, kind, place.name, str(name_or_path), str(place.folder), heads)
+
+
+def load_config(name_or_path: str | Path, say: Say = say_on_stderr) -> Any:
+    """Return a base's transformers config without its weights; a GGUF file is converted first, once.
+
+    Raises:
+        BaseError: If the base cannot be found or its config not be read.
+    """
+    place = locate(name_or_path, say, with_weights=False)
+    return read_config(place.folder, place.name)
+
+
+def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | None) -> bool:
+    """Write the labels into an encoder's config; return whether they are those it was saved with."""
+    if labels is not None and num_labels not in (None, len(labels)):
+        raise SettingsError(f"Loading an encoder: num_labels is {num_labels}, but {len(labels)} labels are given.")
+    count = len(labels) if labels is not None else 2 if num_labels is None else num_labels
+    if count < 2:
+        raise SettingsError(f"Loading an encoder: got {count} labels, expected at least 2.")
+    saved = dict(config.id2label or {})
+    is_same = labels is None or [str(saved.get(i)) for i in range(len(saved))] == list(labels)
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+    elif len(saved) != count:
+        config.num_labels = count
+    config.problem_type = "single_label_classification"  # a regression head's config would say otherwise
+    return is_same
+
+
+def _read_model(auto: Any, place: Place, config: Any, dtype: torch.dtype) -> tuple[Any, set[str]]:
+    """Return the model on the CPU, and the parameters that its checkpoint does not have in their shape."""
+    try:
+        # from_pretrained draws missing weights; ours are drawn later, so its draws must not move the global state.
+        with quiet(), torch.random.fork_rng(devices=[]):
+            model, info = auto.from_pretrained(
+                place.folder,
+                config=config,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # told below, by name and kind
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+    except Exception as error:  # torch, safetensors and transformers each have their own
+        raise BaseError(
+            f"Loading base {place.name!r}: transformers cannot load the weights in {place.folder}: "
+            f"{' '.join(str(error).split())[:300]}."
+        ) from error
+    return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+
+
+def _refuse_holes(model: Any, fresh: set[str], kind: Kind, place: Place) -> None:
+    """Raise if a weight is missing that no head may lack; a language model may lack none."""
+    holes = sorted(key for key in fresh if kind != "encoder" or not is_head_weight(key, model.base_model_prefix))
+    if holes:
+        total = len(model.state_dict())
+        shown = ", ".join(repr(key) for key in holes[:3])
+        raise BaseError(
+            f"Loading base {place.name!r} as {kind}: {len(holes)} of {total} weights are missing from {place.folder} "
+            f"or have another shape there, first {shown}; expected every weight"
+            f"{' outside the head' if kind == 'encoder' else ''}. The checkpoint is damaged, or of another model or "
+            f"kind."
+        )
+
+
+def _settle(model: Any, tokenizer: Any, place: Place) -> None:
+    """Freeze the model and mend what its config says wrongly about it."""
+    model.eval().requires_grad_(False)
+    # PEFT writes this as base_model_name_or_path; for a named base the hub id, never a path in site-packages.
+    model.name_or_path = model.config.name_or_path = place.name
+    output, given = model.get_output_embeddings(), model.get_input_embeddings()
+    if output is not None and output.weight is not given.weight:
+        # transformers 5.23 forces the tie in the configs of T5, mT5, UMT5 and LongT5 and keeps a checkpoint's own head
+        # beside it. UMT5 then scales its logits as if tied (by width^-0.5), and any later tie_weights() would drop
+        # the head: the config must say what is.
+        model.config.tie_word_embeddings = False
+    _give_pad_token(model, tokenizer, place)
+
+
+def _give_pad_token(model: Any, tokenizer: Any, place: Place) -> None:
+    """Make sure that tokenizer and config have a pad token.
+
+    Without one (GPT-2, Llama) the end token stands in: padded places are masked out of attention and loss, so its only
+    duty is to have a row in the embeddings, which a token added for padding may not have.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        stand_in = tokenizer.eos_token or tokenizer.unk_token
+        if stand_in is None:
+            raise BaseError(
+                f"Loading base {place.name!r}: its tokenizer has no pad, end or unknown token, expected one to pad "
+                f"batches with. Set tokenizer.pad_token and save it again in {place.folder}."
+            )
+        tokenizer.pad_token = stand_in
+    # Batches are padded by the tokenizer; a sequence classifier finds the last real token by the config's id.
+    config = model.config.get_text_config()
+    if config.pad_token_id is None or config.pad_token_id >= rows or not model.config.is_encoder_decoder:
+        config.pad_token_id = tokenizer.pad_token_id
+        if model.can_generate():
+            model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device, checked to be there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(
+            f"Choosing the device: torch {torch.__version__} here cannot use {str(device)!r}, expected auto, cpu, cuda "
+            f"or mps: {' '.join(str(error).split())[:120]}."
+        ) from error
+    return where
+
+
+def _resolve_dtype(dtype: str | torch.dtype, device: torch.device, say: Say) -> torch.dtype:
+    """Return the number type of the weights."""
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    if dtype == "auto":
+        if device.type == "cuda" and torch.cuda.is_bf16_supported():
+            say("base in bfloat16 (dtype auto, and this GPU computes in it); vectors stay float32")
+            return torch.bfloat16
+        return torch.float32
+    if dtype not in _DTYPES:
+        raise SettingsError(f"Choosing the dtype: {dtype!r} is unknown.{near_matches(dtype, ['auto', *_DTYPES])}")
+    return _DTYPES[dtype]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen transformer with its tokenizer.
+
+    Attributes:
+        model: A transformers model in eval mode, no parameter requiring a gradient.
+        tokenizer: Always with a pad token.
+        kind: seq2seq, causal or encoder.
+        name: The hub id for named bases, else what was given.
+        given: What it was loaded by, and can be loaded by again.
+        folder: Where its files lie.
+        head_modules: Paths of the modules that the checkpoint does not have.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: Kind
+    name: str
+    given: str
+    folder: str
+    head_modules: tuple[str, ...]
+
+    @property
+    def pad_id(self) -> int:
+        """Token id of padding."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def decoder_start_id(self) -> int | None:
+        """First token of a decoder's answer; None for bases without one."""
+        for config in (self.model.config, getattr(self.model, "generation_config", None)):
+            start = getattr(config, "decoder_start_token_id", None)
+            if start is not None:
+                return int(start)
+        return None

@@ -1,0 +1,90 @@
+"""The two named bases themselves: what their models and tokenizers must be, and that they know their language."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ia3.bases.loading import Base, load_base
+from ia3.bases.named import find_named_base, is_installed
+
+pytestmark = pytest.mark.slow
+
+NEWS = (
+    "The company said on Tuesday that its operating profit rose to EUR 13.1 million from EUR 8.7 million in the "
+    "corresponding period of 2007, representing 7.7 percent of net sales. The growth was driven by strong demand in "
+    "Asia, where sales of mobile phones and network equipment increased sharply, and the board of directors proposed a "
+    "higher dividend to shareholders at the annual general meeting in April."
+)
+
+
+def _load(name: str) -> Base:
+    named = find_named_base(name)
+    assert named is not None
+    if not is_installed(named):
+        pytest.skip(f"{name} is not installed")
+    return load_base(name, labels=["negative", "neutral", "positive"])
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Base:
+    return _load("minilm")
+
+
+@pytest.fixture(scope="module")
+def gemma() -> Base:
+    """From the user's own cache: converting takes most of a minute."""
+    return _load("gemma-3-270m")
+
+
+def test_minilm_is_an_encoder_without_a_classifier(minilm: Base) -> None:
+    assert (minilm.kind, minilm.head_modules) == ("encoder", ("classifier",))
+    assert minilm.name == minilm.model.name_or_path == "sentence-transformers/all-MiniLM-L6-v2"
+    assert minilm.tokenizer("hello world").input_ids == [101, 7592, 2088, 102]
+    assert minilm.model.classifier.weight.shape == (3, 384)
+
+
+def test_minilm_places_like_beside_like(minilm: Base) -> None:
+    texts = ["Profit rose sharply.", "Earnings increased strongly.", "The cat sleeps on the sofa."]
+    batch = minilm.tokenizer(texts, padding=True, return_tensors="pt")
+    hidden = minilm.model.bert(**batch).last_hidden_state  # (batch, seq, width)
+    mask = batch.attention_mask[..., None]
+    near, far = torch.cosine_similarity((hidden * mask).sum(1)[:1], (hidden * mask).sum(1)[1:])
+    assert near > 0.6 > 0.2 > far
+
+
+def test_gemma_has_the_shape_of_the_published_model(gemma: Base) -> None:
+    config = gemma.model.config
+    assert (gemma.kind, gemma.head_modules, gemma.name) == ("causal", (), "google/gemma-3-270m")
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (18, 640, 2048)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 1, 256)
+    assert (config.query_pre_attn_scalar, config.vocab_size, config.tie_word_embeddings) == (256, 262144, True)
+    assert (config.sliding_window, config.max_position_embeddings) == (512, 32768)
+    assert [i for i, kind in enumerate(config.layer_types) if kind == "full_attention"] == [5, 11, 17]
+    assert config.rope_parameters["full_attention"]["rope_theta"] == 1_000_000
+    assert config.rope_parameters["sliding_attention"]["rope_theta"] == 10_000
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (2, 1, 0)
+    assert (config.final_logit_softcapping, config.attn_logit_softcapping) == (None, None)
+    assert sum(parameter.numel() for parameter in gemma.model.parameters()) == 268_098_176
+    assert {parameter.dtype for parameter in gemma.model.parameters()} == {torch.float32}
+
+
+def test_gemmas_tokenizer_begins_a_text_and_keeps_labels_whole(gemma: Base) -> None:
+    tokenizer = gemma.tokenizer
+    assert tokenizer("Hello world").input_ids == [2, 9259, 1902]
+    for label in (" negative", " neutral", " positive"):
+        (token,) = tokenizer(label, add_special_tokens=False).input_ids
+        assert tokenizer.decode([token]) == label
+    for text in (NEWS, "a  b   c", "\n\nx\ty", "Überraschung €5m, 3.1 %", "日本語 🙂"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+
+
+def test_gemma_reads_news_with_less_than_two_and_a_half_nats_a_token(gemma: Base) -> None:
+    ids = gemma.tokenizer(NEWS, return_tensors="pt").input_ids
+    assert gemma.model(ids, labels=ids).loss < 2.5  # 2.145 on 2026-11-24; wrong rope or norms give 5 and more
+
+
+def test_gemma_goes_on_with_a_list_it_has_begun(gemma: Base) -> None:
+    batch = gemma.tokenizer("Monday, Tuesday, Wednesday, Thursday,", return_tensors="pt")
+    out = gemma.model.generate(**batch, max_new_tokens=4, do_sample=False)
+    assert gemma.tokenizer.decode(out[0, batch.input_ids.shape[1] :]).startswith(" Friday, Saturday")
