@@ -1,0 +1,84 @@
+"""Options that several verbs share, each with the same meaning and the same words everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "the result") -> None:
+    """Add `--json`."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help=f"Print {what} as one JSON document on stdout.")
+
+
+def add_adapter(parser: argparse.ArgumentParser, *, words: bool) -> None:
+    """Add `--adapter` and what says how it and its base are loaded.
+
+    Args:
+        parser: The verb's.
+        words: Whether labels and template may be given, for folders of PEFT's that do not record them.
+    """
+    group = parser.add_argument_group("adapter and base")
+    group.add_argument(
+        "--adapter", required=True, metavar="DIR", help="Adapter folder that 'ia3 train' or PEFT has written."
+    )
+    add_base(group)
+    if words:
+        group.add_argument(
+            "--labels",
+            nargs="+",
+            metavar="LABEL",
+            help="The label set, for a folder that does not record it; an encoder's in the order of its head.",
+        )
+        group.add_argument("--template", metavar="T", help="The template, for a folder that does not record it.")
+
+
+def add_base(group: argparse._ActionsContainer) -> None:
+    """Add `--base`, `--dtype` and `--device` for an adapter that names its base."""
+    group.add_argument(
+        "--base",
+        metavar="BASE",
+        help="Base of the adapter: folder, GGUF file, named base or hub id (default: the one its files name).",
+    )
+    add_placement(group)
+
+
+def load_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_adapter` has read, under the names that `load_predictor` has for it."""
+    return {name: getattr(options, name) for name in ("base", "labels", "template", "dtype", "device")}
+
+
+def add_placement(group: argparse._ActionsContainer) -> None:
+    """Add `--dtype` and `--device`."""
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        metavar="TYPE",
+        help=f"Number type of the base: {', '.join(DTYPES)}; auto is float32, or bfloat16 on a GPU that computes in "
+        "it (default: %(default)s).",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="Where it runs: auto, cpu, cuda, cuda:1, mps (default: %(default)s).",
+    )
+
+
+def add_columns(group: argparse._ActionsContainer, *, recorded: bool) -> None:
+    """Add `--text`, `--label` and `--skip-bad-rows`.
+
+    Args:
+        group: Where they are shown.
+        recorded: Whether the adapter knows the columns it was trained with.
+    """
+    default = "those it was trained with" if recorded else "found by their names, and said"
+    group.add_argument("--text", metavar="COLUMN", help=f"Column of the text (default: {default}).")
+    group.add_argument("--label", metavar="COLUMN", help="Column of the label (default: likewise).")
+    group.add_argument(
+        "--skip-bad-rows", action="store_true", help="Leave bad rows out and list them, where they are an error else."
+    )

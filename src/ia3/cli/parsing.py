@@ -1,0 +1,139 @@
+"""Reading the command line: a parser for each verb, and one sentence for what cannot be read.
+
+Everything here is plain argparse; nothing imports torch, so that help is there at once. Abbreviated options are not
+taken: a slip of the pen is an error that names what was meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ia3.errors import IA3Error, near_matches
+
+_WIDEST = 100  # columns of help; longer lines are hard to read
+
+
+def read_arguments(verb: Verb, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a verb as its parser reads them.
+
+    Args:
+        verb: The verb.
+        arguments: What stands behind it on the command line.
+
+    Raises:
+        UsageError: For an unknown option, a value that cannot be read, or a missing one.
+        SystemExit: With code 0, after `--help` has printed.
+    """
+    parser = make_parser(verb)
+    _refuse_unknown(parser, arguments, verb.name)
+    options, rest = parser.parse_known_args(list(arguments))
+    if rest:
+        raise _usage_error(verb.name, f"{rest[0]!r} is one argument too many")
+    return options
+
+
+def make_parser(verb: Verb) -> Parser:
+    """Return the parser of a verb."""
+    parser = Parser(
+        prog=f"ia3 {verb.name}",
+        usage=f"ia3 {verb.name} {verb.usage}",
+        description=verb.summary,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in verb.examples),
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    verb.configure(parser)
+    parser.add_argument_group("help").add_argument("-h", "--help", action="help", help="Show this and stop.")
+    return parser
+
+
+def whole_number(text: str) -> int:
+    """Return the whole number that an option's value spells; for argparse's `type`."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number") from error
+
+
+def number(text: str) -> float:
+    """Return the number that an option's value spells; for argparse's `type`."""
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number") from error
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a finite number")
+    return value
+
+
+def _refuse_unknown(parser: Parser, arguments: Sequence[str], verb: str) -> None:
+    """Raise for an option that the verb does not have.
+
+    argparse would first ask for the options that are missing, which is no help to who wrote one of them wrongly.
+    """
+    known = [name for name in parser._option_string_actions if name.startswith("--")]
+    for argument in arguments:
+        if argument == "--":
+            return
+        name = argument.partition("=")[0]
+        if name.startswith("--") and " " not in name and name not in known:
+            raise _usage_error(verb, f"there is no option {name!r}", near_matches(name, known).removesuffix("."))
+
+
+def _usage_error(verb: str, what: str, hint: str = "") -> UsageError:
+    mark = "." if not hint else "." + hint + ("" if hint.endswith("?") else ".")
+    return UsageError(f"{verb}: {what}{mark} See 'ia3 {verb} --help'.")
+
+
+class UsageError(IA3Error):
+    """The command line cannot be read."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, which raises where that one prints its usage and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as an error of ours."""
+        raise _usage_error(self.prog.removeprefix("ia3 "), message.removeprefix("argument "))
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal, within reason, with the examples as they are written."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=min(_terminal_width(), _WIDEST))
+
+
+def _terminal_width() -> int:
+    """Return the columns of the terminal; `shutil.get_terminal_size` would import much for this."""
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns) - 2
+    except (OSError, ValueError):
+        return _WIDEST
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes:
+        name: What the user writes.
+        summary: What it does, one sentence.
+        usage: Its arguments in short, behind its name.
+        examples: Command lines that run.
+        configure: Adds its arguments to a parser.
+        run: Does it and returns the exit code; imports what it needs.
+    """
+
+    name: str
+    summary: str
+    usage: str
+    examples: tuple[str, ...]
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]

@@ -1,0 +1,229 @@
+"""`ia3 show`: what is known of an adapter, from its files alone; neither its base nor a network is needed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ia3.cli.options import add_json
+from ia3.cli.output import align_columns, print_json, print_lines, size_in_words
+from ia3.cli.parsing import Verb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ia3.adapters.adapter import Adapter
+    from ia3.core.sites import Site
+
+_MOVED = 0.01  # a number counts as moved when it differs from one by more than this
+_ROLES = ("key", "value", "feedforward")  # the paper's, shown first
+_WIDEST = 100  # characters of a value in the output for people
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("adapter", metavar="DIR", help="Adapter folder that 'ia3 train' or PEFT has written.")
+    add_json(parser, "what is known")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what is known of an adapter."""
+    from ia3.adapters.folder import load_adapter
+    from ia3.adapters.places import find_folder
+
+    folder = find_folder(options.adapter)
+    adapter = load_adapter(folder)
+    content = describe_adapter(adapter, folder)
+    if options.json:
+        print_json(content)
+    else:
+        print_lines(_lines(content))
+    return 0
+
+
+def describe_adapter(adapter: Adapter, folder: Path) -> dict[str, Any]:
+    """Return what is known of an adapter as plain values; what its files do not say is None."""
+    record, config = adapter.record, adapter.config
+    data = record.get("data") or {}
+    groups = [group for group in group_vectors(adapter) if group.numbers]
+    return {
+        "folder": str(folder),
+        "base": {"name": adapter.base_name, "kind": adapter.kind, **(record.get("base") or {})},
+        "labels": record.get("labels"),
+        "template": record.get("template"),
+        "text_column": record.get("text_column") or data.get("text_column"),
+        "label_column": record.get("label_column") or data.get("label_column"),
+        "max_length": record.get("max_length"),
+        "data": record.get("data"),
+        "settings": record.get("settings"),
+        "steps": record.get("steps"),
+        "metrics": record.get("metrics"),
+        "created": record.get("created"),
+        "versions": record.get("versions"),
+        "parameters": {
+            "vectors": sum(group.numbers for group in groups),
+            "head": sum(tensor.numel() for tensor in adapter.head.values()),
+            "head_modules": list(adapter.head_modules),
+        },
+        "vectors": {group.role: asdict(group) for group in groups},
+        "peft": {
+            "target_modules": config.target_modules,
+            "feedforward_modules": config.feedforward_modules,
+            "modules_to_save": config.modules_to_save,
+            "task_type": config.task_type,
+            "peft_version": config.peft_version,
+        },
+        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
+    }
+
+
+def group_vectors(adapter: Adapter) -> list[VectorGroup]:
+    """Return the statistics of the vectors of each role, the paper's roles first."""
+    import torch
+
+    by_role: dict[str, list[Tensor]] = {role: [] for role in _ROLES}
+    for site in adapter.sites:
+        by_role.setdefault(role_of(site), []).append(adapter.vectors[site.name])
+    groups = []
+    for role, vectors in by_role.items():
+        numbers = torch.cat(vectors).double() if vectors else torch.ones(0)
+        moved = (numbers - 1).abs()
+        spread = (float(numbers.min()), float(numbers.mean()), float(numbers.max())) if vectors else (1.0, 1.0, 1.0)
+        groups.append(
+            VectorGroup(role, len(vectors), len(numbers), *spread, float(moved.norm()), int((moved > _MOVED).sum()))
+        )
+    return groups
+
+
+def role_of(site: Site) -> str:
+    """Return a site's role; where a PEFT folder has names alone, the one that some known family gives the name."""
+    from ia3.core.families import FAMILIES
+
+    if site.role != "other":
+        return site.role
+    rules = [rule for family in FAMILIES for rule in family.rules if rule.side == site.side and rule.layout is None]
+    return next((rule.role for rule in rules if re.search(rf"(?:^|\.){rule.pattern}$", site.module)), site.role)
+
+
+def _lines(content: Mapping[str, Any]) -> list[str]:
+    base, data, template = content["base"], content["data"] or {}, content["template"] or {}
+    labels = content["labels"]
+    rows = [
+        ("adapter", content["folder"]),
+        (
+            "base",
+            _join(base.get("name") or "not named", base.get("kind"), _part(base.get("fingerprint"), "fingerprint")),
+        ),
+        ("labels", ", ".join(map(repr, labels)) if labels else None),
+        ("prompt", _quoted(template.get("prompt"))),
+        ("target", _quoted(template.get("target"))),
+        ("columns", _join(_part(content["text_column"], "text"), _part(content["label_column"], "label"))),
+        ("max length", content["max_length"]),
+        ("trained on", _join(_rows(data, "name", "rows"), _part(data.get("fingerprint"), "fingerprint"))),
+        ("evaluated on", _rows(data, "eval_name", "eval_rows")),
+        ("settings", _pairs(content["settings"])),
+        ("steps", content["steps"]),
+        ("metrics", _pairs(_numbers(content["metrics"] or {}))),
+        ("created", content["created"]),
+        ("versions", _pairs(content["versions"])),
+        ("targets", _targets(content["peft"])),
+        ("parameters", _parameters(content["parameters"])),
+    ]
+    known = [(name, _short(str(value))) for name, value in rows if value not in (None, "")]
+    return [*align_columns(known), "", *_vector_table(content["vectors"]), "", *_file_table(content["files"])]
+
+
+def _vector_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    heading = ("vectors", "count", "numbers", "min", "mean", "max", "norm of l − 1", "moved over 1 %")
+    rows: list[tuple[str, ...]] = [heading]
+    for role, group in groups.items():
+        spread = [f"{group[name]:.4f}" for name in ("min", "mean", "max", "distance")]
+        share = f"{group['moved']:,} ({100 * group['moved'] / group['numbers']:.1f} %)"
+        rows.append((role, str(group["vectors"]), f"{group['numbers']:,}", *spread, share))
+    return align_columns(rows, right=range(1, 8))
+
+
+def _file_table(files: Mapping[str, int]) -> list[str]:
+    rows = [("files", ""), *((name, size_in_words(size)) for name, size in files.items())]
+    return align_columns(rows, right=[1])
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those metrics that are one number each."""
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def _rows(data: Mapping[str, Any], name: str, count: str) -> str | None:
+    """Return a table's name and number of rows."""
+    if not data.get(count):
+        return None
+    return f"{data.get(name) or 'rows that were held out'}, {data[count]:,} rows"
+
+
+def _parameters(counts: Mapping[str, Any]) -> str:
+    head = f", and {counts['head']:,} of the head ({', '.join(counts['head_modules'])})" if counts["head"] else ""
+    return f"{counts['vectors']:,} in the vectors{head}"
+
+
+def _targets(peft: Mapping[str, Any]) -> str | None:
+    targets = peft["target_modules"]
+    if targets is None or isinstance(targets, str):
+        return targets
+    feedforward = peft["feedforward_modules"] or ()
+    return ", ".join(f"{name} (input)" if name in feedforward else name for name in targets)
+
+
+def _pairs(values: Mapping[str, Any] | None) -> str | None:
+    if not values:
+        return None
+    return ", ".join(f"{name} {_spell(value)}" for name, value in values.items() if value is not None)
+
+
+def _spell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _part(value: Any, name: str) -> str | None:
+    if value is None:
+        return None
+    return f"{name} {value[:12]}" if name == "fingerprint" else f"{name} {value!r}"
+
+
+def _join(*parts: str | None) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _quoted(text: str | None) -> str | None:
+    return None if text is None else repr(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _WIDEST * 3 else text[: _WIDEST * 3 - 1] + "…"
+
+
+@dataclass(frozen=True)
+class VectorGroup:
+    """The numbers of all vectors of one role."""
+
+    role: str
+    vectors: int
+    numbers: int
+    min: float
+    mean: float
+    max: float
+    distance: float  # Euclidean norm of l − 1
+    moved: int  # numbers that differ from one by more than 1 %
+
+
+VERB = Verb(
+    name="show",
+    summary="Show what is known of an adapter, from its files alone.",
+    usage="DIR [OPTIONS]",
+    examples=("ia3 show runs/news", "ia3 show runs/news --json"),
+    configure=configure,
+    run=run,
+)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import ROWS, write_table
+
+from ia3.cli.main import main
+
+
+@pytest.mark.parametrize("kind", ["encoder", "causal", "seq2seq"])
+def test_the_metrics_are_printed(
+    kind: str, table: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = request.getfixturevalue(kind)
+    capsys.readouterr()
+    assert main(["evaluate", table, "--adapter", adapter]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("accuracy ") and " of 20 rows" in out and "confusion" in out
+    assert ("perplexity" in out) == (kind != "encoder")
+
+
+def test_json_is_one_document(encoder: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", table, "--adapter", encoder, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["table"], found["adapter"], found["rows"]) == (table, encoder, 20)
+    assert found["labels"] == ["down", "up"] and sum(map(sum, found["confusion"])) == 20
+
+
+def test_columns_of_other_names_and_bad_rows_are_taken(
+    encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*ROWS, ("gains", "sideways")]
+    table = str(write_table(tmp_path / "t.csv", rows, ["body", "team"]))
+    command = ["evaluate", table, "--adapter", encoder, "--text", "body", "--label", "team"]
+    capsys.readouterr()
+    assert main(command) == 2
+    assert f"{table}:22, column 'team': label 'sideways' is unknown" in capsys.readouterr().err
+    assert main([*command, "--skip-bad-rows"]) == 0
+    out, err = capsys.readouterr()
+    assert " of 20 rows" in out
+    assert f"left out: {table}:22, column 'team': label 'sideways' is unknown" in err
+
+
+def test_another_place_of_the_same_base_is_taken(
+    encoder: str, home: Path, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    shutil.copytree(home / "encoder", tmp_path / "moved")
+    capsys.readouterr()
+    assert main(["evaluate", table, "--adapter", encoder, "--base", str(tmp_path / "moved"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 20

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import pytest
+
+from ia3.cli.output import align_columns, print_json, print_lines, size_in_words
+
+
+def _stdout(monkeypatch: pytest.MonkeyPatch, encoding: str) -> io.BytesIO:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
+    return raw
+
+
+def test_numbers_that_json_lacks_become_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"loss": math.nan, "all": [math.inf, 1.5, (True, None)]})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "all": [None, 1.5, [True, None]]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize("text", ["é", "€", "\ud800"])
+def test_json_reads_back_whatever_the_encoding(encoding: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = _stdout(monkeypatch, encoding)
+    print_json([text])
+    assert json.loads(raw.getvalue().decode(encoding)) == [text]
+
+
+def test_lines_that_the_encoding_cannot_hold_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = _stdout(monkeypatch, "ascii")
+    print_lines(["(IA)³", "\ud800"])
+    assert raw.getvalue() == b"(IA)\\xb3\n\\ud800\n"
+
+
+def test_columns_are_aligned_to_their_side() -> None:
+    assert align_columns([("a", "10"), ("bbb", "9")], right=[1]) == ["a    10", "bbb   9"]
+    assert align_columns([("a", ""), ("bbb", "9")]) == ["a", "bbb  9"]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(12, "12 bytes"), (1234, "1.23 kB"), (1_130_496, "1.13 MB"), (2_500_000_000, "2.5 GB")]
+)
+def test_sizes_are_told_with_a_fitting_unit(size: int, words: str) -> None:
+    assert size_in_words(size) == words
