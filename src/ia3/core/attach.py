@@ -1,15 +1,18 @@
 """Put a bank on a model and take it off again.
 
-The model stays what it is: hooks on its projections multiply, hooks on its entrances capture the rows of the batch, its
-weights are never written. `attach` returns an `Attachment`, the handle for choosing rows. Everything that is put on the
-model is listed in the handle, so `detach` restores it exactly and a copy can be stripped plain.
+The model stays what it is: hooks on its projections multiply, its entrances capture the rows of the batch, its weights
+are never written. `attach` returns an `Attachment`, the handle for choosing rows. Everything that is put on the model
+goes through one `Surgery`, so that `detach` restores it exactly; a deep copy of the model has a bank and a handle of
+its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
+from dataclasses import replace
+from functools import partial, update_wrapper
 from typing import Any
 
 import torch
@@ -18,17 +21,18 @@ from transformers import PreTrainedModel
 
 from ia3.core import calls
 from ia3.core.bank import BASE_NAME, Bank
-from ia3.core.calls import Call, Group, Scope, ThreadState
+from ia3.core.calls import Call, ExampleAxis, Group, Scope, ThreadState
+from ia3.core.checkpointing import bind_checkpoints, unbind_checkpoints
 from ia3.core.discovery import projection_sizes
 from ia3.core.heads import copy_head, run_heads
 from ia3.core.positions import scaled_position_bias, shares_positions
-from ia3.errors import BankError, PlanError
+from ia3.core.surgery import Surgery, has_entrance
+from ia3.errors import BankError, PlanError, near_matches
 
 Rows = str | int | Sequence[str | int] | Tensor
 Save = Callable[["Attachment", Any, dict[str, Any]], None]
 BANK_MODULE = "ia3_bank"
 _HANDLE = "ia3_attachment"
-_BATCH_ARGUMENTS = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "labels")
 
 
 def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Save | None = None) -> Attachment:
@@ -42,7 +46,7 @@ def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Sav
 
     Raises:
         PlanError: If the model lacks a module of the plan, or has it in another size.
-        BankError: If the model has a bank already, or a head's path is unknown.
+        BankError: If the model or a part of it has a bank already, or a head's path is unknown or holds a site.
 
     Example:
         >>> import torch
@@ -59,8 +63,10 @@ def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Sav
         >>> torch.equal(out.last_hidden_state[0], out.last_hidden_state[1])
         False
     """
-    if hasattr(model, _HANDLE):
-        raise BankError("Attaching a bank: this model has one already. Add adapters to it, or detach it first.")
+    if any(_HANDLE in module.__dict__ or has_entrance(module) for module in model.modules()):
+        raise BankError(
+            "Attaching a bank: this model, or a part of it, has one already. Add adapters to it, or detach it first."
+        )
     _check_fit(model, bank)
     return Attachment(model, bank, tuple(heads), save)
 
@@ -104,160 +110,178 @@ class Attachment:
     def __init__(self, model: nn.Module, bank: Bank, heads: tuple[str, ...], save: Save | None) -> None:
         self.model: Any = model
         self.bank = bank
-        self.head_paths = heads
+        self.head_paths: tuple[str, ...] = ()
+        self.records: dict[int, Mapping[str, Any]] = {}  # what whoever loads and saves knows of an adapter, by row
         self.active: int | None = None
         self._groups = calls.group_sites(bank.plan)
+        self._axis = ExampleAxis.of(bank.plan.model_type)
+        self._called: set[int] = set()  # groups whose projection has been called
         self._state = ThreadState()
-        self._undo: list[tuple[str, str, Any]] = []  # (module path, what was put there, its key)
-        self._replaced: dict[tuple[str, str], Any] = {}  # attributes that other code had set on the modules before
-        self._trained_before = {name for name, p in model.named_parameters() if p.requires_grad}
-        self._install(save)
+        for path in heads:
+            self._check_head(path)
+        self._surgery = Surgery(model)
+        self._install(heads, save)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
-        """A copied model is stripped plain, or shares this handle; the handle itself is not copied."""
-        return self
+        """Go along with a deep copy of the whole model; a part copied alone stays under this handle."""
+        if id(self.model) not in memo:
+            return self
+        copied = object.__new__(Attachment)
+        memo[id(self)] = copied
+        for name, value in self.__dict__.items():
+            copied.__dict__[name] = ThreadState() if name == "_state" else copy.deepcopy(value, memo)
+        return copied
 
     # -- choosing rows ------------------------------------------------------------------------------------------------
 
     def activate(self, adapter: str | int) -> None:
         """Use an adapter, in every thread, wherever no rows are given."""
+        self._check_attached()
         self.active = self.bank.row(adapter)
 
     @contextmanager
     def rows(self, rows: Rows) -> Iterator[None]:
-        """Use one row for each example (or one name for all) inside this scope, in this thread."""
-        with self._scope(self._read_rows(rows, expands=False)):
+        """Use one row for each example (or one name for all) inside this scope, in this thread or asyncio task."""
+        with calls.open_scope(self._state, self._read_rows(rows)):
             yield
 
     @contextmanager
     def use(self, adapter: str | int) -> Iterator[None]:
-        """Use one adapter for every example inside this scope, in this thread."""
+        """Use one adapter for every example inside this scope, in this thread or asyncio task."""
         with self.rows(adapter):
             yield
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Use the base alone inside this scope, in this thread."""
+        """Use the base alone inside this scope, in this thread or asyncio task."""
         with self.rows(BASE_NAME):
             yield
 
     def add(self, name: str, vectors: Tensor | None = None, *, trainable: bool = True) -> int:
         """Add an adapter with a fresh copy of the model's head, ready to train; see `Bank.add`."""
+        self._check_attached()
         head = copy_head(self.model, self.head_paths) if self.head_paths else None
         return self.bank.add(name, vectors, trainable=trainable, head=head)
+
+    def route_heads(self, paths: Sequence[str]) -> None:
+        """Let adapters bring their own modules at these paths; every other row keeps the base's.
+
+        Raises:
+            BankError: If the model has no such module, or a site lies in it.
+        """
+        for path in paths:
+            if path not in self.head_paths:
+                self._check_head(path)
+                plain = self.model.get_submodule(path).forward
+                self._surgery.set(path, "forward", partial(self._run_head, path, plain))
+                self.head_paths += (path,)
 
     # -- taking it off ------------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Take the bank off; the model is then what it was, its parameters trainable as before."""
-        self._strip(self.model)
-        for (path, name), value in self._replaced.items():
-            self.model.get_submodule(path).__dict__[name] = value
-        self._undo, self._replaced = [], {}
+        self._check_attached()
+        self.model._modules.pop(BANK_MODULE, None)
+        self._surgery.undo()
+        unbind_checkpoints(self.model)
 
-    def stripped(self, copied: Any) -> Any:
-        """Take off a deep copy of the model what was put on the model, and return the copy."""
-        self._strip(copied)
-        return copied
-
-    def _strip(self, model: Any) -> None:
-        for path, what, key in self._undo:
-            module = model.get_submodule(path)
-            if what == "attribute":
-                module.__dict__.pop(key, None)
-            else:
-                getattr(module, what).pop(key, None)
-                for flags in ("_with_kwargs", "_always_called"):
-                    getattr(module, what + flags, {}).pop(key, None)
-        model._modules.pop(BANK_MODULE, None)
-        for module in model.modules():
-            func = module.__dict__.get("_gradient_checkpointing_func")
-            if isinstance(func, _BoundCheckpoint):
-                module._gradient_checkpointing_func = func.original
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in self._trained_before)
+    def _check_attached(self) -> None:
+        if self.model.__dict__.get(_HANDLE) is not self:
+            raise BankError("Using a bank: it was detached from its model. Attach it again: ia3.attach(model).")
 
     # -- putting it on ------------------------------------------------------------------------------------------------
 
-    def _install(self, save: Save | None) -> None:
-        model = self.model
-        for path in self.head_paths:
-            if path not in dict(model.named_modules()):
-                raise BankError(f"Attaching a bank: the model has no module {path!r} to be a head.")
+    def _check_head(self, path: str) -> None:
+        modules = dict(self.model.named_modules())
+        if not path or path not in modules:
+            raise BankError(
+                f"Attaching a bank: the model has no module {path!r} to be a head.{near_matches(path, modules)}"
+            )
+        inside = [site.module for site in self.bank.plan.sites if f"{site.module}.".startswith(f"{path}.")]
+        if inside:
+            raise BankError(
+                f"Attaching a bank: the site {inside[0]!r} lies in the head {path!r}, which an adapter brings whole. "
+                "Leave the site out of the plan with exclude_modules."
+            )
+
+    def _install(self, heads: tuple[str, ...], save: Save | None) -> None:
+        model, surgery = self.model, self._surgery
         model.requires_grad_(False)
         device = next(model.parameters()).device
-        self.bank.to(device)
+        if device.type != "meta":  # a bank moved there would lose its numbers
+            self.bank.to(device)
+        self.bank.train(model.training)
         for path, module in model.named_modules():
             if path == "" or isinstance(module, PreTrainedModel):
-                self._hook(path, "_forward_pre_hooks", self._enter, with_kwargs=True, prepend=True)
-                self._hook(path, "_forward_hooks", self._leave, always_call=True)
+                surgery.set_entrance(path, self._entered)
             if shares_positions(module):
                 numbers = {g.module: n for n, g in enumerate(self._groups) if g.side == "output"}
-                bias = scaled_position_bias(module, path, numbers, self.multiplier, self.suspended)
-                self._set(path, "disentangled_attention_bias", bias)
-            func = module.__dict__.get("_gradient_checkpointing_func")
-            if func is not None:
-                module._gradient_checkpointing_func = _BoundCheckpoint(self, func)
+                bias = scaled_position_bias(module, path, numbers, self.multiplier, self.suspended, self._axis)
+                surgery.set(path, "disentangled_attention_bias", bias)
         for number, group in enumerate(self._groups):
             if group.side == "output":
-                self._hook(group.module, "_forward_hooks", partial(self._scale_output, number, group))
+                surgery.hook_output(group.module, partial(self._scale_output, number, group))
             else:
-                self._hook(group.module, "_forward_pre_hooks", partial(self._scale_input, number, group))
-        for path in self.head_paths:
-            self._set(path, "forward", self._routed_head(path, model.get_submodule(path)))
+                surgery.hook_input(group.module, partial(self._scale_input, number, group))
+        if not self._axis.is_known:
+            parents: dict[str, list[int]] = {}
+            for number, group in enumerate(self._groups):
+                parents.setdefault(group.module.rpartition(".")[0], []).append(number)
+            for parent, numbers_inside in parents.items():
+                surgery.hook_output(parent, partial(self._check_called, tuple(numbers_inside)))
+        bind_checkpoints(model, self._current_call, self.inside)
         self._override_model(save)
         model._modules[BANK_MODULE] = self.bank
-        self._set("", _HANDLE, self)
-
-    def _hook(self, path: str, kind: str, hook: Callable[..., Any], **options: Any) -> None:
-        module = self.model.get_submodule(path)
-        register = "register_forward_pre_hook" if kind == "_forward_pre_hooks" else "register_forward_hook"
-        self._undo.append((path, kind, getattr(module, register)(hook, **options).id))
-
-    def _set(self, path: str, name: str, value: Any) -> None:
-        attributes = self.model.get_submodule(path).__dict__
-        if name in attributes:
-            self._replaced[path, name] = attributes[name]
-        attributes[name] = value
-        self._undo.append((path, "attribute", name))
+        surgery.set("", _HANDLE, self)
+        self.route_heads(heads)
 
     def _override_model(self, save: Save | None) -> None:
         model = self.model
-        if hasattr(model, "generate"):
-            original = model.generate
-
-            @wraps(original)
-            def generate(*args: Any, rows: Rows | None = None, **kwargs: Any) -> Any:
-                scope = self._current_scope() if rows is None else self._read_rows(rows, expands=True)
-                expands = Scope(scope.rows, scope.is_uniform, True, scope.snapshot)
-                with self._scope(expands):
-                    return original(*args, **kwargs)
-
-            self._set("", "generate", generate)
-        if hasattr(model, "_set_gradient_checkpointing"):
-            enable = model._set_gradient_checkpointing
-
-            @wraps(enable)
-            def set_gradient_checkpointing(*args: Any, **kwargs: Any) -> Any:
-                enable(*args, **kwargs)
-                for module in model.modules():
-                    func = module.__dict__.get("_gradient_checkpointing_func")
-                    if func is not None and not isinstance(func, _BoundCheckpoint):
-                        module._gradient_checkpointing_func = _BoundCheckpoint(self, func)
-
-            self._set("", "_set_gradient_checkpointing", set_gradient_checkpointing)
+        for name, override in (("generate", self._generate), ("_set_gradient_checkpointing", self._checkpoint)):
+            original = getattr(model, name, None)
+            if original is not None:
+                self._surgery.set("", name, update_wrapper(partial(override, original), original))
         if save is not None:
-            self._set("", "save_pretrained", lambda folder, **options: save(self, folder, options))
+            self._surgery.set("", "save_pretrained", partial(self._save, save))
+            # a trainer that loads what was saved must not call the base's weights missing
+            self._surgery.set("", "_keys_to_ignore_on_save", set(model.state_dict()))
+
+    def _generate(self, original: Callable[..., Any], *args: Any, rows: Rows | None = None, **kwargs: Any) -> Any:
+        scope = self._current_scope() if rows is None else self._read_rows(rows)
+        batch = calls.batch_size(args, kwargs)
+        if not scope.is_uniform and not scope.expands and batch != len(scope.rows):
+            raise BankError(
+                f"Generating: {len(scope.rows)} rows were given for {'unknown' if batch is None else batch} prompts, "
+                "expected one for each. Give one row for each prompt; beams and returned sequences follow their prompt."
+            )
+        with calls.open_scope(self._state, replace(scope, expands=True)):
+            return original(*args, **kwargs)
+
+    def _checkpoint(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        bind_checkpoints(self.model, self._current_call, self.inside)
+
+    def _save(self, save: Save, save_directory: Any, *args: Any, **options: Any) -> None:
+        save(self, save_directory, options)
 
     # -- during a forward pass ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _scope(self, scope: Scope) -> Iterator[None]:
-        self._state.scopes.append(scope)
+    def _entered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: Rows | None) -> Iterator[None]:
+        """Be in a forward pass: the rows of the batch are captured, or those of the pass around it go on."""
+        state = self._state
+        if state.call is not None and rows is None:
+            yield
+            return
+        scope = self._current_scope() if rows is None else self._read_rows(rows)
+        batch = calls.batch_size(args, kwargs)
+        expanded = calls.expand_rows(scope, batch)
+        before = state.call
+        state.call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, expanded, batch)
         try:
             yield
         finally:
-            self._state.scopes.pop()
+            state.call = before
 
     @contextmanager
     def inside(self, call: Call | None) -> Iterator[None]:
@@ -276,19 +300,26 @@ class Attachment:
         """The forward pass under way in this thread."""
         return self._state.call
 
-    def _read_rows(self, rows: Rows, *, expands: bool) -> Scope:
+    def _current_call(self) -> Call | None:
+        return self._state.call
+
+    def _read_rows(self, rows: Any) -> Scope:
+        """Read a name or row for all, or one for each example, from a sequence, array or tensor."""
+        self._check_attached()
         snapshot = self.bank.snapshot
-        if isinstance(rows, str | int):
-            return Scope((snapshot.row(rows),), True, expands, snapshot)
-        given = rows.tolist() if isinstance(rows, Tensor) else list(rows)
-        if not given or not all(isinstance(row, str | int) for row in given):
+        given = rows.tolist() if hasattr(rows, "tolist") else rows
+        if isinstance(given, str | int):
+            return Scope((snapshot.row(given),), True, False, snapshot)
+        names = [_plain_row(row) for row in given] if isinstance(given, Iterable) else []
+        if not names or not all(isinstance(row, str | int) for row in names):
             raise BankError(f"Reading the rows of a batch: got {rows!r}, expected one name or row for each example.")
-        return Scope(tuple(snapshot.row(row) for row in given), False, expands, snapshot)
+        return Scope(tuple(snapshot.row(row) for row in names), False, False, snapshot)
 
     def _current_scope(self) -> Scope:
         """The innermost scope, or the activated or only adapter."""
-        if self._state.scopes:
-            return self._state.scopes[-1]
+        scope = calls.innermost_scope(self._state)
+        if scope is not None:
+            return scope
         snapshot = self.bank.snapshot
         in_backward = torch._C._current_graph_task_id() != -1
         if in_backward and len(snapshot.rows) != 1:
@@ -306,22 +337,6 @@ class Attachment:
             f"rows=[…] with a name for each example, activate one, or use rows={BASE_NAME!r} for the base."
         )
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        state = self._state
-        rows = kwargs.pop("rows", None) if "rows" in kwargs else None
-        if state.call is None or rows is not None:
-            scope = self._current_scope() if rows is None else self._read_rows(rows, expands=False)
-            batch = _batch_size(args, kwargs)
-            expanded = calls.expand_rows(scope, batch)
-            state.entered.append((module, state.call))
-            state.call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, expanded, batch)
-        return args, kwargs
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        state = self._state
-        if state.entered and state.entered[-1][0] is module:
-            state.call = state.entered.pop()[1]
-
     def multiplier(self, number: int) -> Tensor | None:
         """Return what a group is multiplied by in this thread's forward pass, shape (1 or batch, features), or None."""
         state = self._state
@@ -333,26 +348,32 @@ class Attachment:
             return calls.open_call(self.bank.plan, self._groups, scope.snapshot, scope.rows, batch).multipliers[number]
         return state.call.multipliers[number]
 
+    def _check_called(self, numbers: tuple[int, ...], module: nn.Module, args: Any, output: Any) -> None:
+        """Refuse a module of an unknown model that reads its projections' weights and never calls them."""
+        if not self._called.issuperset(numbers):
+            dead = next(self._groups[number].module for number in numbers if number not in self._called)
+            raise PlanError(
+                f"Running the model: {type(module).__name__} has run without calling {dead!r}, so the vector there "
+                "does nothing. Leave it out of the plan with exclude_modules."
+            )
+
     def _scale_output(self, number: int, group: Group, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        self._called.add(number)
         multiplier = self.multiplier(number)
-        return None if multiplier is None else calls.scale_for_call(output, multiplier, group.module)
+        return None if multiplier is None else calls.scale_for_call(output, multiplier, group.module, self._axis)
 
     def _scale_input(self, number: int, group: Group, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        self._called.add(number)
         multiplier = self.multiplier(number)
         if multiplier is None:
             return None
-        return (calls.scale_for_call(args[0], multiplier, group.module), *args[1:])
+        return (calls.scale_for_call(args[0], multiplier, group.module, self._axis), *args[1:])
 
-    def _routed_head(self, path: str, original: nn.Module) -> Callable[..., Any]:
-        """Return a forward that sends each example through the head of its own adapter."""
-        plain = original.forward
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            call = self._state.call or self._current_scope()
-            parts = {row: head.part(path) for row, head in call.snapshot.heads.items()}
-            return run_heads(path, plain, parts, call.rows, args, kwargs)
-
-        return forward
+    def _run_head(self, path: str, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Send each example through the head of its own adapter."""
+        call = self._state.call or self._current_scope()
+        parts = {row: head.part(path) for row, head in call.snapshot.heads.items()}
+        return run_heads(path, self.model.get_submodule(path), plain, parts, call.rows, args, kwargs)
 
     @contextmanager
     def suspended(self, numbers: Iterable[int]) -> Iterator[None]:
@@ -365,26 +386,6 @@ class Attachment:
             self._state.suspended = before
 
 
-class _BoundCheckpoint:
-    """A checkpoint function that recomputes each block with the rows it was first computed with."""
-
-    def __init__(self, attachment: Attachment, original: Callable[..., Any]) -> None:
-        self.attachment = attachment
-        self.original = original
-
-    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = self.attachment.call
-
-        def run(*inputs: Any, **options: Any) -> Any:
-            with self.attachment.inside(call):
-                return function(*inputs, **options)
-
-        return self.original(run, *args, **kwargs)
-
-
-def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Number of examples of a forward pass, from its first argument with a batch axis."""
-    found = [args[0] if args else None, *(kwargs.get(name) for name in _BATCH_ARGUMENTS)]
-    encoded = kwargs.get("encoder_outputs")
-    found.append(encoded[0] if encoded is not None else None)
-    return next((int(x.shape[0]) for x in found if isinstance(x, Tensor) and x.dim() > 0), None)
+def _plain_row(row: Any) -> Any:
+    """Turn numpy's and torch's numbers into Python's."""
+    return row.item() if hasattr(row, "item") else row

@@ -7,9 +7,11 @@ rows it started with. This file knows rows and names; how rows reach the sites o
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,9 +39,14 @@ class Snapshot:
 
     rows: Mapping[str, int]
     table: Tensor
-    parameters: Mapping[int, nn.Parameter]
+    parameters: Mapping[int, Tensor]
     heads: Mapping[int, Head]
     used: int
+
+    @cached_property
+    def taken(self) -> frozenset[int]:
+        """The rows that hold something, the base among them."""
+        return frozenset((BASE_ROW, *self.rows.values()))
 
     def row(self, adapter: str | int) -> int:
         """Return the row of a name, or check a row.
@@ -56,9 +63,9 @@ class Snapshot:
                     f"{near_matches(adapter, self.rows)} {BASE_NAME!r} is the base."
                 )
             return self.rows[adapter]
-        if adapter != BASE_ROW and adapter not in self.rows.values():
+        if isinstance(adapter, bool) or adapter not in self.taken:
             known = ", ".join(["0 (the base)", *(f"{row} ({name})" for name, row in list(self.rows.items())[:8])])
-            raise BankError(f"Looking up row {adapter}: no adapter lies there, expected one of {known}.")
+            raise BankError(f"Looking up row {adapter!r}: no adapter lies there, expected one of {known}.")
         return int(adapter)
 
     def vector(self, row: int) -> Tensor:
@@ -66,10 +73,13 @@ class Snapshot:
         return self.parameters[row] if row in self.parameters else self.table[row]
 
     def gather(self, rows: Sequence[int]) -> Tensor:
-        """Return the rows of a batch, shape (len(rows), width), or (1, width) where all are the same."""
+        """Return the rows of a batch, shape (len(rows), width), or (1, width) where all are the same.
+
+        Always a copy: neither a later `Bank.add` nor `Bank.set_vector` changes what a pass under way multiplies by.
+        """
         distinct = sorted(set(rows))
         if len(distinct) == 1:
-            return self.vector(distinct[0]).unsqueeze(0)
+            return self.vector(distinct[0]).unsqueeze(0).clone()
         if not any(row in self.parameters for row in distinct):
             return self.table.index_select(0, torch.tensor(rows, device=self.table.device))
         places = {row: place for place, row in enumerate(distinct)}
@@ -110,8 +120,15 @@ class Bank(nn.Module):
 
     @property
     def snapshot(self) -> Snapshot:
-        """What the bank holds now."""
-        return self._snapshot
+        """What the bank holds now, with the tensors that are its parameters now.
+
+        `load_state_dict(assign=True)` and `torch.func.functional_call` put other tensors in their place.
+        """
+        held = self._snapshot
+        live = {row: self.vectors[f"row{row}"] for row in held.parameters if f"row{row}" in self.vectors}
+        if all(live.get(row) is parameter for row, parameter in held.parameters.items()):
+            return held
+        return replace(held, parameters={**held.parameters, **live})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,11 +146,11 @@ class Bank(nn.Module):
 
     def gather(self, rows: Sequence[int]) -> Tensor:
         """Return the rows of a batch; see `Snapshot.gather`."""
-        return self._snapshot.gather(rows)
+        return self.snapshot.gather(rows)
 
     def vector(self, adapter: str | int) -> Tensor:
         """Return a copy of one row, shape (width,), detached."""
-        snapshot = self._snapshot
+        snapshot = self.snapshot
         return snapshot.vector(snapshot.row(adapter)).detach().clone()
 
     def site_vectors(self, adapter: str | int) -> dict[str, Tensor]:
@@ -155,8 +172,8 @@ class Bank(nn.Module):
         Raises:
             BankError: For a name in use, or a row of another width.
         """
-        with self._lock:
-            old = self._snapshot
+        with self._lock, torch.inference_mode(False):
+            old = self.snapshot
             if not name or name == BASE_NAME:
                 raise BankError(f"Adding adapter {name!r}: this name is not free to use. Choose another one.")
             if name in old.rows:
@@ -169,14 +186,14 @@ class Bank(nn.Module):
             heads = old.heads if head is None else {**old.heads, row: head}
             self._snapshot = replace(old, rows={**old.rows, name: row}, table=table, heads=heads, used=row + 1)
             if head is not None:
-                self.heads[f"row{row}"] = head
+                self.heads[f"row{row}"] = head.to(table.device).train(self.training)
             self.set_trainable(name, trainable)
             return row
 
     def set_trainable(self, name: str | int, trainable: bool = True) -> None:
         """Turn a row into a parameter of its own, or lay it back into the table."""
-        with self._lock:
-            old = self._snapshot
+        with self._lock, torch.inference_mode(False):
+            old = self.snapshot
             row = old.row(name)
             if row == BASE_ROW:
                 raise BankError(f"Training row 0: it is the base ({BASE_NAME!r}) and always ones. Add an adapter.")
@@ -186,7 +203,8 @@ class Bank(nn.Module):
                 return
             parameters = dict(old.parameters)
             if trainable:
-                parameters[row] = self.vectors[f"row{row}"] = nn.Parameter(old.table[row].detach().clone())
+                self.vectors[f"row{row}"] = nn.Parameter(old.table[row].detach().clone())
+                parameters[row] = self.vectors[f"row{row}"]
                 self._snapshot = replace(old, parameters=parameters)
             else:
                 table = old.table.clone()
@@ -196,8 +214,8 @@ class Bank(nn.Module):
 
     def set_vector(self, name: str | int, vectors: Tensor) -> None:
         """Give an adapter other numbers; a parameter in training is written in place, its optimizer keeps it."""
-        with self._lock:
-            old = self._snapshot
+        with self._lock, torch.inference_mode(False):
+            old = self.snapshot
             row = old.row(name)
             if row == BASE_ROW:
                 raise BankError(f"Changing row 0: it is the base ({BASE_NAME!r}) and always ones. Add an adapter.")
@@ -213,7 +231,7 @@ class Bank(nn.Module):
     def remove(self, name: str) -> None:
         """Take an adapter out; its row is not given to another one."""
         with self._lock:
-            old = self._snapshot
+            old = self.snapshot
             row = old.row(name)
             if row == BASE_ROW:
                 raise BankError(f"Removing {BASE_NAME!r}: it is the base, row 0, and stays.")
@@ -235,7 +253,7 @@ class Bank(nn.Module):
             BankError: For an unknown name, or a new one in use.
         """
         with self._lock:
-            old = self._snapshot
+            old = self.snapshot
             row = old.row(name)
             if row == BASE_ROW or not new or new == BASE_NAME or new in old.rows:
                 raise BankError(f"Renaming adapter {name!r} to {new!r}: this name is not free. Choose another one.")
@@ -263,6 +281,34 @@ class Bank(nn.Module):
             parameters = {row: self.vectors[f"row{row}"] for row in self._snapshot.parameters}
             self._snapshot = replace(self._snapshot, table=move(self._snapshot.table), parameters=parameters)
         return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Put the whole table and the names into a state dict, as tensors: rows at rest are no parameters."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        held = self.snapshot
+        destination[f"{prefix}table"] = held.table[: held.used]
+        destination[f"{prefix}names"] = torch.tensor(list(json.dumps(held.rows).encode()), dtype=torch.uint8)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
+    ) -> None:
+        """Take the rows at rest from a state dict of a bank with the same adapters."""
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        table, names = (state_dict.get(f"{prefix}{name}") for name in ("table", "names"))
+        unexpected[:] = [key for key in unexpected if key not in (f"{prefix}table", f"{prefix}names")]
+        if table is None or names is None:
+            missing.extend(f"{prefix}{n}" for n, t in (("table", table), ("names", names)) if t is None)
+            return
+        with self._lock:
+            old = self.snapshot
+            rows = json.loads(bytes(names.tolist()))
+            if rows != dict(old.rows) or table.shape != (old.used, self.plan.width):
+                errors.append(
+                    f"Loading a bank: the state holds adapters {rows} in a table of shape {tuple(table.shape)}, this "
+                    f"bank has {dict(old.rows)} and ({old.used}, {self.plan.width}). Add the same adapters first."
+                )
+                return
+            self._snapshot = replace(old, table=table.detach().to(old.table).clone())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the lock behind when copied or pickled."""

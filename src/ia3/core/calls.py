@@ -2,22 +2,47 @@
 
 A `Scope` is what the user said (`with attachment.rows([...])`); a `Call` is one forward pass: the rows of its batch,
 already gathered from the bank and cut into one multiplier per group of sites. Both are immutable and belong to one
-thread. This file knows batches and rows; it knows nothing of modules and hooks.
+thread. `ExampleAxis` says whether an activation's first axis is known to be the examples; where it is not, different
+rows in a batch are refused. This file knows batches and rows; it knows nothing of modules and hooks.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ia3.core.bank import BASE_ROW, Snapshot
+from ia3.core.families import family_of, is_foreign
 from ia3.core.scaling import scale
 from ia3.core.sites import Plan, Side
-from ia3.errors import BankError
+from ia3.errors import BankError, PlanError
+
+# Arguments of a forward pass whose first axis is the examples, the most telling first.
+_BATCH_ARGUMENTS = (
+    "input_ids",
+    "inputs_embeds",
+    "inputs",
+    "decoder_input_ids",
+    "decoder_inputs_embeds",
+    "labels",
+    "attention_mask",
+)
+
+
+def batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """Return the number of examples of a forward pass or a generation, or None if no argument tells."""
+    encoded = kwargs.get("encoder_outputs")
+    if encoded is not None and not isinstance(encoded, Tensor):
+        encoded = encoded[0]
+    found = (args[0] if args else None, *(kwargs.get(name) for name in _BATCH_ARGUMENTS), encoded)
+    return next((int(x.shape[0]) for x in found if isinstance(x, Tensor) and x.dim() > 0), None)
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scope:
-    """Rows that a user has set for what follows in this thread.
+    """Rows that a user has set for what follows in this thread or asyncio task.
 
     Attributes:
         rows: One for each example, or a single one for all.
@@ -72,18 +97,86 @@ class Call:
     multipliers: tuple[Tensor | None, ...]
 
 
+@dataclass
+class ExampleAxis:
+    """Where the activations of one base hold its examples; learns from the shapes it sees.
+
+    For a family in the table the modeling code was read: examples come first, and OPT's feed-forward sees (batch · seq,
+    features). Another model may be sequence-first: where length and batch are equal, a shape does not tell. A module is
+    trusted once it was seen with examples first and a second axis that differs from their number.
+
+    Attributes:
+        model_type: The base's `config.model_type`, for the error.
+        is_known: Whether the modeling code was read.
+        is_flattened: Whether two axes mean (batch · seq, features), the examples in order.
+        proven: Paths of the modules that were seen with examples first.
+    """
+
+    model_type: str
+    is_known: bool
+    is_flattened: bool
+    proven: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, model_type: str) -> ExampleAxis:
+        """Return what is known of a model type before anything has run."""
+        family = family_of(model_type)
+        return cls(model_type, family is not None, family is not None and family.is_flattened)
+
+    def check(self, x: Tensor, batch: int, module: str) -> None:
+        """Raise if the first axis of `x` is not known to be the examples.
+
+        Raises:
+            BankError: Naming the module, its shape and what to do.
+        """
+        if not is_foreign(module):  # images and sounds are counted otherwise than examples
+            if self.is_known or module in self.proven:
+                return
+            if x.dim() > 2 and x.shape[1] != batch:
+                self.proven.add(module)
+                return
+        raise BankError(
+            f"Scaling {module!r}: the activation has shape {tuple(x.shape)} in a batch of {batch} examples with "
+            f"different rows, and whether {self.model_type!r} models hold the examples first is not known. Run a batch "
+            "whose length differs from its size first, or use one adapter for the whole batch."
+        )
+
+
+# The open scopes, outermost first, each with whose it is. A context variable and not a thread's: two asyncio tasks that
+# take turns in one thread keep their own scopes.
+_SCOPES: ContextVar[tuple[tuple[object, Scope], ...]] = ContextVar("ia3_scopes", default=())
+
+
+@contextmanager
+def open_scope(owner: object, scope: Scope) -> Iterator[None]:
+    """Use a scope for what follows in this thread or asyncio task."""
+    before = _SCOPES.get()
+    _SCOPES.set((*before, (owner, scope)))
+    try:
+        yield
+    finally:
+        _SCOPES.set(before)
+
+
+def innermost_scope(owner: object) -> Scope | None:
+    """Return the scope that was opened last by this owner in this thread or task."""
+    return next((scope for other, scope in reversed(_SCOPES.get()) if other is owner), None)
+
+
 class ThreadState(threading.local):
     """What one thread has open on one attached model."""
 
     def __init__(self) -> None:
-        self.scopes: list[Scope] = []
-        self.entered: list[tuple[object, Call | None]] = []
         self.call: Call | None = None
         self.suspended: frozenset[int] = frozenset()
 
 
 def group_sites(plan: Plan) -> tuple[Group, ...]:
-    """Return the plan's sites grouped by projection and side, in order."""
+    """Return the plan's sites grouped by projection and side, in order.
+
+    Raises:
+        PlanError: If two sites of a plan made by hand share channels.
+    """
     numbers: dict[tuple[str, Side], list[int]] = {}
     for number, site in enumerate(plan.sites):
         numbers.setdefault((site.module, site.side), []).append(number)
@@ -96,10 +189,16 @@ def _channel_index(plan: Plan, numbers: Sequence[int]) -> Tensor | None:
     sites = [plan.sites[number] for number in numbers]
     if len(sites) == 1 and sites[0].is_whole:
         return None
-    index = torch.zeros(sites[0].features, dtype=torch.long)
+    index = torch.zeros(sites[0].features, dtype=torch.long, device="cpu")
     start = 1
     for site in sites:
-        index[list(site.channels.indices())] = torch.arange(start, start + site.width)
+        channels = list(site.channels.indices())
+        if bool(index[channels].any()):
+            raise PlanError(
+                f"Laying out the plan: two sites on the {site.side} of {site.module!r} share channels, expected one "
+                "vector for each channel. Leave one of them out."
+            )
+        index[channels] = torch.arange(start, start + site.width, device="cpu")
         start += site.width
     return index
 
@@ -149,24 +248,28 @@ def expand_rows(scope: Scope, batch: int | None) -> tuple[int, ...]:
     )
 
 
-def scale_for_call(x: Tensor, multiplier: Tensor, module: str) -> Tensor:
+def scale_for_call(x: Tensor, multiplier: Tensor, module: str, axis: ExampleAxis) -> Tensor:
     """Multiply an activation by its examples' vectors.
 
     Args:
-        x: Shape (batch, …, features), or (batch · seq, features) where a model flattens its tokens.
+        x: Shape (batch, …, features), or (batch · seq, features) where a family flattens its tokens.
         multiplier: Shape (1 or batch, features).
         module: Path of the projection, for the error.
+        axis: What is known of the base's activations.
 
     Raises:
-        BankError: For any other leading size, with different rows in the batch.
+        BankError: For any other leading size, or one that may not be the examples, with different rows in the batch.
     """
     batch = multiplier.shape[0]
     if multiplier.device != x.device:
         multiplier = multiplier.to(x.device)
-    if batch == 1 or x.shape[0] == batch:
+    if batch == 1:
         return scale(x, multiplier)
-    if x.dim() == 2 and x.shape[0] % batch == 0:
-        return scale(x.view(batch, -1, x.shape[1]), multiplier).view(x.shape)
+    if x.dim() > 1 and x.shape[0] == batch:
+        axis.check(x, batch, module)
+        return scale(x, multiplier)
+    if x.dim() == 2 and axis.is_flattened and x.shape[0] % batch == 0:
+        return scale(x.reshape(batch, -1, x.shape[1]), multiplier).view(x.shape)
     raise BankError(
         f"Scaling {module!r}: the activation has shape {tuple(x.shape)}, expected {batch} examples first, one for each "
         "row. This module does not keep examples apart; use one adapter for the whole batch."

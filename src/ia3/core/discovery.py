@@ -8,21 +8,21 @@ the wrong thing silently.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from ia3.core.families import Family, Rule, family_of
+from ia3.core.bank import Bank
+from ia3.core.families import Family, Rule, family_of, is_foreign
 from ia3.core.sites import Channels, LeftOut, Plan, Side, Site
+from ia3.core.structure import KEY_NAMES, QUERY_NAMES, VALUE_NAMES, is_fused, sites_of_structure
 from ia3.errors import PlanError, near_matches
 
-KEY_NAMES = ("k", "key", "k_proj", "key_proj", "k_lin", "wk", "to_k", "lin_k")
-VALUE_NAMES = ("v", "value", "v_proj", "value_proj", "v_lin", "wv", "to_v", "lin_v")
-QUERY_NAMES = ("q", "query", "q_proj", "query_proj", "q_lin", "q_attn", "wq", "to_q", "lin_q")
-FUSED_NAMES = ("c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv", "in_proj", "attn_qkv", "W_pack")
-_FEEDFORWARD_CLASS = re.compile(r"mlp|ffn|feedforward|dense.*dense", re.IGNORECASE)
+# nn.MultiheadAttention reads the weight of this Linear and never calls it: a vector there would do nothing.
+_NEVER_CALLED = "NonDynamicallyQuantizableLinear"
+_ROLES = ("key", "value", "feedforward")
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,12 @@ def find_plan(
     """
     model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     projections = find_projections(model)
-    _refuse_experts(model, model_type)
+    experts = _find_experts(model)
+    if experts and target_modules in (None, "all-linear"):
+        raise PlanError(_refusal_of_experts(model_type, experts[0]))
     family = family_of(model_type)
-    if family is not None:
-        refusal = family.refusal(model.config) if family.refusal else None
+    if family is not None and family.refusal is not None:
+        refusal = family.refusal(model.config)
         if refusal:
             raise PlanError(f"Finding the plan of a {model_type!r} model: {refusal}. No vector can be placed there.")
     if target_modules is not None:
@@ -96,14 +98,19 @@ def find_plan(
         )
     elif family is not None:
         sites, source = _sites_of_family(model, projections, family), "family"
+        _check_roles(sites, model_type)
     else:
-        sites, source = _sites_of_structure(model, projections, model_type), "structure"
+        sites, source = sites_of_structure(model, projections, model_type), "structure"
+    excluded: set[str] = set()
     if exclude_modules is not None:
         excluded = {p.path for p in match_modules(projections, exclude_modules, "exclude_modules")}
         sites = [site for site in sites if site.module not in excluded]
     if not sites:
         raise PlanError(f"Finding the plan of a {model_type!r} model: no site is left. Give fewer exclude_modules.")
-    return Plan(tuple(sites), model_type, source, _left_out(projections, sites))
+    inside = [site.module for site in sites if any(site.module.startswith(f"{path}.") for path in experts)]
+    if inside:
+        raise PlanError(_refusal_of_experts(model_type, inside[0]))
+    return Plan(tuple(sites), model_type, source, _left_out(projections, sites, source, excluded))
 
 
 def find_projections(model: nn.Module) -> tuple[Projection, ...]:
@@ -113,6 +120,8 @@ def find_projections(model: nn.Module) -> tuple[Projection, ...]:
 
 def projection_sizes(module: nn.Module) -> tuple[int, int] | None:
     """Return (inputs, outputs) of a linear map, or None for another module."""
+    if type(module).__name__ == _NEVER_CALLED:
+        return None
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # GPT-2: weight is (inputs, outputs)
         weight: Any = module.weight
         return int(weight.shape[0]), int(weight.shape[1])
@@ -157,30 +166,47 @@ def _is_named(projection: Projection, name: str) -> bool:
 
 
 def _projections(model: nn.Module) -> Iterator[Projection]:
+    banks: tuple[str, ...] = ()  # an attached bank holds heads, which are no part of the base
     for path, module in model.named_modules():
+        if isinstance(module, Bank):
+            banks += (f"{path}.",)
         sizes = projection_sizes(module)
-        if path and sizes is not None:
+        if path and sizes is not None and not path.startswith(banks):
             yield Projection(path, *sizes)
 
 
-def _refuse_experts(model: nn.Module, model_type: str) -> None:
-    for path, module in model.named_modules():
-        kind = type(module).__name__.lower()
-        if path.rpartition(".")[2] == "experts" or "sparsemoe" in kind or "experts" in kind:
-            raise PlanError(
-                f"Finding the plan of a {model_type!r} model: {path!r} is a mixture of experts, and vectors for each "
-                "expert are not built yet. Give target_modules without the experts, such as the keys and values."
-            )
+def _find_experts(model: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the mixtures of experts."""
+    return tuple(
+        path
+        for path, module in model.named_modules()
+        if path.rpartition(".")[2] == "experts" or re.search("sparsemoe|experts", type(module).__name__.lower())
+    )
+
+
+def _refusal_of_experts(model_type: str, path: str) -> str:
+    return (
+        f"Finding the plan of a {model_type!r} model: {path!r} is a mixture of experts, and vectors for each expert "
+        "are not built yet. Give target_modules without the experts, such as the keys and values."
+    )
+
+
+def _check_roles(sites: Sequence[Site], model_type: str) -> None:
+    """Refuse a model of a known family whose modules are not where the family has them."""
+    counts = {role: sum(site.role == role for site in sites) for role in _ROLES}
+    if counts["key"] != counts["value"] or not all(counts.values()):
+        told = ", ".join(f"{count} of role {role!r}" for role, count in counts.items())
+        raise PlanError(
+            f"Finding the plan of a {model_type!r} model: its projections are not those of its family, got {told}, "
+            "expected as many keys as values and some of each. Give target_modules and feedforward_modules."
+        )
 
 
 def _sites_of_family(model: nn.Module, projections: Sequence[Projection], family: Family) -> list[Site]:
-    foreign = re.compile(family.foreign) if family.foreign else None
     paths = {p.path for p in projections}
     sites: list[Site] = []
     for projection in projections:
-        if foreign and foreign.search(projection.path):
-            continue
-        rule = _rule_for(projection, family)
+        rule = None if is_foreign(projection.path) else _rule_for(projection, family)
         if rule is None or (rule.unless and f"{projection.parent}.{rule.unless}" in paths):
             continue
         sites.extend(_sites_of_rule(model, projection, rule))
@@ -193,17 +219,20 @@ def _rule_for(projection: Projection, family: Family) -> Rule | None:
 
 def _sites_of_rule(model: nn.Module, projection: Projection, rule: Rule) -> list[Site]:
     features = projection.features(rule.side)
-    peft: tuple[str, Side] | None = None
-    if rule.peft:
-        peft = (f"{projection.parent}.{rule.peft[0]}", rule.peft[1])
+    peft, twin = _sibling(projection, rule.peft), _sibling(projection, rule.twin)
     if rule.layout is None:
         channels = Channels.span(0, features, features)
-        return [Site(projection.path, rule.side, rule.role, channels, features, rule.where, peft)]
+        return [Site(projection.path, rule.side, rule.role, channels, features, rule.where, peft, twin)]
     return [
-        Site(projection.path, rule.side, role, channels, features, rule.where, peft)
+        Site(projection.path, rule.side, role, channels, features, rule.where, peft, twin)
         for role, channels in rule.layout(model.config, features).items()
-        if role in ("key", "value", "feedforward")
+        if role in _ROLES
     ]
+
+
+def _sibling(projection: Projection, place: tuple[str, Side] | None) -> tuple[str, Side] | None:
+    """Return a rule's place beside a projection with its full path."""
+    return None if place is None else (f"{projection.parent}.{place[0]}", place[1])
 
 
 def _sites_of_targets(
@@ -245,7 +274,7 @@ def _role_of(name: str, side: Side) -> str:
     for role, names in (("key", KEY_NAMES), ("value", VALUE_NAMES), ("query", QUERY_NAMES)):
         if name in names:
             return role
-    return "attention" if name in FUSED_NAMES else "other"
+    return "attention" if is_fused(name) else "other"
 
 
 def _all_linear(model: nn.Module, projections: Sequence[Projection]) -> tuple[Projection, ...]:
@@ -257,81 +286,19 @@ def _all_linear(model: nn.Module, projections: Sequence[Projection]) -> tuple[Pr
     return tuple(p for p in projections if p.path not in heads)
 
 
-def _sites_of_structure(model: nn.Module, projections: Sequence[Projection], model_type: str) -> list[Site]:
-    """Find keys and values by their names inside an attention, and the last projection of each feed-forward block."""
-    by_parent: dict[str, list[Projection]] = {}
-    for projection in projections:
-        by_parent.setdefault(projection.parent, []).append(projection)
-    found: dict[str, Site] = {}
-    attentions = feedforwards = 0
-    for parent, children in by_parent.items():
-        named = {child.name: child for child in children}
-        key = next((named[n] for n in KEY_NAMES if n in named), None)
-        value = next((named[n] for n in VALUE_NAMES if n in named), None)
-        if key and value and any(n in named for n in QUERY_NAMES):
-            attentions += 1
-            found[key.path] = _structural(key, "output", "key", _by_name("keys", parent))
-            found[value.path] = _structural(value, "output", "value", _by_name("values", parent))
-        last = _last_of_feedforward(model, parent, children)
-        if last:
-            feedforwards += 1
-            found[last.path] = _structural(last, "input", "feedforward", _by_name("last feed-forward input", parent))
-    if not attentions or not feedforwards or any(p.name in FUSED_NAMES for p in projections):
-        raise PlanError(_refusal(projections, model_type, attentions, feedforwards))
-    return [found[p.path] for p in projections if p.path in found]
-
-
-def _structural(projection: Projection, side: Side, role: str, where: str) -> Site:
-    features = projection.features(side)
-    return Site(projection.path, side, role, Channels.span(0, features, features), features, where)
-
-
-def _by_name(what: str, parent: str) -> str:
-    return f"{what} of {re.sub(r'[0-9]+', '*', parent)}, found by structure"
-
-
-def _last_of_feedforward(model: nn.Module, parent: str, children: Sequence[Projection]) -> Projection | None:
-    """Return the projection whose input is the block's activation: d → f (once or twice), then f → d."""
-    if not 2 <= len(children) <= 3 or not _FEEDFORWARD_CLASS.search(type(model.get_submodule(parent)).__name__):
-        return None
-    *first, last = children
-    is_block = all(p.inputs == last.outputs and p.outputs in (last.inputs, 2 * last.inputs) for p in first)
-    return last if is_block else None
-
-
-def _refusal(projections: Sequence[Projection], model_type: str, attentions: int, feedforwards: int) -> str:
-    missing = [
-        name
-        for name, count in (
-            ("attention with separate keys and values", attentions),
-            ("feed-forward block", feedforwards),
-        )
-        if not count
-    ] or ["layout for its fused projection"]
-    counts: dict[str, list[Projection]] = {}
-    for projection in projections:
-        counts.setdefault(re.sub(r"\.[0-9]+(?=\.|$)", ".*", projection.path), []).append(projection)
-    shown = "".join(
-        f"\n  {pattern} ({group[0].inputs} → {group[0].outputs}, {len(group)}×)"
-        for pattern, group in list(counts.items())[:30]
-    )
-    return (
-        f"Finding the plan of a {model_type!r} model: this model type is not in the table and its structure shows no "
-        f"{' and no '.join(missing)}. Candidates:{shown}\nChoose among them and write:\n"
-        '  target_modules=["<keys>", "<values>", "<last feed-forward projection>"]\n'
-        '  feedforward_modules=["<last feed-forward projection>"]'
-    )
-
-
-def _left_out(projections: Sequence[Projection], sites: Sequence[Site]) -> tuple[LeftOut, ...]:
+def _left_out(
+    projections: Sequence[Projection], sites: Sequence[Site], source: str, excluded: Collection[str]
+) -> tuple[LeftOut, ...]:
     """Group the projections without a vector by their pattern, each with the reason."""
     used = {site.module for site in sites}
-    counts: dict[str, int] = {}
+    counts: dict[tuple[str, str], int] = {}
     for projection in projections:
         if projection.path not in used:
             pattern = re.sub(r"\.[0-9]+(?=\.|$)", ".*", projection.path)
-            counts[pattern] = counts.get(pattern, 0) + 1
-    return tuple(LeftOut(pattern, count, _reason(pattern)) for pattern, count in counts.items())
+            reason = "not named by target_modules" if source == "targets" else _reason(pattern)
+            reason = "named by exclude_modules" if projection.path in excluded else reason
+            counts[pattern, reason] = counts.get((pattern, reason), 0) + 1
+    return tuple(LeftOut(pattern, count, reason) for (pattern, reason), count in counts.items())
 
 
 _REASONS: tuple[tuple[str, str], ...] = (
@@ -339,9 +306,8 @@ _REASONS: tuple[tuple[str, str], ...] = (
         rf"(?:^|\.)({'|'.join(QUERY_NAMES)})$",
         "queries are not scaled; under rotary embeddings that is another function",
     ),
-    (r"vision|multi_modal", "not part of the language model"),
     (r"pos_(key_|query_|q_)?proj$", "projects positions, not tokens"),
-    (r"(wi_0|gate_proj)$", "gate of the feed-forward; its linear branch carries the vector"),
+    (r"(wi_0|gate_proj)$", "gate of the feed-forward; the vector is on what it gates"),
     (
         r"(wo|down_proj|mlp\.Wo)$",
         "its input is the product that the vector on the linear branch scales already",
@@ -355,15 +321,18 @@ _REASONS: tuple[tuple[str, str], ...] = (
         r"(wi|fc1|fc_in|c_fc|lin1|up_proj|dense_h_to_4h|intermediate\.dense|ffn)$",
         "first feed-forward projection; the vector is on the activation behind it",
     ),
+    (r"(embedding_hidden_mapping_in|embeddings_project)$", "maps the embeddings to the width of the blocks"),
     (r"(lm_head|embed_out|output_projection|decoder|predictions.*)$", "output head"),
     (
         r"(classifier|score|pooler|pre_classifier|qa_outputs|head)(\..*)?$",
-        "head; it is trained and saved whole",
+        "behind the last block: a pooler, or a head, which is trained and saved whole",
     ),
 )
 
 
 def _reason(pattern: str) -> str:
+    if is_foreign(pattern):
+        return "not part of the language model"
     return next(
         (why for expression, why in _REASONS if re.search(expression, pattern)),
         "not a key, value or feed-forward activation",

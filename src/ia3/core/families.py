@@ -6,11 +6,15 @@ layer numbers included. This file knows names and configs only; `discovery` walk
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ia3.core.sites import Channels, Side
+
+# Parts of a model that read something else than text, by their path: no vectors of ours, and no axis of examples.
+_FOREIGN = re.compile(r"vision|visual|image|video|audio|speech|multi_modal")
 
 # (config, features of the projection) → role → channels
 Layout = Callable[[Any, int], Mapping[str, Channels]]
@@ -27,6 +31,7 @@ class Rule:
         where: Where it sits in the computation, in words.
         layout: For fused projections the slices of each role.
         peft: Name of the sibling projection and side under which PEFT's format holds the vector.
+        twin: Another sibling projection and side where the same vector is the same function.
         unless: Name of a sibling projection that carries the vector in this projection's place.
     """
 
@@ -36,6 +41,7 @@ class Rule:
     where: str
     layout: Layout | None = None
     peft: tuple[str, Side] | None = None
+    twin: tuple[str, Side] | None = None
     unless: str | None = None
 
 
@@ -47,13 +53,13 @@ class Family:
         model_types: Values of `config.model_type`.
         rules: Tried in order for each projection; the first that matches is taken.
         refusal: Given the config, a reason why a model of this family cannot be served, or None.
-        foreign: Regular expression for paths of parts that belong to another kind of model (a vision tower).
+        is_flattened: Whether some projections see (batch · seq, features), the examples in order.
     """
 
     model_types: tuple[str, ...]
     rules: tuple[Rule, ...]
     refusal: Callable[[Any], str | None] | None = None
-    foreign: str | None = None
+    is_flattened: bool = False
 
 
 def key_value_query_thirds(config: Any, features: int) -> Mapping[str, Channels]:
@@ -163,7 +169,7 @@ FAMILIES: tuple[Family, ...] = (
         ("mt5", "umt5", "longt5"),
         (
             *_T5_KEYS_VALUES,
-            Rule(r"DenseReluDense\.wi_1", "feedforward", "output", _LINEAR),
+            Rule(r"DenseReluDense\.wi_1", "feedforward", "output", _LINEAR, twin=("wo", "input")),
             _last(r"DenseReluDense\.wo", unless="wi_1"),
         ),
     ),
@@ -203,6 +209,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         ("opt",),
         (*_separate(r"self_attn\.k_proj", r"self_attn\.v_proj"), _last(r"layers\.\d+\.fc2")),
+        is_flattened=True,
     ),
     Family(
         ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"),
@@ -210,7 +217,6 @@ FAMILIES: tuple[Family, ...] = (
             *_separate(r"layers\.\d+\.self_attn\.k_proj", r"layers\.\d+\.self_attn\.v_proj"),
             Rule(r"layers\.\d+\.mlp\.up_proj", "feedforward", "output", _LINEAR, peft=("down_proj", "input")),
         ),
-        foreign=r"vision|multi_modal",
     ),
     Family(("phi",), (*_separate(r"self_attn\.k_proj", r"self_attn\.v_proj"), _last(r"mlp\.fc2"))),
     Family(
@@ -264,3 +270,8 @@ FAMILIES: tuple[Family, ...] = (
 def family_of(model_type: str) -> Family | None:
     """Return the family of a model type, or None for one that is not in the table."""
     return next((family for family in FAMILIES if model_type in family.model_types), None)
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a module belongs to another model inside this one, such as a vision tower."""
+    return _FOREIGN.search(path) is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from ia3.errors import BankError, near_matches
 
 def copy_head(model: nn.Module, paths: Sequence[str]) -> Head:
     """Return a trainable copy of the modules of `model` at `paths`, without what was attached to them.
+
+    The copy is fp32 beside a bf16 or fp16 base (float64 beside a float64 one), as the vectors are: it could not learn
+    in small steps otherwise.
 
     Raises:
         BankError: If the model has no module at a path.
@@ -33,15 +37,22 @@ def copy_head(model: nn.Module, paths: Sequence[str]) -> Head:
             ) from error
         routed = module.__dict__.pop("forward", None)  # set by attach; a deep copy would drag the bank along
         try:
-            modules[path] = copy.deepcopy(module).requires_grad_(True)
+            modules[path] = _widened(copy.deepcopy(module)).requires_grad_(True)
         finally:
             if routed is not None:
                 module.__dict__["forward"] = routed
     return Head(modules)
 
 
+def _widened(module: nn.Module) -> nn.Module:
+    """Cast parameters and buffers of half precision to fp32."""
+    is_half = any(p.dtype in (torch.bfloat16, torch.float16) for p in module.parameters())
+    return module.float() if is_half else module
+
+
 def run_heads(
     path: str,
+    base: nn.Module,
     plain: Callable[..., Any],
     parts: Mapping[int, nn.Module | None],
     rows: Sequence[int],
@@ -52,7 +63,8 @@ def run_heads(
 
     Args:
         path: Path of the module in the base, for the error.
-        plain: What the base does there; used for rows without a part.
+        base: The module of the base.
+        plain: What it does; used for rows without a part.
         parts: The module of each row.
         rows: Row of each example, or one row for all.
         args: What the module was called with; tensors have the examples first.
@@ -60,35 +72,55 @@ def run_heads(
 
     Returns:
         What the module returns. With different adapters in the batch a tensor of shape (batch, …, widest), where
-        heads with fewer outputs are filled with −inf.
+        heads with fewer outputs are filled with −inf; its dtype is the widest of the heads'.
 
     Raises:
         BankError: If the input does not have one example for each row.
     """
 
-    def run(row: int, inputs: tuple[Any, ...]) -> Any:
+    def run(row: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         part = parts.get(row)
-        return plain(*inputs, **kwargs) if part is None else part(*_in_dtype_of(part, inputs), **kwargs)
+        cast = _caster(base if part is None else part)
+        run_one = plain if part is None else part
+        return run_one(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
 
     if len(set(rows)) == 1:
-        return run(rows[0], args)
-    x = args[0]
-    if x.shape[0] != len(rows):
-        raise BankError(
-            f"Running the head {path!r}: its input has shape {tuple(x.shape)}, expected {len(rows)} examples first."
-        )
+        return run(rows[0], args, kwargs)
+    for given in (*args, *kwargs.values()):
+        if isinstance(given, Tensor) and (given.dim() == 0 or given.shape[0] != len(rows)):
+            raise BankError(
+                f"Running the head {path!r}: its input has shape {tuple(given.shape)}, expected {len(rows)} examples "
+                "first, one for each row. Use one adapter for the whole batch."
+            )
     where = {row: [i for i, r in enumerate(rows) if r == row] for row in dict.fromkeys(rows)}
-    outputs = [run(row, tuple(a[index] if isinstance(a, Tensor) else a for a in args)) for row, index in where.items()]
+    outputs = [
+        run(row, tuple(_pick(x, index) for x in args), {name: _pick(x, index) for name, x in kwargs.items()})
+        for row, index in where.items()
+    ]
+    return _joined(path, outputs, [i for index in where.values() for i in index])
+
+
+def _pick(value: Any, index: list[int]) -> Any:
+    return value[index] if isinstance(value, Tensor) else value
+
+
+def _joined(path: str, outputs: Sequence[Any], order: Sequence[int]) -> Tensor:
+    """Put the outputs of several heads into one tensor, example `order[i]` at place i of their concatenation."""
+    if not all(isinstance(out, Tensor) for out in outputs):
+        raise BankError(
+            f"Running the head {path!r}: it returns a {type(outputs[0]).__name__}, expected a tensor where adapters "
+            "are mixed in a batch. Use one adapter for the whole batch."
+        )
     width = max(out.shape[-1] for out in outputs)
-    padded = [nn.functional.pad(out, (0, width - out.shape[-1]), value=-torch.inf) for out in outputs]
-    order = torch.tensor([i for index in where.values() for i in index], device=x.device)
-    return torch.cat([out.to(padded[0].dtype) for out in padded]).index_select(0, order.argsort())
+    dtype = reduce(torch.promote_types, (out.dtype for out in outputs))
+    padded = [nn.functional.pad(out.to(dtype), (0, width - out.shape[-1]), value=-torch.inf) for out in outputs]
+    return torch.cat(padded).index_select(0, torch.tensor(order, device=padded[0].device).argsort())
 
 
-def _in_dtype_of(part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cast what enters a head: it stays fp32 beside a bf16 base."""
-    dtype = next((p.dtype for p in part.parameters()), None)
-    return tuple(x.to(dtype) if dtype and isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+def _caster(module: nn.Module) -> Callable[[Any], Any]:
+    """Return what casts the inputs of a head to its dtype: it stays fp32 beside a bf16 base."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+    return lambda x: x.to(dtype) if dtype and isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 class Head(nn.Module):

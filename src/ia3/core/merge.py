@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ia3.core.attach import Attachment
+from ia3.core.attach import Attachment, attachment_of
+from ia3.core.discovery import projection_sizes
 from ia3.core.sites import Site
 from ia3.errors import BankError
 
@@ -28,16 +29,18 @@ def merge(attachment: Attachment, adapter: str | int) -> Any:
         adapter: Name or row; `__base__` gives a plain copy of the base.
 
     Returns:
-        A model of the same class, with the adapter's head in place of the base's.
+        A model of the same class, with the adapter's head in place of the base's, in the base's dtype; its config
+        counts the head's labels.
 
     Raises:
         BankError: If the name is unknown, or a weight cannot be scaled because it is quantised or shared with another
-            module that carries no vector.
+            module.
     """
     bank = attachment.bank
     row = bank.row(adapter)
     # the bank stays out of the copy: it may hold thousands of rows
-    merged = attachment.stripped(copy.deepcopy(attachment.model, {id(bank): nn.Module()}))
+    merged = copy.deepcopy(attachment.model, {id(bank): bank})
+    attachment_of(merged).detach()
     users = _users_of_weights(merged)
     values = bank.vector(row)
     for site, span in bank.plan.spans():
@@ -47,29 +50,34 @@ def merge(attachment: Attachment, adapter: str | int) -> Any:
     head = bank.snapshot.heads.get(row)
     if head is not None:
         for path, part in zip(head.paths, head.parts, strict=True):
-            merged.set_submodule(path, copy.deepcopy(part).requires_grad_(True))
+            _set_head(merged, path, copy.deepcopy(part))
     return merged
 
 
-def _users_of_weights(model: nn.Module) -> dict[int, set[str]]:
-    users: dict[int, set[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        users.setdefault(id(parameter), set()).add(name.rpartition(".")[0])
+def _users_of_weights(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
+    """Return, by the id of each parameter, the modules that hold it, each once."""
+    users: dict[int, list[tuple[str, nn.Module]]] = {}
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            users.setdefault(id(parameter), []).append((path, module))
     return users
 
 
-def _check_weight(module: Any, site: Site, users: dict[int, set[str]]) -> None:
-    if not module.weight.is_floating_point():
+def _check_weight(module: Any, site: Site, users: dict[int, list[tuple[str, nn.Module]]]) -> None:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.itemsize < 2:
+        found = weight.dtype if isinstance(weight, Tensor) else "no weight"
         raise BankError(
-            f"Merging {site.module!r}: its weight is {module.weight.dtype}, expected floating point. A quantised base "
-            "cannot be merged; load it unquantised."
+            f"Merging {site.module!r}: its weight is quantised, got {found}, expected floating point of 16 bits or "
+            "more. Load the base unquantised."
         )
-    shared = users[id(module.weight)] - {site.module}
-    if shared:
-        raise BankError(
-            f"Merging {site.module!r}: its weight is shared with {sorted(shared)[0]!r}, which carries no vector of its "
-            "own. Untie the weights first."
-        )
+    for parameter in module.parameters(recurse=False):
+        others = [path for path, user in users[id(parameter)] if user is not module]
+        if others:
+            raise BankError(
+                f"Merging {site.module!r}: its weight is shared with {others[0]!r}, which the vector is not for. Untie "
+                "the weights first."
+            )
 
 
 def _scale_weight(module: Any, site: Site, vector: Tensor) -> None:
@@ -82,3 +90,21 @@ def _scale_weight(module: Any, site: Site, vector: Tensor) -> None:
     module.weight.data = (module.weight.data * factor).to(module.weight.dtype)
     if site.side == "output" and module.bias is not None:
         module.bias.data = (module.bias.data * full).to(module.bias.dtype)
+
+
+def _set_head(model: Any, path: str, part: nn.Module) -> None:
+    """Put an adapter's head into the model, whose config and loss then count its labels."""
+    base = model.get_submodule(path)
+    dtype = next((p.dtype for p in base.parameters()), None)
+    before, after = _outputs(base), _outputs(part)
+    model.set_submodule(path, part.to(dtype=dtype).train(base.training).requires_grad_(True))
+    if before != after and before == getattr(model.config, "num_labels", None):
+        model.config.num_labels = after
+        if hasattr(model, "num_labels"):
+            model.num_labels = after
+
+
+def _outputs(module: nn.Module) -> int | None:
+    """Number of outputs of a head: those of its last linear map."""
+    sizes = [size for size in map(projection_sizes, module.modules()) if size is not None]
+    return sizes[-1][1] if sizes else None

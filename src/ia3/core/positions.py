@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from ia3.core.calls import scale_for_call
+from ia3.core.calls import ExampleAxis, scale_for_call
 
 
 def shares_positions(module: nn.Module) -> bool:
@@ -28,6 +29,7 @@ def scaled_position_bias(
     numbers: Mapping[str, int],
     multiplier: Callable[[int], Tensor | None],
     suspended: Callable[[Iterable[int]], AbstractContextManager[None]],
+    axis: ExampleAxis,
 ) -> Callable[..., Any]:
     """Return the attention's position bias with the vectors on the tokens' side.
 
@@ -37,25 +39,38 @@ def scaled_position_bias(
         numbers: Group of each scaled projection, by path.
         multiplier: Gives a group's multiplier, shape (1 or batch, heads · size).
         suspended: Scope in which groups are left unscaled.
+        axis: What is known of the base's activations.
     """
-    original = module.disentangled_attention_bias
     key, query = numbers.get(f"{path}.key_proj"), numbers.get(f"{path}.query_proj")
-    both = [number for number in (key, query) if number is not None]
+    return _PositionBias(module.disentangled_attention_bias, module, key, query, multiplier, suspended, axis)
 
-    def disentangled_attention_bias(query_layer: Tensor, key_layer: Tensor, *args: Any, **kwargs: Any) -> Any:
+
+@dataclass(frozen=True, eq=False)
+class _PositionBias:
+    """The bias as a value that a deep copy of the model can copy."""
+
+    original: Callable[..., Any]
+    module: Any
+    key: int | None
+    query: int | None
+    multiplier: Callable[[int], Tensor | None]
+    suspended: Callable[[Iterable[int]], AbstractContextManager[None]]
+    axis: ExampleAxis
+
+    def __call__(self, query_layer: Tensor, key_layer: Tensor, *args: Any, **kwargs: Any) -> Any:
         # the original uses query_layer only against position keys, key_layer only against position queries
-        query_layer = _scale_heads(query_layer, None if key is None else multiplier(key), module.num_attention_heads)
-        key_layer = _scale_heads(key_layer, None if query is None else multiplier(query), module.num_attention_heads)
-        with suspended(both):
-            return original(query_layer, key_layer, *args, **kwargs)
+        query_layer = self._scale_heads(query_layer, self.key)
+        key_layer = self._scale_heads(key_layer, self.query)
+        with self.suspended(number for number in (self.key, self.query) if number is not None):
+            return self.original(query_layer, key_layer, *args, **kwargs)
 
-    return disentangled_attention_bias
-
-
-def _scale_heads(x: Tensor, multiplier: Tensor | None, heads: int) -> Tensor:
-    """Multiply (batch · heads, seq, size) by (1 or batch, heads · size)."""
-    if multiplier is None:
-        return x
-    by_token = x.view(-1, heads, x.shape[1], x.shape[2]).transpose(1, 2)  # batch seq heads size
-    scaled = scale_for_call(by_token.flatten(2), multiplier, "the position keys")
-    return scaled.view(by_token.shape).transpose(1, 2).reshape(x.shape)
+    def _scale_heads(self, x: Tensor, number: int | None) -> Tensor:
+        """Multiply (batch · heads, seq, size) by (1 or batch, heads · size)."""
+        multiplier = None if number is None else self.multiplier(number)
+        if multiplier is None:
+            return x
+        by_token = x.view(-1, self.module.num_attention_heads, x.shape[1], x.shape[2]).transpose(1, 2)
+        scaled = scale_for_call(by_token.flatten(2), multiplier, "the position keys", self.axis)
+        return (
+            scaled.view(by_token.shape).transpose(1, 2).reshape(x.shape)
+        )  # batch seq heads size → batch·heads seq size

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Below this |l| the quotient y / l would lose digits (or be 0 / 0): y = x·l is then near the smallest numbers of fp32.
+# Below this |l| the quotient y / l would lose digits (or be 0 / 0): y = x·l is then near the smallest numbers of fp16.
 SMALLEST_DIVISOR = 1e-3
 
 
@@ -51,6 +51,8 @@ def _broadcast(l: Tensor, x: Tensor) -> Tensor:
     """View (rows, channels) as (rows, 1, …, 1, channels) with as many axes as `x`."""
     if l.dim() == 1:
         return l
+    if x.dim() == 1:  # one unbatched vector: only a single row fits
+        return l.view(l.shape[1])
     return l.view(l.shape[0], *(1,) * (x.dim() - 2), l.shape[1])
 
 

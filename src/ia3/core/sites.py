@@ -60,6 +60,7 @@ class Site:
         features: Number of channels of that side in total.
         where: Where the site sits in the computation, in words.
         peft: Module path and side under which PEFT's format holds this vector; the same function of the base.
+        twin: Another module path and side where the same vector is the same function, if there is one beside `peft`.
     """
 
     module: str
@@ -69,6 +70,7 @@ class Site:
     features: int
     where: str = ""
     peft: tuple[str, Side] | None = None
+    twin: tuple[str, Side] | None = None
 
     @property
     def width(self) -> int:

@@ -140,11 +140,12 @@ class Encoding:
         """Return the prompt with the longest beginning of the text that keeps it within the limit."""
 
         def with_text(characters: int) -> tuple[int, ...]:
-            kept = _beginning(example.text, characters)
+            kept = _beginning(text, characters)
             return self.prompt_ids([prompt_of(self.template, example, self.text_column, kept)])[0]
 
+        text = example.text.strip()  # blanks are the first to go
         best, bare = None, len(with_text(0))
-        low, high = 0, len(example.text)  # the whole text is too long, which the caller found
+        low, high = 0, len(text) + 1
         while high - low > 1:
             middle = (low + high) // 2
             candidate = with_text(middle)
@@ -152,7 +153,7 @@ class Encoding:
                 high = middle
             else:
                 low = middle
-                best = candidate if _beginning(example.text, middle) else None
+                best = candidate
         if best is None:
             raise TemplateError(
                 f"Encoding {example.origin}: the prompt has {bare} tokens without its text and at most {limit} are "
@@ -183,12 +184,13 @@ def longest_input(tokenizer: Any, config: Any) -> int | None:
 
 def _beginning(text: str, characters: int) -> str:
     """Return the first characters of a text, without the piece of a word that they may end in."""
-    kept = text[:characters]
-    if characters < len(text) and not text[characters].isspace():
-        tail = kept[-_LONGEST_WORD - 1 :]
-        whole = kept[: len(kept) - len(tail) + max((i for i, c in enumerate(tail) if c.isspace()), default=len(tail))]
-        kept = whole if whole.strip() else kept
-    return kept.rstrip()
+    start = end = characters
+    while start > 0 and characters - start <= _LONGEST_WORD and not text[start - 1].isspace():
+        start -= 1
+    while end < len(text) and end - start <= _LONGEST_WORD and not text[end].isspace():
+        end += 1
+    is_inside_a_word = start < characters < end and end - start <= _LONGEST_WORD
+    return text[: start if is_inside_a_word and text[:start].strip() else characters].rstrip()
 
 
 def _continuation_ids(tokenizer: Any, words: str) -> list[int]:

@@ -185,7 +185,7 @@ def _read_row(record: Record, rule: _RowRule) -> Example | tuple[Fault, ...]:
     faults = tuple(Fault(record.origin, name, what) for name, what in problems.items() if what)
     if faults:
         return faults
-    has_label = label is not None and _has_label(values[label], fields[label])
+    has_label = label is not None and _is_plain(values[label]) and _has_label(values[label], fields[label])
     return Example(fields[text], fields[label] if label is not None and has_label else None, fields, record.origin)
 
 
@@ -202,8 +202,8 @@ def _check_label(value: object, spelt: str, rule: _RowRule) -> str:
     """Return what is wrong with a label, "" if nothing is."""
     if not _has_label(value, spelt):
         return MISSING_LABEL if rule.labels_required else ""
-    if not _is_plain(value):
-        return f"label is {name_kind(value)}, expected a string"
+    if not _is_plain(value):  # where labels are not asked for, such a column may hold anything
+        return f"label is {name_kind(value)}, expected a string" if rule.labels_required else ""
     if rule.known_labels is not None and spelt not in rule.known_labels:
         return f"label {quote(spelt)} is unknown.{near_matches(spelt, rule.known_labels)}".removesuffix(".")
     return ""

@@ -135,7 +135,7 @@ def _show_files(folder: Path, say: Say) -> None:
     for name in OWN_FILES:
         path = folder / _FOLDERS[1] / name
         if path.exists():
-            say(f"   {name:26} {path.stat().st_size / 1000:7,.0f} kB")
+            say(f"   {name:26} {path.stat().st_size / 1000:7,.1f} kB")
     say("")
     say("Next:")
     say(f"   ia3 show {folder}/minilm                          what was learned from what")

@@ -120,6 +120,21 @@ def score_texts(gold: Sequence[str], predicted: Sequence[str], loss: float | Non
     )
 
 
+def score_loss(rows: int, loss: float | None) -> Metrics:
+    """Return the metrics of free text that was not generated: a loss and no accuracy.
+
+    Args:
+        rows: Number of rows.
+        loss: Mean loss in nats per target token.
+
+    Raises:
+        MetricsError: No rows, or a loss that is no number.
+    """
+    if not rows:
+        raise MetricsError(_nothing_there("texts"))
+    return Metrics(rows, _check_loss(loss), "token", _perplexity(loss, "token"), None)
+
+
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """Return the 95 % interval of a proportion by Wilson's score method (1927), which stays within [0, 1].
 
@@ -362,7 +377,7 @@ class Metrics:
     loss: float | None  # mean, nats per loss_unit
     loss_unit: LossUnit
     perplexity: float | None  # exp(loss) per target token; None for heads
-    accuracy: float
+    accuracy: float | None  # None if only the loss was measured
     macro_f1: float | None = None
     labels: tuple[str, ...] = ()
     per_label: Mapping[str, LabelScore] = field(default_factory=dict)
@@ -371,16 +386,16 @@ class Metrics:
     calibration_bins: tuple[CalibrationBin, ...] = ()
 
     @property
-    def accuracy_interval(self) -> tuple[float, float]:
+    def accuracy_interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the accuracy (Wilson)."""
-        return wilson_interval(round(self.accuracy * self.rows), self.rows)
+        return None if self.accuracy is None else wilson_interval(round(self.accuracy * self.rows), self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for `json.dumps`; an infinite loss or perplexity is None."""
         plain: dict[str, Any] = asdict(self)
         for key in ("loss", "perplexity"):
             plain[key] = plain[key] if plain[key] is not None and math.isfinite(plain[key]) else None
-        plain["accuracy_interval"] = list(self.accuracy_interval)
+        plain["accuracy_interval"] = None if self.accuracy_interval is None else list(self.accuracy_interval)
         plain["labels"] = list(self.labels)
         plain["confusion"] = [list(row) for row in self.confusion]
         plain["calibration_bins"] = list(plain["calibration_bins"])
@@ -388,9 +403,11 @@ class Metrics:
 
     def lines(self) -> list[str]:
         """Return the metrics for a terminal: the totals, a row for each label, the confusion."""
-        low, high = map(_percent, self.accuracy_interval)
-        share = f"{'accuracy' if self.labels else 'exact match'} {_percent(self.accuracy)}"
-        totals = [f"{share} of {self.rows} rows (95 % interval {low} to {high})"]
+        totals = [f"{self.rows} rows"]
+        if self.accuracy is not None and self.accuracy_interval is not None:
+            low, high = map(_percent, self.accuracy_interval)
+            share = f"{'accuracy' if self.labels else 'exact match'} {_percent(self.accuracy)}"
+            totals = [f"{share} of {self.rows} rows (95 % interval {low} to {high})"]
         if self.macro_f1 is not None:
             totals.append(f"macro F1 {self.macro_f1:.3f}")
         if self.loss is not None:

@@ -1,0 +1,241 @@
+"""Adapters on a model: attach a fresh one, load one from a folder, take one out, and save by the model's own method.
+
+This is the public face of `core.attach`: it chooses the plan and the dtype, and gives the model a `save_pretrained`
+that writes adapter folders, so that a training loop or transformers' `Trainer` saves the adapter and not the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ia3.adapters.adapter import Adapter
+from ia3.adapters.atomic import replace_files
+from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model
+from ia3.adapters.fitting import build_head, named_modules, plan_of
+from ia3.adapters.folder import load_adapter, save_adapter
+from ia3.adapters.peft_format import place_vectors
+from ia3.adapters.record import describe_base, versions
+from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads, spell_targets
+from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
+from ia3.core.attach import attach as attach_bank
+from ia3.core.bank import BASE_ROW, Bank
+from ia3.core.discovery import find_plan
+from ia3.core.sites import Plan
+from ia3.errors import AdapterError, BankError, PlanError, near_matches
+
+# The name under which transformers' Trainer looks for a checkpoint's weights; ours holds the bank and not the base.
+TRAINER_FILE = "model.safetensors"
+# Options of transformers' save_pretrained that have no meaning for a file of vectors.
+_WITHOUT_MEANING = frozenset(
+    ("max_shard_size", "safe_serialization", "save_function", "save_original_format", "save_peft_format", "token")
+)
+
+
+def attach(
+    model: nn.Module,
+    *,
+    plan: Plan | None = None,
+    head_modules: Sequence[str] = (),
+    name: str = "default",
+    trainable: bool = True,
+    base_name: str | None = None,
+) -> Attachment:
+    """Put a bank with one adapter of ones on a model, freeze the base, and return the handle.
+
+    From then on `model.save_pretrained(folder)` writes the adapter (each in a folder of its name if there are several;
+    `adapter="news"` writes that one), and `handle.detach()` gives the model back.
+
+    Args:
+        model: A transformers model; changed in place.
+        plan: Where the vectors sit; the model's own plan if left out.
+        head_modules: Paths of modules that the adapter brings itself, such as `classifier`.
+        name: Of the adapter.
+        trainable: Whether it is in training.
+        base_name: What its files call the base, a hub id for PEFT's Auto classes; left out, what the model was loaded
+            from.
+
+    Raises:
+        PlanError: If there is no plan, it does not fit, or a vector would lie in a head.
+        BankError: If the model has a bank, or a name or path cannot be used.
+    """
+    attachment = _attach_empty(model, plan or find_plan(model), head_modules)
+    try:
+        row = attachment.add(name, trainable=trainable)
+    except BankError:
+        attachment.detach()
+        raise
+    attachment.records[row] = {"base": {"name": base_name}}
+    return attachment
+
+
+def load(model: nn.Module, folder: str | Path, name: str | None = None, *, trainable: bool = False) -> Attachment:
+    """Put the adapter of a folder on a model, beside those it has, and return the handle.
+
+    Args:
+        model: The base; a fresh one gets a bank, with the model's own plan where the adapter fits it.
+        folder: Of ours or of PEFT's, or an id on the hub.
+        name: In the bank; the folder's name if left out.
+        trainable: Whether to train it on; on a fresh model that means every site of its plan, also those where the
+            adapter had none.
+
+    Raises:
+        AdapterError: If the folder holds no adapter of this base, or the bank's plan has no place for its vectors.
+        BankError: If the bank has an adapter of this name.
+    """
+    adapter = load_adapter(folder, model)
+    return put_on(model, adapter, name or Path(folder).resolve().name, trainable=trainable)
+
+
+def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = False) -> Attachment:
+    """Put an adapter on a model that it fits, beside those the model has, and return the handle.
+
+    Raises:
+        AdapterError: If it does not fit the model or the bank's plan.
+        BankError: If the bank has an adapter of this name.
+    """
+    doing = f"Putting adapter {name!r} on the model"
+    head = build_head(adapter, model, doing)
+    paths = head.paths if head else ()
+    try:
+        attachment, is_new = attachment_of(model), False
+    except BankError:
+        attachment, is_new = _attach_empty(model, plan_of(adapter, model), paths), True
+    try:
+        row = attachment.bank.add(name, adapter.row(attachment.bank.plan), trainable=trainable, head=head)
+    except (AdapterError, BankError):
+        if is_new:
+            attachment.detach()
+        raise
+    attachment.route_heads(paths)
+    known = {"name": adapter.base_name} | ({"revision": adapter.config.revision} if adapter.config.revision else {})
+    base = known | (adapter.record.get("base") or {})
+    # trained on, it is no longer what the old data, settings and metrics made
+    kept = {k: v for k, v in adapter.record.items() if not trainable or k in ("labels", "template")}
+    attachment.records[row] = {**kept, "base": base}
+    return attachment
+
+
+def adapter_of(attachment: Attachment, name: str | int) -> Adapter:
+    """Return one adapter of an attached model as a value: an fp32 copy on the CPU, ready to be saved.
+
+    On a classifier the head holds every module that PEFT expects in the file (`classifier`, `score`), the base's own
+    where the adapter brings none.
+
+    Args:
+        attachment: The handle.
+        name: Name or row of the adapter.
+
+    Raises:
+        BankError: For an unknown name, or the base.
+        AdapterError: If PEFT's format cannot express it.
+    """
+    model, bank = attachment.model, attachment.bank
+    row = bank.row(name)
+    if row == BASE_ROW:
+        raise BankError(f"Taking out row {BASE_ROW}: it is the base and no adapter. Give the name of an adapter.")
+    vectors = {site: v.to("cpu", torch.float32) for site, v in bank.site_vectors(row).items()}
+    modules = named_modules(model)
+    held = bank.snapshot.heads.get(row)
+    names = (*(held.paths if held else ()), *(CLASSIFIER_NAMES if kind_of_model(model) == "encoder" else ()))
+    head_modules = find_heads(modules, names)
+    head = {f"{path}.{key}": t for path in head_modules for key, t in modules[path].state_dict().items()}
+    head |= held.tensors() if held else {}
+    record = dict(attachment.records.get(row, {}))
+    record["base"] = _described(model, record.get("base") or {}, attachment.head_paths)
+    record.setdefault("versions", versions())
+    config = _config_of(model, record["base"], bank.plan, vectors, head_modules)
+    copied = {name: tensor.detach().cpu().clone() for name, tensor in head.items()}
+    return Adapter(bank.plan.sites, vectors, copied, head_modules, config, record)
+
+
+def _attach_empty(model: nn.Module, plan: Plan, head_modules: Sequence[str]) -> Attachment:
+    hidden = [s.name for s in plan.sites if any(s.module == p or s.module.startswith(f"{p}.") for p in head_modules)]
+    if hidden:
+        raise PlanError(
+            f"Attaching a bank: vector {hidden[0]!r} would lie in a head ({', '.join(head_modules)}), which is trained "
+            "whole. Exclude it: exclude_modules, or other head_modules."
+        )
+    is_double = next(model.parameters()).dtype == torch.float64
+    bank = Bank(plan, dtype=torch.float64 if is_double else torch.float32)
+    return attach_bank(model, bank, heads=head_modules, save=_save)
+
+
+def _described(model: nn.Module, known: Mapping[str, Any], head_paths: Sequence[str]) -> dict[str, Any]:
+    """Return what is known of the base; measured where it is not known."""
+    if known.get("fingerprint"):
+        return dict(known)
+    measured = describe_base(model, name=known.get("name"), head_modules=head_paths)
+    return {**{key: value for key, value in known.items() if value is not None}, **measured}
+
+
+def _config_of(
+    model: nn.Module, base: Mapping[str, Any], plan: Plan, vectors: Mapping[str, Tensor], heads: Sequence[str]
+) -> AdapterConfig:
+    """Return the config by which PEFT finds these vectors and heads in this model."""
+    modules = named_modules(model)
+    places = place_vectors(plan.sites, vectors)
+    sides: dict[str, list[str]] = {"output": [], "input": []}
+    for module, side in places:
+        sides[side].append(module)
+    targets, feedforward = spell_targets(list(modules), sides["output"], sides["input"])
+    kind = kind_of_model(model)
+    mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+    return AdapterConfig(
+        auto_mapping=None if kind else mapping,
+        base_model_name_or_path=base.get("name"),
+        fan_in_fan_out=any(type(modules[module]).__name__ == "Conv1D" for module, _ in places),
+        feedforward_modules=feedforward,
+        modules_to_save=tuple(heads) or None,
+        revision=base.get("revision"),
+        target_modules=targets,
+        task_type=TASK_TYPES[kind] if kind else None,
+    )
+
+
+def _save(attachment: Attachment, folder: str | Path, options: Mapping[str, Any]) -> None:
+    """Do what `save_pretrained` of an attached model does: write its adapters."""
+    given = dict(options)
+    is_main, only = given.pop("is_main_process", True), given.pop("adapter", None)
+    is_trainer, state = "state_dict" in given, given.pop("state_dict", None)
+    unknown = sorted(set(given) - _WITHOUT_MEANING)
+    if unknown:
+        raise AdapterError(
+            f"Saving the adapters of a model: save_pretrained got {unknown[0]!r}, which it does not know here."
+            f"{near_matches(unknown[0], ('adapter', 'is_main_process', 'state_dict'))}"
+        )
+    path, names = Path(folder), attachment.bank.names if only is None else (only,)
+    if not is_main:
+        return
+    if not names:
+        raise AdapterError(f"Saving the adapters of a model to {path}: its bank has none. Add one first.")
+    checkpoint = {TRAINER_FILE: _bank_file(attachment, path, state)} if is_trainer else {}
+    for name in names:
+        inner = path if len(names) == 1 else path / _as_folder(name)
+        save_adapter(adapter_of(attachment, name), inner, extra_files=checkpoint if inner == path else {})
+    if checkpoint and len(names) > 1:
+        replace_files(path, checkpoint, TRAINER_FILE)
+
+
+def _as_folder(name: str) -> str:
+    if Path(name).name != name:
+        raise AdapterError(f"Saving the adapters of a model: {name!r} cannot be a folder's name. Rename the adapter.")
+    return name
+
+
+def _bank_file(attachment: Attachment, path: Path, state: Mapping[str, Tensor] | None) -> bytes:
+    """Return the file that Trainer loads a checkpoint's weights from: the bank's tensors by their name in the model."""
+    if (path / "config.json").exists():
+        raise AdapterError(
+            f"Saving a checkpoint to {path}: a whole model lies there (config.json), and its {TRAINER_FILE} would be "
+            "overwritten. Choose another folder."
+        )
+    everything = attachment.model.state_dict() if state is None else state
+    bank = {name: tensor for name, tensor in everything.items() if name.startswith(f"{BANK_MODULE}.")}
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in bank.items()}
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})

@@ -1,0 +1,207 @@
+"""An adapter against a model: does it fit, which plan does a fresh model get, and the modules of its head.
+
+Only names and sizes are compared here; whether the base is the one the adapter was trained on is `identity`'s matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ia3.adapters.adapter import Adapter
+from ia3.adapters.config import CONFIG_FILE, AdapterConfig
+from ia3.adapters.layout import Place
+from ia3.adapters.targets import is_target
+from ia3.core.attach import BANK_MODULE
+from ia3.core.discovery import find_plan, projection_sizes
+from ia3.core.heads import Head, copy_head
+from ia3.core.sites import Plan
+from ia3.errors import AdapterError, PlanError, near_matches
+
+
+def plan_of(adapter: Adapter, model: nn.Module) -> Plan:
+    """Return the plan a fresh model gets for an adapter: the model's default plan if the adapter fits it, else its own.
+
+    With the default plan many adapters share one bank; with its own, an adapter of odd targets (queries, all linear
+    modules) keeps every vector.
+
+    Raises:
+        AdapterError: If the model has not the modules, or has them in another size.
+    """
+    features = {(site.module, site.side): site.features for site in adapter.sites}
+    check_fit(features, adapter.config, model, "Planning for an adapter")
+    try:
+        plan = find_plan(model)
+        adapter.row(plan)
+    except (PlanError, AdapterError):
+        model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+        return Plan(adapter.sites, model_type, "adapter")
+    return plan
+
+
+def check_fit(features: Mapping[Place, int], config: AdapterConfig, model: nn.Module, doing: str) -> None:
+    """Raise if vectors do not fit a model, naming each (the first five).
+
+    Args:
+        features: Number of channels of each place that has a vector.
+        config: Names the base for the error.
+        model: The model, with or without a bank.
+        doing: Beginning of the error.
+
+    Raises:
+        AdapterError: For a module that is not there, or of another width.
+    """
+    sizes = _linear_sizes(model)
+    missing = [module for module, _ in features if module not in sizes]
+    hints = [near_matches(module, sizes) for module in missing[:_SHOWN]] + [""] * len(missing[_SHOWN:])
+    faults = [f"vector {m!r} has no linear module here.{hint}" for m, hint in zip(missing, hints, strict=True)]
+    for (module, side), width in features.items():
+        needed = sizes[module][side == "output"] if module in sizes else width
+        if needed != width:
+            faults.append(f"vector {module!r} has width {width}, this base needs {needed}")
+    _raise_foreign(doing, faults, config)
+
+
+def check_targets(places: Iterable[Place], config: AdapterConfig, model: nn.Module, doing: str) -> None:
+    """Raise if a module that the config targets has no vector: the model is larger than the adapter's base.
+
+    Args:
+        places: Those that have a vector, as PEFT holds them.
+        config: Its names.
+        model: The model, with or without a bank.
+        doing: Beginning of the error.
+
+    Raises:
+        AdapterError: Naming the modules (the first five).
+    """
+    given = {module for module, _ in places}
+    bare = [path for path in _linear_sizes(model) if path not in given and is_target(config, path)]
+    _raise_foreign(doing, [f"{path!r} is among the targets and has no vector" for path in bare], config)
+
+
+def _linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return (inputs, outputs) of every linear module by its path."""
+    sizes = {path: projection_sizes(module) for path, module in named_modules(model).items()}
+    return {path: size for path, size in sizes.items() if size is not None}
+
+
+def _raise_foreign(doing: str, faults: Sequence[str], config: AdapterConfig) -> None:
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise AdapterError(
+            f"{doing}: {'; '.join(faults[:_SHOWN])}{more}. The adapter was trained on another base: {config.base}. "
+            "Load it on that one, or train again."
+        )
+
+
+_SHOWN = 5
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every module by its path, the bank left out."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if path and path != BANK_MODULE and not path.startswith(f"{BANK_MODULE}.")
+    }
+
+
+def head_modules_of(names: Iterable[str], saved: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the paths of the modules that a head's tensors belong to.
+
+    Args:
+        names: Full names of tensors, such as `classifier.dense.weight`.
+        saved: `modules_to_save` of the config; a module is the shortest part of a path that ends in one of them.
+
+    Example:
+        >>> head_modules_of(["classifier.dense.weight", "score.weight"], ["classifier"])
+        ('classifier', 'score')
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")[:-1]
+        parents = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+        named = [path for path in parents if any(path.endswith(end) for end in saved or ())]
+        found[named[0] if named else ".".join(parts)] = None
+    return tuple(found)
+
+
+def build_head(adapter: Adapter, model: nn.Module, doing: str) -> Head | None:
+    """Return the adapter's head as modules: copies of the model's with the adapter's numbers, or None without a head.
+
+    A last linear layer may have another number of outputs than the model's: another set of labels. A module that has a
+    vector and is saved whole all the same (PEFT does so with a scaled output layer) is no head if it is the base's own.
+
+    Raises:
+        AdapterError: If the model has no such module, a tensor is missing, unknown or of another shape, or a module
+            with a vector is not the base's own.
+    """
+    modules = named_modules(model)
+    unknown = [path for path in adapter.head_modules if path not in modules]
+    faults = [f"the model has no module {path!r}.{near_matches(path, modules)}" for path in unknown]
+    paths = [] if faults else [path for path in adapter.head_modules if not _is_the_bases_own(adapter, modules, path)]
+    faults += [f"{path!r} is a head and holds a vector" for path in paths if _holds_site(adapter, path)]
+    if not faults and paths:
+        head = copy_head(model, paths)
+        labels = getattr(getattr(model, "config", None), "num_labels", None)
+        for path, part in zip(head.paths, head.parts, strict=True):
+            faults += _fill(part, path, _tensors_of(adapter, path), labels)
+    if faults:
+        raise AdapterError(
+            f"{doing}: {'; '.join(faults[:5])}. The head belongs to another class of model or another base: "
+            f"{adapter.config.base_model_name_or_path or 'unnamed'} ({CONFIG_FILE}). Load it on that one."
+        )
+    return head if paths else None
+
+
+def _tensors_of(adapter: Adapter, path: str) -> dict[str, Tensor]:
+    """Return the tensors of one head by their name inside it."""
+    return {name.removeprefix(f"{path}."): t for name, t in adapter.head.items() if name.startswith(f"{path}.")}
+
+
+def _holds_site(adapter: Adapter, path: str) -> bool:
+    return any(site.module == path or site.module.startswith(f"{path}.") for site in adapter.sites)
+
+
+def _is_the_bases_own(adapter: Adapter, modules: Mapping[str, nn.Module], path: str) -> bool:
+    """Whether a module with a vector has the base's own numbers."""
+    if not _holds_site(adapter, path):
+        return False
+    own = modules[path].state_dict()
+    return all(
+        n in own and torch.equal(own[n].cpu(), t.to(own[n].dtype)) for n, t in _tensors_of(adapter, path).items()
+    )
+
+
+def _fill(part: nn.Module, path: str, tensors: Mapping[str, Tensor], labels: int | None) -> list[str]:
+    """Give a module its numbers, in the dtype they have; return what does not fit.
+
+    Args:
+        part: The module.
+        path: Its path in the base.
+        tensors: Its tensors by their name in it.
+        labels: Number of the model's labels; a linear layer with that many outputs may get another number.
+    """
+    expected = part.state_dict()
+    if set(expected) != set(tensors):
+        odd = sorted(set(expected) ^ set(tensors))
+        return [f"head {path!r} differs in the tensors {', '.join(map(repr, odd[:3]))}"]
+    faults: list[str] = []
+    owners: list[Any] = []
+    for name, tensor in tensors.items():
+        owner_path, _, attribute = name.rpartition(".")
+        owner: Any = part.get_submodule(owner_path)
+        is_last = isinstance(owner, nn.Linear) and owner.out_features == labels
+        if tensor.shape[is_last:] != expected[name].shape[is_last:] or tensor.dim() != expected[name].dim():
+            faults.append(f"{path}.{name} has shape {tuple(tensor.shape)}, needs {tuple(expected[name].shape)}")
+            continue
+        held = getattr(owner, attribute)
+        held.data = tensor.detach().clone().to(held.device)
+        owners.append(owner)
+    for owner in owners:
+        if isinstance(owner, nn.Linear):
+            owner.out_features = int(owner.weight.shape[0])
+    return faults

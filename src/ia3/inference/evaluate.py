@@ -1,0 +1,191 @@
+"""Evaluation of encoded rows: one scoring pass gives the loss of the right answers, the probabilities and the metrics.
+
+Rows go through the model in batches of like length and come back in their own order. This file knows token ids and
+models; it knows nothing of tables, templates or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from ia3.bases.kinds import Kind
+from ia3.data.batches import IGNORED, collate, split_by_tokens
+from ia3.data.encoding import Encoded
+from ia3.errors import SettingsError
+from ia3.inference.logits import logits_at
+from ia3.inference.metrics import Metrics, score_loss, score_predictions
+from ia3.inference.scoring import score_choices
+
+Array = npt.NDArray[np.float64]
+Progress = Callable[[int, int | None], object]  # told how many rows are done, and of how many (None: not known)
+
+TOKEN_BUDGET = 2048  # tokens of a batch, padding included
+_MOST_ROWS = 64  # of a batch: one set of Gemma 3's logits for each row is 1 MB
+
+
+def evaluate_encoded(
+    model: Any,
+    kind: Kind,
+    encoded: Sequence[Encoded],
+    choice_ids: Sequence[Sequence[int]],
+    labels: Sequence[str],
+    *,
+    pad_id: int,
+    decoder_start_id: int | None = None,
+    adapter: str | int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    on_progress: Progress | None = None,
+) -> Metrics:
+    """Return the metrics of rows that carry their right answer.
+
+    Args:
+        model: The base, perhaps with a bank; left in the mode it is in.
+        kind: Kind of the base.
+        encoded: The rows.
+        choice_ids: Token ids of each label's answer, end token included; empty for encoders and free text.
+        labels: The closed label set; empty for free text.
+        pad_id: Token id of padding.
+        decoder_start_id: First decoder token; seq2seq only.
+        adapter: Name or row of the adapter; None uses the active one.
+        token_budget: Most tokens of a batch, padding included.
+        on_progress: Told the number of rows done, and of all rows.
+
+    Returns:
+        Loss in nats per target token (encoders: per example); for a label set also accuracy, F1, confusion and
+        calibration from the same pass. Free text has a loss and perplexity alone, since nothing is generated.
+
+    Raises:
+        SettingsError: If a row has no answer.
+        MetricsError: If there are no rows, or a number is NaN.
+    """
+    options: dict[str, Any] = {"pad_id": pad_id, "decoder_start_id": decoder_start_id, "adapter": adapter}
+    options |= {"token_budget": token_budget, "on_progress": on_progress}
+    require_answers(encoded, is_closed=bool(labels))
+    if not labels:
+        summed, targets = sum_target_losses(model, kind, encoded, **options)
+        return score_loss(len(encoded), summed / max(1, targets))
+    scores = score_encoded(model, kind, encoded, choice_ids, **options)
+    gold = [e.choice for e in encoded]
+    right = float(-scores[np.arange(len(gold)), gold].sum()) if gold else 0.0
+    if kind == "encoder":
+        loss = right / max(1, len(gold))
+        return score_predictions(labels, gold, softmax(scores), loss, loss_unit="example")
+    targets = sum(len(choice_ids[choice]) for choice in gold)
+    return score_predictions(labels, gold, softmax(scores), right / max(1, targets))
+
+
+def require_answers(encoded: Sequence[Encoded], *, is_closed: bool) -> None:
+    """Raise if a row has no right answer: no choice of a closed set, no target tokens for free text.
+
+    Raises:
+        SettingsError: The number of such rows, and the first.
+    """
+    bare = [e.index for e in encoded if (e.choice < 0 if is_closed else not e.target_ids)]
+    if bare:
+        raise SettingsError(
+            f"Evaluating: {len(bare)} of {len(encoded)} rows have no answer to compare with, the first is row "
+            f"{bare[0] + 1}. Give a table with a label in every row."
+        )
+
+
+def score_encoded(
+    model: Any,
+    kind: Kind,
+    encoded: Sequence[Encoded],
+    choice_ids: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    decoder_start_id: int | None = None,
+    adapter: str | int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    on_progress: Progress | None = None,
+) -> Array:
+    """Return the log-probability of every choice for any number of rows; see `score_choices`.
+
+    Returns:
+        Shape (rows, choices), float64, in the order of the rows; (0, choices) without rows.
+    """
+    if not encoded:
+        return np.empty((0, len(choice_ids)))
+    found: dict[int, Array] = {}
+    with evaluating(model):
+        for part in length_batches([len(e.prompt_ids) for e in encoded], token_budget):
+            scores = score_choices(
+                model,
+                kind,
+                [encoded[i] for i in part],
+                choice_ids,
+                pad_id=pad_id,
+                decoder_start_id=decoder_start_id,
+                rows=adapter,
+            )
+            found |= zip(part, scores.double().cpu().numpy(), strict=True)
+            if on_progress is not None:
+                on_progress(len(found), len(encoded))
+    return np.stack([found[i] for i in range(len(encoded))])
+
+
+@torch.inference_mode()
+def sum_target_losses(
+    model: Any,
+    kind: Kind,
+    encoded: Sequence[Encoded],
+    *,
+    pad_id: int,
+    decoder_start_id: int | None = None,
+    adapter: str | int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    on_progress: Progress | None = None,
+) -> tuple[float, int]:
+    """Return the summed loss of the rows' own targets in nats, and the number of target tokens.
+
+    Args are those of `evaluate_encoded`; the base is a language model.
+    """
+    device = next(model.parameters()).device
+    summed, targets, done = 0.0, 0, 0
+    with evaluating(model):
+        for part in length_batches([len(e) for e in encoded], token_budget):
+            batch = collate([encoded[i] for i in part], kind, pad_id, decoder_start_id).to(device)
+            positions = batch.labels != IGNORED
+            rows = {} if adapter is None else {"rows": adapter}
+            logits = logits_at(model, positions, {**batch.inputs, "use_cache": False, **rows})
+            wide = logits if logits.dtype == torch.float64 else logits.float()
+            summed += float(functional.cross_entropy(wide, batch.labels[positions], reduction="sum"))
+            targets += int(positions.sum())
+            done += len(part)
+            if on_progress is not None:
+                on_progress(done, len(encoded))
+    return summed, targets
+
+
+def length_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Yield positions in `lengths` in batches of like length, the longest first; every position once."""
+    for part in split_by_tokens(range(len(lengths)), lengths, token_budget):
+        for start in range(0, len(part), _MOST_ROWS):
+            yield part[start : start + _MOST_ROWS]
+
+
+def softmax(scores: Array) -> Array:
+    """Return the probability of each choice, shape (rows, choices), from scores of that shape."""
+    with np.errstate(invalid="ignore"):  # an overflow stays NaN, which is told with its row
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put the model into eval mode inside (no dropout); every module is then in the mode it was in."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True

@@ -1,0 +1,138 @@
+"""Greedy generation: the most probable next token, until the end token or a limit.
+
+Transformers' own `generate` mixes in whatever the base's generation config says (BART's forced first token, beams,
+penalties), which an adapter was not trained with; this loop does nothing but take the largest logit. Finished rows
+leave the batch. This file knows token ids and models; it knows nothing of templates or tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from ia3.bases.kinds import Kind
+from ia3.data.batches import pad_left, pad_right
+from ia3.data.encoding import Encoded
+from ia3.errors import SettingsError
+from ia3.inference.evaluate import TOKEN_BUDGET, Progress, evaluating, length_batches
+from ia3.inference.logits import known_inputs, run_at
+from ia3.inference.scoring import pad_prompts
+
+Tokens = tuple[int, ...]
+
+
+@torch.inference_mode()
+def generate_tokens(
+    model: Any,
+    kind: Kind,
+    encoded: Sequence[Encoded],
+    *,
+    max_new_tokens: int,
+    end_id: int,
+    pad_id: int,
+    decoder_start_id: int | None = None,
+    adapter: str | int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    on_progress: Progress | None = None,
+) -> list[Tokens]:
+    """Return what the base answers to each prompt.
+
+    Args:
+        model: A causal or seq2seq base, perhaps with a bank.
+        kind: Its kind.
+        encoded: The prompts; targets are not read.
+        max_new_tokens: Most tokens of an answer, the end token included.
+        end_id: Token that ends an answer.
+        pad_id: Token id of padding.
+        decoder_start_id: First decoder token; seq2seq only.
+        adapter: Name or row of the adapter; None uses the active one.
+        token_budget: Most tokens of a batch, padding and answers included.
+        on_progress: Told the number of rows done, and of all rows.
+
+    Returns:
+        Token ids of each answer in the order of the prompts, without the end token.
+
+    Raises:
+        SettingsError: For an encoder, a limit below one, or a seq2seq base without a first decoder token.
+    """
+    if kind == "encoder":
+        raise SettingsError("Generating: the base is an encoder, which has no words to answer with. Use classify.")
+    if max_new_tokens < 1:
+        raise SettingsError(f"Generating: max_new_tokens is {max_new_tokens}, expected at least 1.")
+    if kind == "seq2seq" and decoder_start_id is None:
+        raise SettingsError("Generating: the base names no decoder_start_token_id, expected one in its config.")
+    answers: dict[int, Tokens] = {}
+    with evaluating(model):
+        for part in length_batches([len(e.prompt_ids) + max_new_tokens for e in encoded], token_budget):
+            rows = {} if adapter is None else {"rows": adapter}
+            batch = [encoded[i] for i in part]
+            if kind == "causal":
+                inputs = _start_causal(model, batch, pad_id)
+            else:
+                assert decoder_start_id is not None
+                inputs = _start_seq2seq(model, batch, pad_id, decoder_start_id, rows)
+            answers |= zip(part, _run_greedily(model, inputs | rows, max_new_tokens, end_id), strict=True)
+            if on_progress is not None:
+                on_progress(len(answers), len(encoded))
+    return [answers[i] for i in range(len(encoded))]
+
+
+def _start_causal(model: Any, encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
+    ids, mask = pad_prompts(model, encoded, pad_id, pad_left)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return {"input_ids": ids, "attention_mask": mask, **known_inputs(model, position_ids=positions)}
+
+
+def _start_seq2seq(
+    model: Any, encoded: Sequence[Encoded], pad_id: int, start_id: int, rows: dict[str, Any]
+) -> dict[str, Any]:
+    ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
+    hidden = model.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True, **rows).last_hidden_state
+    start = torch.full((len(encoded), 1), start_id, device=ids.device)
+    return {"encoder_outputs": hidden, "attention_mask": mask, "decoder_input_ids": start}
+
+
+def _run_greedily(model: Any, inputs: dict[str, Any], max_new_tokens: int, end_id: int) -> list[Tokens]:
+    """Return the answers of one batch, without the end token."""
+    tokens_in = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
+    answers: list[list[int]] = [[] for _ in range(inputs[tokens_in].shape[0])]
+    alive = list(range(len(answers)))
+    for _ in range(max_new_tokens):
+        last = torch.zeros_like(inputs[tokens_in], dtype=torch.bool)
+        last[:, -1] = True
+        logits, output = run_at(model, last, _as_model_inputs(inputs))
+        chosen = logits.argmax(dim=-1)  # (alive,)
+        goes_on = (chosen != end_id).nonzero().squeeze(1)
+        for row, token in zip(alive, chosen.tolist(), strict=True):
+            if token != end_id:
+                answers[row].append(token)
+        if goes_on.numel() == 0:
+            break
+        alive = [alive[i] for i in goes_on.tolist()]
+        inputs = _next_inputs(inputs, output.past_key_values, chosen, goes_on, tokens_in)
+    return [tuple(answer) for answer in answers]
+
+
+def _as_model_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    named = {**inputs, "use_cache": True}
+    if "encoder_outputs" in named:
+        named["encoder_outputs"] = BaseModelOutput(last_hidden_state=named["encoder_outputs"])
+    return named
+
+
+def _next_inputs(inputs: dict[str, Any], cache: Any, chosen: Tensor, goes_on: Tensor, tokens_in: str) -> dict[str, Any]:
+    """Return the inputs of the next step, of the rows that go on; `chosen` has shape (alive,)."""
+    if goes_on.numel() < chosen.numel():
+        cache.batch_select_indices(goes_on)
+        inputs = {name: value[goes_on] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    step = {**inputs, "past_key_values": cache, tokens_in: chosen[goes_on].unsqueeze(1)}
+    if tokens_in == "input_ids":
+        mask = inputs["attention_mask"]
+        step["attention_mask"] = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
+    if "position_ids" in inputs:
+        step["position_ids"] = inputs["position_ids"][:, -1:] + 1
+    return step

@@ -1,0 +1,62 @@
+"""Logits only where they are wanted.
+
+The output head of a small language model can cost more than all its blocks. A hook on the head hands it the wanted
+positions alone; whatever the model does to its logits afterwards (a soft cap, a bias) it does to those. This file knows
+models and positions; it knows nothing of prompts, choices or losses.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ia3.errors import BaseError
+
+
+def logits_at(model: Any, positions: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Run the model and return its logits at some positions.
+
+    Args:
+        model: A causal or seq2seq language model.
+        positions: Where logits are wanted, bool, shape (batch, seq) of the decoder's side.
+        inputs: What the model is called with; no labels.
+
+    Returns:
+        Shape (wanted, vocabulary), in the order of `positions` read row by row; the model's dtype.
+    """
+    return run_at(model, positions, inputs)[0]
+
+
+def run_at(model: Any, positions: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Any]:
+    """Run the model and return its logits at some positions, and its whole output (for the cache).
+
+    Raises:
+        BaseError: If the model has no output head.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise BaseError(f"Computing logits: {type(model).__name__} has no output head, expected a language model.")
+
+    thread = threading.get_ident()
+
+    def pick(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if threading.get_ident() != thread:  # another thread's pass through the same head has its own positions
+            return None
+        return (args[0][positions].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        output = model(**inputs)
+    finally:
+        handle.remove()
+    return output.logits[0], output
+
+
+def known_inputs(model: Any, **inputs: Any) -> dict[str, Any]:
+    """Keep the inputs that the model's forward has; the others (BLOOM's positions) it reads from the mask."""
+    known = inspect.signature(model.forward).parameters
+    return {name: value for name, value in inputs.items() if name in known}

@@ -1,0 +1,364 @@
+"""A predictor: a base with one adapter and all that is needed to answer texts as the adapter was trained to.
+
+`load_predictor` makes one from an adapter's folder; `classify`, `generate` and `evaluate` use it. This file brings
+together the rooms before it; formats of tables that are written are `outputs`' matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ia3.adapters.attached import load
+from ia3.adapters.folder import load_adapter
+from ia3.bases.kinds import Kind, kind_of
+from ia3.bases.loading import Base, load_base, load_config
+from ia3.bases.locating import say_on_stderr
+from ia3.core.attach import Attachment
+from ia3.data.encoding import Encoded, Encoding, longest_input
+from ia3.data.examples import Example, Table
+from ia3.data.tables import read_table
+from ia3.data.templates import Template, check_prompt, default_template, parse_template
+from ia3.errors import AdapterError, BaseError, SettingsError
+from ia3.inference.evaluate import (
+    TOKEN_BUDGET,
+    Progress,
+    evaluate_encoded,
+    require_answers,
+    score_encoded,
+    sum_target_losses,
+)
+from ia3.inference.generate import generate_tokens
+from ia3.inference.metrics import Metrics, score_texts
+from ia3.inference.predictions import Prediction, predictions_of
+from ia3.inference.rows import Row, choose_columns_of, read_rows
+
+MOST_NEW_TOKENS = 64  # of free text, unless asked for more
+_MOST_EVALUATED_TOKENS = 256  # of free text that is compared with a right answer
+T = TypeVar("T")
+
+
+def load_predictor(
+    adapter_folder: str | Path,
+    *,
+    base: str | Path | Base | None = None,
+    labels: Sequence[str] | None = None,
+    template: Template | str | None = None,
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    say: Callable[[str], None] = say_on_stderr,
+) -> Predictor:
+    """Return a predictor from an adapter's folder: its base loaded, the adapter on it, its labels and template known.
+
+    Args:
+        adapter_folder: A folder of ours or of PEFT's, or an id on the hub.
+        base: Another place for the base than the one the adapter names, or a loaded base.
+        labels: The label set, for a folder that does not record one; for encoders in the order of the head's outputs.
+        template: The template, for a folder that does not record one.
+        name: Name of the adapter in the bank; by default the folder's.
+        device: Where the base goes; not used with a loaded one.
+        dtype: Of the base; not used with a loaded one.
+        say: Told, a line at a time, what takes long or was chosen.
+
+    Returns:
+        The predictor. Without labels, recorded or given, a language model's adapter answers with free text.
+
+    Raises:
+        AdapterError: If the folder holds no adapter of this base, or names no base.
+        BaseError: If the base cannot be loaded.
+        SettingsError: If labels or template are given and others are recorded, or an encoder's labels are not known.
+
+    Example:
+        >>> predictor = load_predictor("runs/news")  # doctest: +SKIP
+        >>> predictor.classify(["Profit rose by 3 %."])[0].prediction  # doctest: +SKIP
+        'positive'
+    """
+    adapter = load_adapter(adapter_folder)
+    doing = f"Loading adapter from {adapter_folder}"
+    known = _Recorded.read(doing, adapter.record)
+    chosen = _agreed(doing, "label set", tuple(labels) if labels else None, known.labels)
+    given = parse_template(template) if isinstance(template, str) else template
+    words = _agreed(doing, "template", given, known.template)
+    if isinstance(base, Base):
+        chosen = _labels_of_head(doing, base.model.config) if base.kind == "encoder" and not chosen else chosen
+    else:
+        try:
+            base, chosen = _load_base(doing, base or adapter.base_name, adapter.kind, chosen, dtype, device, say)
+        except BaseError as error:
+            hint = "" if base else " The adapter names this base; if it lies elsewhere, say where: base=… (--base)."
+            raise BaseError(f"{error}{hint}") from error
+    if adapter.kind is not None and adapter.kind != base.kind:
+        raise AdapterError(
+            f"{doing}: it is for a base of kind {adapter.kind}, got {base.name!r}, which is {base.kind}."
+        )
+    attachment = load(base.model, adapter_folder, name)
+    encoding = Encoding(
+        base.tokenizer,
+        base.kind,
+        words or default_template(base.kind, known.label_column),
+        known.text_column,
+        chosen or (),
+        known.max_length or longest_input(base.tokenizer, base.model.config),
+        known.label_column,
+    )
+    return Predictor(base, attachment, name or Path(adapter_folder).absolute().name, encoding, adapter.record)
+
+
+def _agreed(doing: str, what: str, given: T | None, recorded: T | None) -> T | None:
+    """Return what is recorded, or else given; another one than what is recorded is refused."""
+    if given is not None and recorded is not None and given != recorded:
+        raise SettingsError(
+            f"{doing}: its record has another {what} than the one given, {recorded!r}. The adapter was trained with "
+            "that; leave yours out."
+        )
+    return given if recorded is None else recorded
+
+
+def _load_base(
+    doing: str,
+    name: str | Path | None,
+    kind: Kind | None,
+    labels: tuple[str, ...] | None,
+    dtype: str,
+    device: str,
+    say: Callable[[str], None],
+) -> tuple[Base, tuple[str, ...] | None]:
+    """Return the base, and the labels; for an encoder without any those of its config."""
+    if name is None:
+        raise AdapterError(f"{doing}: it does not say which base it is for. Name it: base=… (--base).")
+    if kind is None or (kind == "encoder" and not labels):
+        config = load_config(name, say)
+        kind = kind or kind_of(config)
+        labels = _labels_of_head(doing, config) if kind == "encoder" and not labels else labels
+    heads = labels if kind == "encoder" else None
+    return load_base(name, kind=kind, labels=heads, dtype=dtype, device=device, say=say), labels
+
+
+def _labels_of_head(doing: str, config: Any) -> tuple[str, ...]:
+    """Return the labels in a base's config, unless they are placeholders."""
+    named = dict(config.id2label or {})
+    found = tuple(str(named[i]) for i in sorted(named))
+    if not found or found == tuple(f"LABEL_{i}" for i in range(len(found))):
+        raise SettingsError(
+            f"{doing}: neither its record nor the base's config names the labels of the head. Give them in the order "
+            "of the head's outputs: labels=['negative', 'positive']."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What an adapter's record says of labels and words."""
+
+    labels: tuple[str, ...] | None
+    template: Template | None
+    text_column: str
+    label_column: str | None
+    max_length: int | None
+
+    @staticmethod
+    def read(doing: str, record: Mapping[str, Any]) -> _Recorded:
+        """Return the checked values; a folder of PEFT's has none of them.
+
+        Raises:
+            AdapterError: If one is of another type than it must be.
+        """
+        values = {**(record.get("data") or {}), **record}
+        labels, words, length = values.get("labels"), values.get("template"), values.get("max_length")
+        columns = [values.get("text_column"), values.get("label_column")]
+        faults = {
+            "labels": labels is None or all(isinstance(label, str) for label in labels),
+            "template": words is None or all(isinstance(words.get(part), str) for part in ("prompt", "target")),
+            "max_length": length is None or (type(length) is int and length > 0),
+            "text_column or label_column": all(isinstance(column, str | None) for column in columns),
+        }
+        wrong = [name for name, is_right in faults.items() if not is_right]
+        if wrong:
+            raise AdapterError(f"{doing}: {', '.join(wrong)} in ia3.json cannot be used. Save the adapter again.")
+        template = Template(words["prompt"], words["target"]) if words else None
+        return _Recorded(tuple(labels) if labels else None, template, columns[0] or "text", columns[1], length)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A base with one adapter, its labels and its template.
+
+    Attributes:
+        base: The base; its model has the bank.
+        attachment: Handle of the bank.
+        adapter: Name of the adapter in the bank.
+        encoding: How texts become token ids; `encoding.labels` is empty for free text.
+        record: What is known of how the adapter came about.
+        token_budget: Most tokens of a batch, padding included.
+    """
+
+    base: Base
+    attachment: Attachment
+    adapter: str
+    encoding: Encoding
+    record: Mapping[str, Any] = field(default_factory=dict)
+    token_budget: int = TOKEN_BUDGET
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The closed label set; empty for free text."""
+        return self.encoding.labels
+
+    def classify(self, texts: Sequence[Row], on_progress: Progress | None = None) -> list[Prediction]:
+        """Return the most probable label of each text, with the probability of every label.
+
+        Args:
+            texts: Texts, dicts with the columns of the template, or examples; any number.
+            on_progress: Told the number of texts done, and of all.
+
+        Returns:
+            One prediction for each text, in order.
+
+        Raises:
+            SettingsError: If the adapter answers with free text.
+            TableError: For a text that is empty.
+            TemplateError: If the template needs a column that is not there.
+        """
+        if not self.labels:
+            raise SettingsError("Classifying: this adapter answers with free text and has no labels. Use generate.")
+        examples = read_rows(texts, self.encoding.text_column)
+        encoded = self._encode(self.encoding, examples)
+        scores = score_encoded(
+            self.base.model,
+            self.base.kind,
+            encoded,
+            self.encoding.choice_ids,
+            on_progress=on_progress,
+            **self._options(),
+        )
+        return predictions_of(scores, self.labels, examples)
+
+    def generate(
+        self, texts: Sequence[Row], max_new_tokens: int | None = None, on_progress: Progress | None = None
+    ) -> list[str]:
+        """Return what the base answers to each text: the most probable token again and again, until the end token.
+
+        Args:
+            texts: As for `classify`.
+            max_new_tokens: Most tokens of an answer; by default those of the longest label, or 64 for free text.
+            on_progress: Told the number of texts done, and of all.
+
+        Returns:
+            One answer for each text, in order, without blanks around it.
+
+        Raises:
+            SettingsError: If the base is an encoder, or has no room for so long an answer.
+        """
+        limit = self._most_new_tokens() if max_new_tokens is None else max_new_tokens
+        examples = read_rows(texts, self.encoding.text_column)
+        return self._answers(self._encode(self._encoding_beside(limit), examples), limit, on_progress)
+
+    def evaluate(
+        self,
+        table: Table | str | Path | Sequence[Any],
+        *,
+        text: str | None = None,
+        label: str | None = None,
+        skip_bad_rows: bool = False,
+        on_progress: Progress | None = None,
+    ) -> Metrics:
+        """Return how good the adapter is on a table with labels.
+
+        Args:
+            table: A table, or what `read_table` reads.
+            text: Text column; by default the one trained on, if the table has it.
+            label: Label column; by default the one trained on, if the table has it.
+            skip_bad_rows: Leave bad rows, and rows with an unknown label, out.
+            on_progress: Told the number of rows done, and of all.
+
+        Returns:
+            Loss and perplexity per target token (encoders: loss per example); with a label set accuracy, F1, confusion
+            and calibration, for free text the share of generated answers that are exactly right.
+
+        Raises:
+            TableError: For bad rows and unknown labels, all of them at once.
+        """
+        if not isinstance(table, Table):
+            own = choose_columns_of(table, {"text": self.encoding.text_column, "label": self.encoding.label_column})
+            table = read_table(
+                table,
+                text=text or own["text"],
+                label=label or own["label"],
+                known_labels=self.labels or None,
+                skip_bad_rows=skip_bad_rows,
+            )
+        encoded = self._encode(self.encoding, table.examples, is_labelled=True)
+        if self.labels:
+            return evaluate_encoded(
+                self.base.model,
+                self.base.kind,
+                encoded,
+                self.encoding.choice_ids,
+                self.labels,
+                on_progress=on_progress,
+                **self._options(),
+            )
+        return self._evaluate_texts(table.examples, encoded, on_progress)
+
+    def _evaluate_texts(
+        self, examples: Sequence[Example], encoded: Sequence[Encoded], on_progress: Progress | None
+    ) -> Metrics:
+        require_answers(encoded, is_closed=False)
+        summed, targets = sum_target_losses(self.base.model, self.base.kind, encoded, **self._options())
+        limit = min(_MOST_EVALUATED_TOKENS, max(len(e.target_ids) for e in encoded))
+        prompts = self._encode(self._encoding_beside(limit), examples)
+        template = self.encoding.template
+        gold = [template.render_target(e.label, e.fields) for e in examples if e.label is not None]
+        return score_texts(gold, self._answers(prompts, limit, on_progress), summed / targets)
+
+    def _encode(self, encoding: Encoding, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Encoded]:
+        if examples:
+            check_prompt(encoding.template, tuple(examples[0].fields), text_column=encoding.text_column)
+        return list(encoding.encode(examples if is_labelled else [replace(e, label=None) for e in examples]))
+
+    def _answers(self, encoded: Sequence[Encoded], limit: int, on_progress: Progress | None) -> list[str]:
+        tokenizer: Any = self.base.tokenizer
+        answers = generate_tokens(
+            self.base.model,
+            self.base.kind,
+            encoded,
+            max_new_tokens=limit,
+            end_id=tokenizer.eos_token_id,
+            on_progress=on_progress,
+            **self._options(),
+        )
+        plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return [tokenizer.decode(list(ids), **plain).strip() for ids in answers]
+
+    def _most_new_tokens(self) -> int:
+        return max((len(ids) for ids in self.encoding.choice_ids), default=MOST_NEW_TOKENS)
+
+    def _encoding_beside(self, max_new_tokens: int) -> Encoding:
+        """Return the encoding whose prompts leave room for an answer, where prompt and answer share the positions."""
+        config: Any = self.base.model.config
+        if self.base.kind == "seq2seq":
+            room = getattr(config, "max_position_embeddings", None)
+            is_enough = room is None or max_new_tokens <= room
+            longest = self.encoding.max_length
+        else:
+            room = longest_input(self.base.tokenizer, config) if self.base.kind == "causal" else None
+            is_enough = room is None or max_new_tokens < room
+            answer = max((len(ids) for ids in self.encoding.choice_ids), default=0)  # the encoding takes it off again
+            limits = [self.encoding.max_length, None if room is None else room - max_new_tokens + answer]
+            longest = min((limit for limit in limits if limit is not None), default=None)
+        if not is_enough:
+            raise SettingsError(
+                f"Generating: max_new_tokens is {max_new_tokens}, the base has {room} positions in all. Ask for fewer."
+            )
+        return self.encoding.with_max_length(longest)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "pad_id": self.base.pad_id,
+            "decoder_start_id": self.base.decoder_start_id,
+            "adapter": self.adapter,
+            "token_budget": self.token_budget,
+        }

@@ -1,0 +1,51 @@
+"""What a predictor takes: texts, dicts or examples as rows, and the columns of a table that an adapter knows.
+
+This file knows rows and columns; it knows nothing of tokens or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ia3.data.examples import Example
+from ia3.data.sources import open_source
+from ia3.data.tables import read_table
+from ia3.errors import TableError
+
+Row = str | Mapping[str, Any] | Example
+
+
+def read_rows(rows: Sequence[Row], text_column: str) -> list[Example]:
+    """Return texts, dicts or examples as examples, in order.
+
+    Args:
+        rows: All of one sort.
+        text_column: Name of the text column in dicts, if they have it; else it is found by its name.
+
+    Raises:
+        TableError: For a single text in place of a list, or a row without text.
+    """
+    if isinstance(rows, str | Mapping | Example):
+        raise TableError(f"Reading texts: got a single {type(rows).__name__}, expected a list. Write [text].")
+    given = list(rows)
+    if all(isinstance(row, Example) for row in given):
+        return [row for row in given if isinstance(row, Example)]
+    has_column = isinstance(given[0], Mapping) and text_column in given[0]
+    table = read_table(given, text=text_column if has_column else None, labels_required=False)
+    return list(table.examples)
+
+
+def choose_columns_of(source: Any, wanted: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return those of the wanted column names that a table has; the others as None, to be found by their names.
+
+    Args:
+        source: Path or hub id; rows in memory are not looked at.
+        wanted: By role, such as `{"text": "sentence"}`.
+    """
+    if not isinstance(source, str | Path):
+        return dict.fromkeys(wanted)
+    opened = open_source(source)
+    opened.records.close()
+    return {role: name if name in opened.columns else None for role, name in wanted.items()}

@@ -1,0 +1,207 @@
+"""Predicting a table: every row of a file, in its order, with the prediction beside it; for files larger than memory.
+
+The table is read twice: once to find every bad row, every column and the number of rows before anything is run, and
+once in windows that are predicted and written. This file knows tables and predictors; formats are `outputs`' matter.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ia3.data.examples import Example, Fault, quote
+from ia3.data.sources import open_source
+from ia3.data.tables import SHOWN_FAULTS, TableStream, stream_table
+from ia3.data.templates import check_prompt
+from ia3.errors import TableError
+from ia3.inference.evaluate import Progress
+from ia3.inference.outputs import OutputRow, check_output, open_output
+from ia3.inference.predictor import Predictor
+from ia3.inference.rows import choose_columns_of
+
+WINDOW_ROWS = 4096  # sorted by length and predicted together
+
+
+def predict_table(
+    predictor: Predictor,
+    source: str | Path | Iterable[Any],
+    output: str | Path,
+    *,
+    text: str | None = None,
+    skip_bad_rows: bool = False,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+    window_rows: int = WINDOW_ROWS,
+) -> PredictSummary:
+    """Write every row of a table with its prediction to a CSV, TSV, JSONL or Parquet file.
+
+    The output has every column of the table as strings, then `prediction` and for a label set `probability` (of the
+    prediction) and `probability_<label>` for each label. A table without rows gives a file without rows.
+
+    Args:
+        predictor: The predictor.
+        source: What `stream_table` reads.
+        output: The file; its suffix decides the format. It appears when it is complete.
+        text: Text column; by default the one trained on, if the table has it.
+        skip_bad_rows: Leave bad rows out instead of stopping; a row that is left out is not in the output.
+        overwrite: Whether a file of this name is replaced.
+        on_progress: Told the number of rows done, and of all (None for rows in memory that can be read only once).
+        window_rows: Rows that are in memory at once.
+
+    Returns:
+        The numbers of rows, and how often each label was predicted.
+
+    Raises:
+        RunError: If the output cannot be written; before anything is run.
+        TableError: For bad rows, all of them at once, and for a column of the table that the output needs itself.
+        TemplateError: If the adapter's template needs a column that the table does not have.
+    """
+    check_output(output, overwrite=overwrite)
+    own = choose_columns_of(source, {"text": predictor.encoding.text_column})
+    survey = _survey(source, text or own["text"], skip_bad_rows)
+    numbers = ["probability", *(f"probability_{label}" for label in predictor.labels)] if predictor.labels else []
+    _check_columns(survey, ["prediction", *numbers], predictor)
+    counts: Counter[str] = Counter()
+    done = 0
+    with open_output(output, [*survey.columns, "prediction"], numbers, overwrite=overwrite) as write:
+        for window in _windows(survey.stream, window_rows):
+            rows = _predict(predictor, window, survey.columns, on_progress, done, survey.rows)
+            write(rows)
+            counts.update(str(row["prediction"]) for row in rows)
+            done += len(rows)
+    labels = {label: counts[label] for label in predictor.labels}
+    shown = tuple(survey.faults[:SHOWN_FAULTS])
+    return PredictSummary(str(output), done, len({fault.origin for fault in survey.faults}), shown, labels)
+
+
+def _survey(source: str | Path | Iterable[Any], text: str | None, skip_bad_rows: bool) -> _Survey:
+    """Read the table once without running anything; rows that can be read only once are not looked at."""
+    faults: list[Fault] = []
+    if not isinstance(source, str | Path | Sequence):
+        stream = stream_table(source, text=text, skip_bad_rows=skip_bad_rows, on_fault=faults.append)
+        return _Survey(stream, stream, stream.columns, None, faults)
+    first = stream_table(source, text=text, skip_bad_rows=True, on_fault=faults.append)
+    columns, rows = dict.fromkeys(first.columns), 0
+    try:
+        for example in first:
+            rows += 1
+            columns |= dict.fromkeys(example.fields)
+    except TableError:
+        if not faults and _has_no_rows(source):
+            return _Survey((), first, first.columns, 0, faults)
+        if not faults:
+            raise
+    if faults and not (skip_bad_rows and rows):
+        raise _explain_faults(first.name, faults, rows)
+    again = stream_table(source, text=text, skip_bad_rows=skip_bad_rows, on_fault=lambda fault: None)
+    return _Survey(again, first, tuple(columns), rows, faults)
+
+
+def _explain_faults(name: str, faults: Sequence[Fault], good: int) -> TableError:
+    """Return the one error that tells all bad rows."""
+    bad = len({fault.origin for fault in faults})
+    told = [str(fault) for fault in faults[:SHOWN_FAULTS]]
+    more = [f"… and {len(faults) - SHOWN_FAULTS} more."] if len(faults) > SHOWN_FAULTS else []
+    head = f"Reading {name}: {bad} bad row{'s' * (bad != 1)} of {good + bad}."
+    cure = ["Mend them, or give --skip-bad-rows to leave them out."] if good else []
+    return TableError("\n".join([head, *told, *more, *cure]), faults)
+
+
+def _has_no_rows(source: Any) -> bool:
+    """Whether a source has columns and not a single row, good or bad."""
+    opened = open_source(source)
+    try:
+        return next(opened.records, None) is None
+    finally:
+        opened.records.close()
+
+
+def _check_columns(survey: _Survey, added: Sequence[str], predictor: Predictor) -> None:
+    """Refuse a table that has a column of the output, or lacks one of the template, before anything is run."""
+    taken = [name for name in survey.columns if name in added]
+    if taken:
+        names = " and ".join(map(quote, taken))
+        raise TableError(
+            f"Predicting {survey.table.name}: the table has a column {names} already, which the output needs for the "
+            "prediction. Rename it in the table."
+        )
+    encoding = predictor.encoding
+    check_prompt(encoding.template, survey.columns, text_column=encoding.text_column)
+
+
+def _windows(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    rest = iter(examples)
+    while window := list(itertools.islice(rest, size)):
+        yield window
+
+
+def _predict(
+    predictor: Predictor,
+    window: Sequence[Example],
+    columns: Sequence[str],
+    on_progress: Progress | None,
+    before: int,
+    total: int | None,
+) -> list[OutputRow]:
+    """Return the output rows of a window."""
+    for example in window:
+        late = [name for name in example.fields if name not in columns]
+        if late:
+            raise TableError(
+                f"Predicting {example.origin}: the row has a column {quote(late[0])} that the rows before it do not "
+                "have. Give every row the same columns."
+            )
+
+    def tell(done: int, _: int | None) -> None:
+        if on_progress is not None:
+            on_progress(before + done, total)
+
+    kept = [{name: example.fields.get(name, "") for name in columns} for example in window]
+    if not predictor.labels:
+        answers = predictor.generate(window, on_progress=tell)
+        return [{**fields, "prediction": answer} for fields, answer in zip(kept, answers, strict=True)]
+    return [
+        {
+            **fields,
+            "prediction": found.prediction,
+            "probability": found.probability,
+            **{f"probability_{label}": share for label, share in found.probabilities.items()},
+        }
+        for fields, found in zip(kept, predictor.classify(window, tell), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What is known of a table before its rows are predicted."""
+
+    stream: Iterable[Example]  # the rows, not yet read
+    table: TableStream  # its name and columns
+    columns: tuple[str, ...]  # all that occur
+    rows: int | None  # None if not known
+    faults: list[Fault]  # of the rows that are left out; filled while reading where nothing was known before
+
+
+@dataclass(frozen=True)
+class PredictSummary:
+    """What was written."""
+
+    output: str
+    rows: int  # written
+    skipped: int  # bad rows that were left out
+    faults: tuple[Fault, ...]  # the first of them
+    counts: Mapping[str, int] = field(hash=False)  # rows of each predicted label; empty for free text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "output": self.output,
+            "rows": self.rows,
+            "skipped": self.skipped,
+            "faults": [str(fault) for fault in self.faults],
+            "counts": dict(self.counts),
+        }

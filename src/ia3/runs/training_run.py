@@ -1,0 +1,188 @@
+"""One run from its table to its adapter: check the folder, read the rows, load the base, describe, train, write.
+
+Talk goes through `say`, progress through `on_event`; nothing is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ia3.adapters.attached import attach
+from ia3.bases.kinds import Kind, kind_of
+from ia3.bases.loading import Base, load_base, load_config
+from ia3.data.templates import Template, parse_template
+from ia3.errors import SettingsError
+from ia3.inference.metrics import Metrics
+from ia3.runs.dataset import Answers, Rows, check_answers, data_name, encode_rows, read_rows
+from ia3.runs.folder import check_folder, open_folder
+from ia3.runs.run import ADAPTER, Run, Setup
+from ia3.training.loop import Outcome
+from ia3.training.records import Event
+from ia3.training.settings import Settings, settings_for
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives."""
+
+    folder: Path
+    outcome: Outcome
+    metrics: Metrics | None  # of the saved adapter on the held-out rows; None without any
+    labels: tuple[str, ...]
+    settings: Settings
+    seconds: float  # of the whole run, loading included
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain values, for `ia3 train --json`."""
+        return {
+            "output": str(self.folder),
+            "steps": self.outcome.steps,
+            "best_epoch": self.outcome.best_epoch,
+            "stopped": self.outcome.is_stopped,
+            "labels": list(self.labels),
+            "settings": self.settings.to_json(),
+            "metrics": None if self.metrics is None else self.metrics.to_json(),
+            "seconds": self.seconds,
+        }
+
+
+def train_adapter(
+    source: Any,
+    base: str | Path | Base,
+    output: str | Path,
+    *,
+    eval_source: Any = None,
+    eval_fraction: float = 0.1,
+    text: str | None = None,
+    label: str | None = None,
+    template: Template | str | None = None,
+    answers: Answers = "auto",
+    max_length: int | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    skip_bad_rows: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = lambda sentence: None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    checkpoint_seconds: float = 10.0,
+    **settings: Any,
+) -> Result:
+    """Train an adapter on a table of labelled text and write its folder.
+
+    Args:
+        source: A table file, a folder of them, a hub id, or (text, label) pairs.
+        base: Name, folder, hub id or GGUF file of the base, or a loaded one.
+        output: Folder of the adapter; new, or see `resume` and `overwrite`.
+        eval_source: Table to evaluate on; without it `eval_fraction` of the rows is held out.
+        eval_fraction: Share of the rows held out, in [0, 1).
+        text: Name of the text column; found by its name if left out.
+        label: Name of the label column; found by its name if left out.
+        template: Jinja2 prompt, or `prompt ||| target`, or a file of it; see `ia3.data.templates`.
+        answers: Whether the labels are a closed set or free text.
+        max_length: Most tokens of an example; the text is cut.
+        dtype: Of the base: `auto`, `float32`, `bfloat16`, …. The vectors stay fp32. A loaded base has its own.
+        device: `auto`, `cpu`, `cuda`, `mps`, …. A loaded base has its own.
+        skip_bad_rows: Leave bad rows out, listed in the record, instead of stopping.
+        resume: Go on from the folder's last checkpoint.
+        overwrite: Replace the run in the folder.
+        say: Called with each sentence for the user.
+        on_event: Called with each event of the record.
+        should_stop: Asked before every step; true ends the run with what is best so far.
+        now: The time written into the record.
+        checkpoint_seconds: Least time between two checkpoints within an epoch; 0 for one after every step.
+        settings: Settings by name that differ from the defaults of the kind of base; see `Settings`.
+
+    Returns:
+        The folder, how the run ended, and the metrics of the saved adapter on the held-out rows.
+
+    Raises:
+        IA3Error: For bad rows, a base that cannot be loaded, settings out of range, or a folder in use.
+    """
+    began = now()
+    folder = Path(output).expanduser()
+    check_folder(folder, resume=resume, overwrite=overwrite)
+    kind = _kind(base, dtype, device, say)
+    chosen = settings_for(kind, **settings)
+    rows = read_rows(
+        source,
+        eval_source=eval_source,
+        eval_fraction=eval_fraction,
+        text=text,
+        label=label,
+        answers="labels" if kind == "encoder" and answers == "auto" else answers,
+        skip_bad_rows=skip_bad_rows,
+        seed=chosen.seed,
+    )
+    check_answers(rows, kind)
+    _check_weights(rows, chosen)
+    if isinstance(base, Base):
+        loaded, rows = base, _in_order_of(base, rows)
+    else:
+        loaded = _load(base, kind, rows, dtype, device, chosen.seed, say)
+    words = parse_template(template) if isinstance(template, str) else template
+    dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
+    for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines()):
+        say(sentence)
+    names = data_name(source), _eval_name(eval_source)
+    with open_folder(folder, resume=resume, overwrite=overwrite):
+        attachment = attach(loaded.model, head_modules=loaded.head_modules, name=ADAPTER)
+        try:
+            run = Run(Setup(folder, loaded, attachment, dataset, chosen, *names, say, now, checkpoint_seconds))
+            outcome = run.train(on_event, should_stop, resume=resume)
+            metrics = run.finish(outcome)
+        finally:
+            attachment.detach()
+    return Result(folder, outcome, metrics, rows.labels, chosen, (now() - began).total_seconds())
+
+
+def _kind(base: str | Path | Base, dtype: str, device: str, say: Say) -> Kind:
+    """Return the kind of the base; a loaded one takes no other dtype or device."""
+    if not isinstance(base, Base):
+        return kind_of(load_config(base, say))
+    given = [f"{name} {value!r}" for name, value in (("dtype", dtype), ("device", device)) if value != "auto"]
+    if given:
+        raise SettingsError(
+            f"Training {base.name!r}: {' and '.join(given)} cannot be given to a base that is loaded already. Load it "
+            f"so: ia3.load_base({base.name!r}, …)."
+        )
+    return base.kind
+
+
+def _check_weights(rows: Rows, settings: Settings) -> None:
+    if settings.class_weights and not rows.labels:
+        raise SettingsError(
+            "Checking the settings: class_weights is on and the answers are free text, expected a closed set of "
+            "labels. Leave --class-weights out, or give --answers labels."
+        )
+
+
+def _load(base: str | Path, kind: Kind, rows: Rows, dtype: str, device: str, seed: int, say: Say) -> Base:
+    labels = rows.labels if kind == "encoder" else None
+    return load_base(base, kind=kind, labels=labels, dtype=dtype, device=device, seed=seed, say=say)
+
+
+def _in_order_of(base: Base, rows: Rows) -> Rows:
+    """Take the labels in the order of a loaded encoder's head."""
+    if base.kind != "encoder":
+        return rows
+    names: dict[int, str] = base.model.config.id2label
+    labels = tuple(names[i] for i in sorted(names))
+    if set(labels) != set(rows.labels):
+        raise SettingsError(
+            f"Training {base.name!r}: its head has the labels {list(labels)}, the table {list(rows.labels)}. Load it "
+            f"for the table: ia3.load_base({base.name!r}, labels={list(rows.labels)})."
+        )
+    return replace(rows, labels=labels)
+
+
+def _eval_name(eval_source: Any) -> str | None:
+    return None if eval_source is None else data_name(eval_source)

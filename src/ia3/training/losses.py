@@ -1,0 +1,63 @@
+"""The loss of a micro-batch as a sum, so that no split of a step into micro-batches changes it.
+
+A step's loss is the sum over its target tokens divided by their number; the division is by the whole step's number and
+happens in the loop. For encoders an example takes the place of a token. This file knows models and batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ia3.bases.kinds import Kind
+from ia3.data.batches import IGNORED, Batch
+from ia3.data.encoding import Encoded
+from ia3.inference.logits import logits_at
+
+
+def sum_loss(model: Any, kind: Kind, batch: Batch, rows: Any, weights: Tensor | None = None) -> Tensor:
+    """Return the cross-entropy summed over the targets of a micro-batch.
+
+    Args:
+        model: The base with a bank.
+        kind: Kind of the base.
+        batch: The micro-batch, on the model's device.
+        rows: Rows of its examples.
+        weights: Weight of each choice, shape (choices,), fp32; None for one each.
+
+    Returns:
+        A scalar in nats, fp32 (float64 on a float64 base).
+    """
+    if kind == "encoder":
+        logits = _wide(model(**batch.inputs, rows=rows).logits)
+        by_choice = None if weights is None else weights.to(logits.dtype)
+        return functional.cross_entropy(logits, batch.choices, weight=by_choice, reduction="sum")
+    positions = batch.labels != IGNORED
+    logits = logits_at(model, positions, {**batch.inputs, "use_cache": False, "rows": rows})
+    targets = batch.labels[positions]
+    if weights is None:
+        return functional.cross_entropy(_wide(logits), targets, reduction="sum")
+    by_token = weights[batch.choices].unsqueeze(1).expand_as(batch.labels)[positions]
+    return (functional.cross_entropy(_wide(logits), targets, reduction="none") * by_token).sum()
+
+
+def count_targets(encoded: Sequence[Encoded], kind: Kind, weights: Tensor | None = None) -> float:
+    """Return what a summed loss is divided by: target tokens (for encoders examples), weighted."""
+    return sum(
+        (1 if kind == "encoder" else len(e.target_ids)) * (1.0 if weights is None else float(weights[e.choice]))
+        for e in encoded
+    )
+
+
+def class_weights(encoded: Sequence[Encoded], choices: int) -> Tensor:
+    """Return n / (choices · n_choice) for each choice, shape (choices,), fp32; 0 for one that does not occur."""
+    counts = torch.bincount(torch.tensor([e.choice for e in encoded]), minlength=choices).float()
+    return torch.where(counts > 0, len(encoded) / (choices * counts.clamp(min=1)), 0.0)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

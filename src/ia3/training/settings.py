@@ -1,0 +1,150 @@
+"""The settings of a training run, with defaults for each kind of base.
+
+This file knows numbers and their ranges; it imports no torch, so that the command line can show defaults quickly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ia3.errors import SettingsError, near_matches
+
+if TYPE_CHECKING:
+    from ia3.bases.kinds import Kind
+
+
+def settings_for(kind: Kind, **overrides: Any) -> Settings:
+    """Return the defaults of a kind of base with some settings changed.
+
+    Args:
+        kind: Kind of the base.
+        overrides: Settings by name; None keeps the default.
+
+    Raises:
+        SettingsError: For an unknown name or a value outside its range; names all of them.
+
+    Example:
+        >>> settings_for("causal", epochs=1).epochs
+        1
+    """
+    known = {field.name for field in fields(Settings)}
+    unknown = [name for name in overrides if name not in known]
+    if unknown:
+        hints = "".join(near_matches(name, known) for name in unknown)
+        raise SettingsError(f"Reading the settings: there is no setting {', '.join(map(repr, unknown))}.{hints}")
+    return replace(DEFAULTS[kind], **{name: value for name, value in overrides.items() if value is not None})
+
+
+def _faults(settings: Settings) -> list[str]:
+    odd = [_odd_type(field.name, getattr(settings, field.name)) for field in fields(settings)]
+    found = [fault for fault in odd if fault] or _outside_range(settings)
+    return [fault for fault in found if fault]
+
+
+def _outside_range(settings: Settings) -> Sequence[str | None]:
+    return (
+        _below(settings, "epochs", 1),
+        _below(settings, "max_steps", 1) if settings.max_steps is not None else None,
+        _below(settings, "batch_size", 1),
+        _below(settings, "token_budget", 1),
+        _outside(settings, "learning_rate", 0.0, 10.0, "above 0 and at most 10"),
+        _outside(settings, "head_learning_rate", 0.0, 10.0, "above 0 and at most 10"),
+        None if 0 <= settings.warmup < 1 else f"warmup is {settings.warmup}, expected a share in [0, 1)",
+        None if 0 <= settings.weight_decay < math.inf else f"weight_decay is {settings.weight_decay}, {_NOT_NEGATIVE}",
+        None if 0 <= settings.clip < math.inf else f"clip is {settings.clip}, {_NOT_NEGATIVE}",
+        None if 0 <= settings.seed < 2**32 else f"seed is {settings.seed}, expected a number in [0, 2³²)",
+    )
+
+
+_NOT_NEGATIVE = "expected a number of at least 0"
+
+
+def _odd_type(name: str, value: Any) -> str | None:
+    """Say what is wrong with a value of another type than the default's; a whole number is a number too."""
+    if name == "max_steps" and value is None:
+        return None
+    kind = int if name == "max_steps" else type(getattr(Settings, name))
+    is_right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    words = {int: "a whole number", float: "a number", bool: "True or False"}
+    return None if is_right else f"{name} is {value!r}, expected {words[kind]}"
+
+
+def _below(settings: Settings, name: str, least: int) -> str | None:
+    value = getattr(settings, name)
+    return None if value >= least else f"{name} is {value}, expected at least {least}"
+
+
+def _outside(settings: Settings, name: str, low: float, high: float, rule: str) -> str | None:
+    value = getattr(settings, name)
+    return None if low < value <= high else f"{name} is {value}, expected {rule}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an adapter is trained.
+
+    Attributes:
+        epochs: Passes over the training rows; each row exactly once in each.
+        max_steps: Ends the run earlier, or later where there are fewer steps in `epochs`; None for no say.
+        learning_rate: Highest rate of the vectors; falls linearly to zero.
+        head_learning_rate: Highest rate of a head, for encoders.
+        batch_size: Examples of an optimizer step.
+        token_budget: Most tokens, padding included, that go through the model at once; only splits a step.
+        warmup: Share of the steps in which the rate rises from zero, in [0, 1).
+        weight_decay: Pull of the vectors towards one (not zero), per step times the rate.
+        clip: Largest norm of a step's gradient; 0 for no clipping.
+        dropout: Whether the base's own dropout is on.
+        class_weights: Whether rare labels count more, by n / (labels · n_label).
+        seed: Decides order, split, a fresh head and dropout.
+    """
+
+    epochs: int = 3
+    max_steps: int | None = None
+    learning_rate: float = 8e-3
+    head_learning_rate: float = 1e-3
+    batch_size: int = 8
+    token_budget: int = 4096
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    dropout: bool = False
+    class_weights: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        faults = _faults(self)
+        if faults:
+            raise SettingsError("Checking the settings: " + "; ".join(faults) + ".")
+        for field in fields(self):  # 1 and 1.0 are the same setting, and must look the same in the record
+            if isinstance(getattr(Settings, field.name), float):
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return asdict(self)
+
+    def total_steps(self, examples: int) -> int:
+        """Return the number of optimizer steps for a number of training rows."""
+        return self.max_steps or self.epochs * self.steps_per_epoch(examples)
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Return the number of optimizer steps of one epoch."""
+        return math.ceil(examples / self.batch_size)
+
+    def rate(self, step: int, total: int) -> float:
+        """Return the factor on the learning rates at a step, from 0: up over the warm-up, then linearly to zero."""
+        warm = round(self.warmup * total)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return (total - step) / max(1, total - warm)
+
+
+# Chosen by runs on real tables; benchmarks/LOG.md has them.
+DEFAULTS: Mapping[Kind, Settings] = {
+    "causal": Settings(),
+    "seq2seq": Settings(),
+    "encoder": Settings(epochs=4, learning_rate=2e-2, head_learning_rate=5e-3),
+}
