@@ -1,0 +1,115 @@
+"""Adapters of a PeftModel as folders: the plan a loaded one gets, and PEFT's layout for saving.
+
+The files themselves are `adapters.folder`'s matter. What is written has the names the user gave in the config, where
+PEFT finds the vectors by them, and others where it would not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from ia3.adapters.adapter import Adapter
+from ia3.adapters.atomic import replace_files
+from ia3.adapters.attached import TRAINER_FILE, adapter_of
+from ia3.adapters.fitting import plan_of
+from ia3.adapters.folder import save_adapter
+from ia3.core.attach import BANK_MODULE, Attachment
+from ia3.core.sites import Plan
+from ia3.errors import AdapterError
+from ia3.peft.config import IA3Config, adapter_config
+from ia3.peft.targets import covers
+
+DEFAULT_NAME = "default"
+# Arguments of transformers' and PEFT's save_pretrained that have no meaning for one small file.
+_WITHOUT_MEANING = ("max_shard_size", "save_function", "save_original_format", "save_peft_format", "token")
+
+
+def plan_for(adapter: Adapter, model: nn.Module) -> Plan:
+    """Return the plan a fresh model gets for an adapter: the model's own if the adapter has all of it, else its own.
+
+    Not the model's own for an adapter that has a part of it: training it on would train more than its targets.
+    """
+    plan = plan_of(adapter, model)
+    return plan if covers(adapter.sites, plan) else Plan(adapter.sites, plan.model_type, "adapter")
+
+
+def save_adapters(attachment: Attachment, folder: str | Path, options: Mapping[str, Any]) -> None:
+    """Write the adapters of a PeftModel.
+
+    Args:
+        attachment: The model's handle.
+        folder: Gets the adapter `default`, and a folder for each other one.
+        options: `selected_adapters`, names or None for all; `state_dict`, given by transformers' Trainer.
+
+    Raises:
+        AdapterError: For another option, or where an adapter or the folder cannot be written.
+    """
+    given = dict(options)
+    is_trainer, state = "state_dict" in given, given.pop("state_dict", None)
+    names = given.pop("selected_adapters", None) or list(attachment.model.peft_config)
+    if given.pop("save_embedding_layers", "auto") is True:
+        raise AdapterError(
+            f"Saving adapters to {folder}: save_embedding_layers is true, and embeddings are not trained here. To "
+            "train and save them name them in modules_to_save."
+        )
+    for name in _WITHOUT_MEANING:
+        given.pop(name, None)
+    if given:
+        raise AdapterError(
+            f"Saving adapters to {folder}: {sorted(given)[0]!r} is no argument of this save_pretrained. Leave it out."
+        )
+    path = Path(folder)
+    for name in names:
+        if Path(name).name != name:
+            raise AdapterError(f"Saving adapters to {path}: {name!r} cannot be a folder's name. Choose another name.")
+    for name in names:
+        save_adapter(_adapter(attachment, name), path if name == DEFAULT_NAME else path / name)
+    if is_trainer:
+        _write_checkpoint(attachment, path, state)
+
+
+def _adapter(attachment: Attachment, name: str) -> Adapter:
+    """Return an adapter with the config that the user gave."""
+    adapter = adapter_of(attachment, name)
+    config: IA3Config = attachment.model.peft_config[name]
+    given = adapter_config(config)
+    held = attachment.bank.snapshot.heads.get(attachment.bank.row(name))
+    paths = held.paths if held else ()
+    if given.target_modules is None:  # the model's own plan: its names are found
+        found = adapter.config
+        given = replace(
+            given,
+            target_modules=found.target_modules,
+            feedforward_modules=found.feedforward_modules,
+            exclude_modules=None,
+        )
+    merged = replace(
+        given,
+        auto_mapping=None if given.task_type else _auto_mapping(attachment.model),
+        base_model_name_or_path=adapter.config.base_model_name_or_path,
+        inference_mode=True,
+    )
+    head = {key: t for key, t in adapter.head.items() if any(key.startswith(f"{path}.") for path in paths)}
+    return replace(adapter, config=merged, head=head, head_modules=tuple(paths))
+
+
+def _auto_mapping(model: Any) -> dict[str, str]:
+    return {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+
+
+def _write_checkpoint(attachment: Attachment, folder: Path, state: Mapping[str, Tensor] | None) -> None:
+    """Write the file from which transformers' Trainer resumes and takes the best model: the bank without the base."""
+    everything = attachment.model.state_dict() if state is None else state
+    tensors = {
+        key: tensor.detach().cpu().clone().contiguous()
+        for key, tensor in everything.items()
+        if key.startswith(f"{BANK_MODULE}.")
+    }
+    content = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    replace_files(folder, {TRAINER_FILE: content}, TRAINER_FILE)
