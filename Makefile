@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
+# two test workers on two cores: more threads in each would only be in the way
+test test-all: export OMP_NUM_THREADS = 1
 
 .PHONY: install check test test-all demo bench clean
 
@@ -22,10 +24,10 @@ check: install
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-all: install
-	$(BIN)/pytest -m "slow or parity"
+	$(BIN)/pytest -n 2 --dist worksteal -m "slow or parity"
 
 demo: install
 	$(BIN)/ia3 demo

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tests.families import make_model
 from torch import Tensor
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import adapter_of, attach
 from ia3.core.sites import Channels, Site
+from tests.families import make_model
 
 
 def whole(module: str, side: Any, width: int, role: str = "key", **more: Any) -> Site:

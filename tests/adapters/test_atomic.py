@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.adapters.examples import whole
 
 from ia3.adapters import atomic
 from ia3.adapters.adapter import Adapter
@@ -23,6 +22,7 @@ from ia3.adapters.atomic import replace_files
 from ia3.adapters.config import AdapterConfig
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.errors import AdapterError
+from tests.adapters.examples import whole
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "ia3.json"
 

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from tests.adapters.examples import adapter_for, assert_same, spread, whole
-from tests.families import make_inputs, make_model
 from transformers import BertModel
 
 from ia3.adapters.adapter import Adapter
@@ -22,6 +20,8 @@ from ia3.core.attach import attachment_of
 from ia3.core.discovery import find_plan
 from ia3.core.merge import merge
 from ia3.errors import AdapterError, BankError, PlanError
+from tests.adapters.examples import adapter_for, assert_same, spread, whole
+from tests.families import make_inputs, make_model
 
 
 def is_plain(model: Any) -> bool:

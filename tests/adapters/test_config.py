@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.families import CASES, make_model
 
 from ia3.adapters.config import AdapterConfig, kind_of_model, kind_of_task, read_config
 from ia3.errors import AdapterError
+from tests.families import CASES, make_model
 
 FULL = AdapterConfig(
     auto_mapping={"base_model_class": "BertModel"}, base_model_name_or_path="owner/base", exclude_modules=r".*0\.k",

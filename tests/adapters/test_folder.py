@@ -15,8 +15,6 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.adapters.examples import adapter_for, assert_same, spread, whole
-from tests.families import make_inputs, make_model
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import adapter_of, attach, load
@@ -25,6 +23,8 @@ from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.core.attach import attachment_of
 from ia3.core.sites import Channels, Site
 from ia3.errors import AdapterError
+from tests.adapters.examples import adapter_for, assert_same, spread, whole
+from tests.families import make_inputs, make_model
 
 # A fused projection's slices, an interleaved one, a gated branch that PEFT holds elsewhere, and an input.
 SITES = (

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import CASES, make_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertForMaskedLM, BertModel, LlamaForCausalLM, LlamaModel
 
 from ia3.adapters.attached import attach
 from ia3.adapters.identity import fingerprint
+from tests.families import CASES, make_model
 
 
 @pytest.mark.parametrize("name", ["t5", "llama", "bert", "gpt2"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.adapters.examples import adapter_for, spread, whole
-from tests.families import make_model
 
 from ia3.adapters.adapter import Adapter
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Channels, Plan, Site
 from ia3.errors import AdapterError
+from tests.adapters.examples import adapter_for, spread, whole
+from tests.families import make_model
 
 
 def plan(*sites: Site) -> Plan:

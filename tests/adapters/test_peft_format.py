@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.adapters.examples import spread, whole
 from torch import Tensor
 
 from ia3.adapters.config import AdapterConfig
 from ia3.adapters.peft_format import cut_vectors, peft_places, place_vectors, read_tensors, whole_sites, write_tensors
 from ia3.core.sites import Channels, Site
 from ia3.errors import AdapterError
+from tests.adapters.examples import spread, whole
 
 P = "base_model.model."
 

@@ -8,13 +8,13 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.families import CASES, make_model
 
 from ia3.adapters.attached import attach
 from ia3.adapters.record import describe_base, make_record, read_record, versions, write_record
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Channels, Site
 from ia3.errors import AdapterError
+from tests.families import CASES, make_model
 
 WEIGHTS = {"file": "adapter_model.safetensors", "sha256": "0" * 64}
 SITES = (

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import CASES, VOCABULARY, make_inputs, make_model
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as talk
 
 from ia3.adapters.attached import attach, load
 from ia3.core.attach import attachment_of
+from tests.families import CASES, VOCABULARY, make_inputs, make_model
 
 HEADS = {"bert": ("classifier",), "t5": (), "llama": ()}
 

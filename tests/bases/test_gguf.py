@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import VOCABULARY, save_tiny_base, tiny_gguf
 
 from ia3.bases import gguf
 from ia3.bases.cache import RECORD
@@ -18,6 +17,7 @@ from ia3.bases.gguf_header import GGUFHeader, GGUFTensor, is_gguf, read_floats, 
 from ia3.bases.gguf_mending import mend_config
 from ia3.bases.loading import load_base
 from ia3.errors import BaseError
+from tests.models import VOCABULARY, save_tiny_base, tiny_gguf
 
 IDS = torch.arange(4, 104)[None]  # longer than the sliding window
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from tests.models import VOCABULARY, save_tiny_base, tiny_bert, tiny_tokenizer
 
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
 from ia3.bases.loading import load_base
+from tests.models import VOCABULARY, save_tiny_base, tiny_bert, tiny_tokenizer
 
 SHAPE = {
     "vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants, errors
-from tests.models import save_tiny_base
 
 from ia3.bases import hub
 from ia3.bases.loading import load_base, load_config
 from ia3.bases.locating import locate
 from ia3.errors import BaseError
+from tests.models import save_tiny_base
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
-from tests.models import VOCABULARY, save_tiny_base, tiny_gemma3, tiny_mt5, tiny_tokenizer
 
 from ia3.bases.folders import has_own_head
 from ia3.bases.loading import load_base, load_config
 from ia3.errors import BaseError, SettingsError
+from tests.models import VOCABULARY, save_tiny_base, tiny_gemma3, tiny_mt5, tiny_tokenizer
 
 KINDS = ("encoder", "causal", "seq2seq")
 

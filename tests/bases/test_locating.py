@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.models import save_tiny_base
 
 from ia3.bases.loading import load_base
 from ia3.bases.locating import locate
 from ia3.errors import BaseError
+from tests.models import save_tiny_base
 
 
 @pytest.fixture(autouse=True)

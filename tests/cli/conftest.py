@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.models import save_tiny_base
 
 from ia3.cli.main import main
+from tests.models import save_tiny_base
 
 ROWS = [
     (f"{what} {how} in week {week}", label)

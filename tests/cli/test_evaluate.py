@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import ROWS, write_table
 
 from ia3.cli.main import main
+from tests.cli.conftest import ROWS, write_table
 
 
 @pytest.mark.parametrize("kind", ["encoder", "causal", "seq2seq"])

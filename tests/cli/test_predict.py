@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import ROWS, write_table
 
 from ia3.cli.main import main
+from tests.cli.conftest import ROWS, write_table
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -42,7 +42,7 @@ def test_our_folder_tells_all_that_is_recorded(
     assert told["columns"] == "text 'text', label 'label'"
     assert told["trained on"].startswith("table.csv, 18 rows, fingerprint ")
     assert told["evaluated on"] == "rows that were held out, 2 rows"
-    assert "epochs 1" in told["settings"] and "learning_rate 0.008" in told["settings"]
+    assert "epochs 1" in told["settings"] and "batch_size 8" in told["settings"]
     assert told["steps"] == "3"
     assert "accuracy" in told["metrics"]
     assert told["parameters"] == "224 in the vectors, and 66 of the head (classifier)"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import ROWS, write_table
 
 from ia3.cli.main import main
 from ia3.cli.progress import TrainingProgress
+from tests.cli.conftest import ROWS, write_table
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.models import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import BertConfig, GPT2Config, PreTrainedTokenizerFast, RobertaConfig, T5Config
 
@@ -17,6 +16,7 @@ from ia3.data.encoding import Encoded, Encoding, longest_input
 from ia3.data.examples import Example, Origin
 from ia3.data.templates import Template
 from ia3.errors import SettingsError, TemplateError
+from tests.models import tiny_tokenizer
 
 TOKENIZERS = {kind: tiny_tokenizer(kind) for kind in ("causal", "seq2seq", "encoder")}
 LABELS = ("negative", "neutral", "positive")

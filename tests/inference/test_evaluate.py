@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.families import CASES, make_model
 
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
@@ -23,6 +22,7 @@ from ia3.inference.evaluate import (
     sum_target_losses,
 )
 from ia3.inference.metrics import MetricsError
+from tests.families import CASES, make_model
 
 CHOICES = [(5, 1), (5, 6, 1), (9, 1)]
 LABELS = ["a", "b", "c"]

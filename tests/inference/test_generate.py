@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import CASES, make_model
 
 from ia3.core.attach import attach
 from ia3.core.bank import Bank
@@ -15,6 +14,7 @@ from ia3.core.discovery import find_plan
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.generate import Tokens, generate_tokens
+from tests.families import CASES, make_model
 
 LANGUAGE_MODELS = [name for name, case in CASES.items() if case.kind != "encoder"]
 PROMPTS = [(7,), (3, 9, 4, 40, 11), tuple(range(47, 35, -1)), (21, 30)]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import CASES, VOCABULARY, make_inputs, make_model
 from torch import Tensor
 
 from ia3.errors import BaseError
 from ia3.inference.logits import known_inputs, logits_at, run_at
+from tests.families import CASES, VOCABULARY, make_inputs, make_model
 
 LANGUAGE_MODELS = [name for name, case in CASES.items() if case.kind != "encoder"]
 

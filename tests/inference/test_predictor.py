@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.models import save_tiny_base
 
 from ia3.adapters.attached import adapter_of, attach
 from ia3.adapters.folder import save_adapter
@@ -28,6 +27,7 @@ from ia3.errors import AdapterError, BaseError, IA3Error, SettingsError, TableEr
 from ia3.inference.metrics import MetricsError
 from ia3.inference.predictions import Prediction, predictions_of
 from ia3.inference.predictor import Predictor, load_predictor
+from tests.models import save_tiny_base
 
 KINDS = ("causal", "seq2seq", "encoder")
 LABELS = ("negative", "neutral", "positive")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import CASES, make_model
 from torch import Tensor
 
 from ia3.core.attach import attach
@@ -17,6 +16,7 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference import scoring
 from ia3.inference.scoring import score_choices
+from tests.families import CASES, make_model
 
 LANGUAGE_MODELS = [name for name, case in CASES.items() if case.kind != "encoder"]
 CAUSAL = [name for name, case in CASES.items() if case.kind == "causal"]

@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 import torch
-from tests.models import save_tiny_base
 
 from ia3.adapters.attached import attach
 from ia3.bases.loading import load_base
@@ -21,6 +20,7 @@ from ia3.data.templates import Template
 from ia3.errors import IA3Error, RunError, TableError, TemplateError
 from ia3.inference.predictor import Predictor
 from ia3.inference.table_prediction import PredictSummary, predict_table
+from tests.models import save_tiny_base
 
 LABELS = ("down", "up")
 ROWS = [(f"{i}", "word " * (i * 7 % 11) + f"row {i}", "n/a" if i % 2 else "up") for i in range(23)]

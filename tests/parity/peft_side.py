@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from peft import IA3Config, PeftModel, get_peft_model
+from torch import Tensor
 
 # What PEFT says of every GPT-2 and of a scaled output layer, and transformers of every PEFT model; any other warning
 # fails the test.

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.families import CASES, make_inputs, make_model
-from tests.parity.peft_side import difference, random_vector, run_with_peft, save_with_peft
 
 from ia3.adapters.attached import attach, load
 from ia3.adapters.config import TASK_TYPES
+from tests.families import CASES, make_inputs, make_model
+from tests.parity.peft_side import difference, random_vector, run_with_peft, save_with_peft
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5

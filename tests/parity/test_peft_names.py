@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import CASES, make_inputs, make_model
 from torch import Tensor
 
 import ia3.peft
 from ia3.core.attach import attachment_of
 from ia3.errors import IA3Error
 from ia3.peft.targets import FEEDFORWARD_MODULES
+from tests.families import CASES, make_inputs, make_model
 
 pytestmark = pytest.mark.parity
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import CASES, make_inputs, make_model
-from tests.parity.peft_side import difference, listening, random_vector, run_with_peft, save_with_peft
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSeq2SeqLM, AutoPeftModelForSequenceClassification, PeftModel
 
 from ia3.adapters.attached import adapter_of, attach, load
 from ia3.adapters.config import TASK_TYPES
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.core.attach import attachment_of
 from ia3.errors import AdapterError
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSeq2SeqLM, AutoPeftModelForSequenceClassification, PeftModel
+from tests.families import CASES, make_inputs, make_model
+from tests.parity.peft_side import difference, listening, random_vector, run_with_peft, save_with_peft
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5

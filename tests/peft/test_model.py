@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import make_inputs, make_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ia3.core.attach import attachment_of
 from ia3.errors import BankError, PlanError, SettingsError
 from ia3.peft import IA3Config, PeftModel, get_peft_model
+from tests.families import make_inputs, make_model
 
 TARGETS = ["k", "v", "wi_1"]
 

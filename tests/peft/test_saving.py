@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.families import make_inputs, make_model
 from torch import Tensor
 
 import ia3.peft.auto
@@ -26,6 +25,7 @@ from ia3.peft import (
     PeftModel,
     get_peft_model,
 )
+from tests.families import make_inputs, make_model
 
 
 def make(family: str, *others: str, **arguments: Any) -> Any:

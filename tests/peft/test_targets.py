@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.families import make_model
 from torch import nn
 
 from ia3.core.discovery import find_plan
@@ -13,6 +12,7 @@ from ia3.core.sites import Plan
 from ia3.errors import PlanError, SettingsError
 from ia3.peft import IA3Config, PeftConfig
 from ia3.peft.targets import covers, select
+from tests.families import make_model
 
 
 def sides(plan: Plan) -> dict[str, str]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import VOCABULARY, make_inputs, make_model
 from torch import Tensor
 
 from ia3.peft import IA3Config, PeftModel, get_peft_model
+from tests.families import VOCABULARY, make_inputs, make_model
 
 pytest.importorskip("accelerate")
 datasets = pytest.importorskip("datasets")
