@@ -103,8 +103,8 @@ class Attachment:
     """The handle of a bank on a model: which rows are used, and how to take it off.
 
     Rows are, in this order: the `rows` given to `model(…, rows=…)` or `model.generate(…, rows=…)`, those of the
-    innermost `rows(…)`, `use(…)` or `disabled()` scope of this thread, the activated adapter, the only adapter. With
-    none of these a forward pass is an error.
+    innermost `rows(…)`, `use(…)` or `disabled()` scope of this thread or asyncio task, the activated adapter, the only
+    adapter. With none of these a forward pass is an error.
     """
 
     def __init__(self, model: nn.Module, bank: Bank, heads: tuple[str, ...], save: Save | None) -> None:
@@ -131,6 +131,10 @@ class Attachment:
         for name, value in self.__dict__.items():
             copied.__dict__[name] = ThreadState() if name == "_state" else copy.deepcopy(value, memo)
         return copied
+
+    def __getstate__(self) -> Any:
+        """A pickled model would come back without its threads' rows."""
+        raise BankError("Pickling a model that has a bank: it cannot be. Save its adapters, or detach the bank first.")
 
     # -- choosing rows ------------------------------------------------------------------------------------------------
 
@@ -269,39 +273,41 @@ class Attachment:
     @contextmanager
     def _entered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: Rows | None) -> Iterator[None]:
         """Be in a forward pass: the rows of the batch are captured, or those of the pass around it go on."""
-        state = self._state
-        if state.call is not None and rows is None:
+        if rows is None and self.call is not None:
             yield
             return
         scope = self._current_scope() if rows is None else self._read_rows(rows)
         batch = calls.batch_size(args, kwargs)
         expanded = calls.expand_rows(scope, batch)
-        before = state.call
-        state.call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, expanded, batch)
-        try:
+        with self._under_way(calls.open_call(self.bank.plan, self._groups, scope.snapshot, expanded, batch)):
             yield
-        finally:
-            state.call = before
 
     @contextmanager
     def inside(self, call: Call | None) -> Iterator[None]:
         """Run with a call that was captured before: what a recomputed block needs."""
-        before = self._state.call
         if call is not None:  # gathered anew, so that its graph belongs to this computation
             call = calls.open_call(self.bank.plan, self._groups, call.snapshot, call.rows, call.batch)
-        self._state.call = call
+        with self._under_way(call):
+            yield
+
+    @contextmanager
+    def _under_way(self, call: Call | None) -> Iterator[None]:
+        state = self._state
+        before = state.call, state.scope
+        state.call, state.scope = call, calls.innermost_scope(state)
         try:
             yield
         finally:
-            self._state.call = before
+            state.call, state.scope = before
 
     @property
     def call(self) -> Call | None:
-        """The forward pass under way in this thread."""
-        return self._state.call
+        """The forward pass under way in this thread, unless a scope was opened since it was entered."""
+        state = self._state
+        return state.call if state.call is None or calls.innermost_scope(state) is state.scope else None
 
     def _current_call(self) -> Call | None:
-        return self._state.call
+        return self.call
 
     def _read_rows(self, rows: Any) -> Scope:
         """Read a name or row for all, or one for each example, from a sequence, array or tensor."""
@@ -339,14 +345,14 @@ class Attachment:
 
     def multiplier(self, number: int) -> Tensor | None:
         """Return what a group is multiplied by in this thread's forward pass, shape (1 or batch, features), or None."""
-        state = self._state
-        if number in state.suspended:
+        if number in self._state.suspended:
             return None
-        if state.call is None:  # a part of the model called on its own, outside every entrance
+        call = self.call
+        if call is None:  # a part of the model called on its own, outside every entrance
             scope = self._current_scope()
             batch = None if scope.is_uniform else len(scope.rows)
-            return calls.open_call(self.bank.plan, self._groups, scope.snapshot, scope.rows, batch).multipliers[number]
-        return state.call.multipliers[number]
+            call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, scope.rows, batch)
+        return call.multipliers[number]
 
     def _check_called(self, numbers: tuple[int, ...], module: nn.Module, args: Any, output: Any) -> None:
         """Refuse a module of an unknown model that reads its projections' weights and never calls them."""
@@ -371,7 +377,7 @@ class Attachment:
 
     def _run_head(self, path: str, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Send each example through the head of its own adapter."""
-        call = self._state.call or self._current_scope()
+        call = self.call or self._current_scope()
         parts = {row: head.part(path) for row, head in call.snapshot.heads.items()}
         return run_heads(path, self.model.get_submodule(path), plain, parts, call.rows, args, kwargs)
 

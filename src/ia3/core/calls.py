@@ -164,10 +164,17 @@ def innermost_scope(owner: object) -> Scope | None:
 
 
 class ThreadState(threading.local):
-    """What one thread has open on one attached model."""
+    """What one thread has open on one attached model.
+
+    Attributes:
+        call: The forward pass under way.
+        scope: The innermost scope when it was entered: a scope opened since, in a hook, is nearer than the pass.
+        suspended: Groups that are left unscaled.
+    """
 
     def __init__(self) -> None:
         self.call: Call | None = None
+        self.scope: Scope | None = None
         self.suspended: frozenset[int] = frozenset()
 
 

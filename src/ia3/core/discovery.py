@@ -106,7 +106,10 @@ def find_plan(
         excluded = {p.path for p in match_modules(projections, exclude_modules, "exclude_modules")}
         sites = [site for site in sites if site.module not in excluded]
     if not sites:
-        raise PlanError(f"Finding the plan of a {model_type!r} model: no site is left. Give fewer exclude_modules.")
+        raise PlanError(
+            f"Finding the plan of a {model_type!r} model: no site is left. Give more target_modules, or fewer "
+            "exclude_modules."
+        )
     inside = [site.module for site in sites if any(site.module.startswith(f"{path}.") for path in experts)]
     if inside:
         raise PlanError(_refusal_of_experts(model_type, inside[0]))

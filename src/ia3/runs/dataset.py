@@ -56,6 +56,7 @@ def read_rows(
     text: str | None = None,
     label: str | None = None,
     answers: Answers = "auto",
+    kind: Kind | None = None,
     skip_bad_rows: bool = False,
     seed: int = 0,
 ) -> Rows:
@@ -68,6 +69,7 @@ def read_rows(
         text: Text column.
         label: Label column.
         answers: Whether the labels are a closed set, free text, or to be found out.
+        kind: Of the base, if known: for an encoder only labels of which none repeats look like free text.
         skip_bad_rows: Leave bad rows out instead of stopping.
         seed: Decides the split.
 
@@ -76,7 +78,7 @@ def read_rows(
         SettingsError: For a fraction outside its range.
     """
     table = read_table(source, text=text, label=label, skip_bad_rows=skip_bad_rows)
-    labels, note = _closed_labels(table, answers)
+    labels, note = _closed_labels(table, answers, kind)
     notes = [*table.notes, note]
     if eval_source is not None:
         held_out = read_table(
@@ -165,13 +167,14 @@ def data_name(source: Any) -> str:
     return "rows"
 
 
-def _closed_labels(table: Table, answers: Answers) -> tuple[tuple[str, ...], str]:
-    distinct = {example.label for example in table.examples}
+def _closed_labels(table: Table, answers: Answers, kind: Kind | None) -> tuple[tuple[str, ...], str]:
+    distinct, rows = {example.label for example in table.examples}, len(table.examples)
+    most = max(2, rows - 1 if kind == "encoder" else min(_MOST_LABELS, rows // 2))
     if answers == "text":
         return (), "The answers are free text (as asked)."
-    if answers == "auto" and len(distinct) > max(2, min(_MOST_LABELS, len(table.examples) // 2)):
+    if answers == "auto" and len(distinct) > most:
         return (), (
-            f"The answers are free text: {len(distinct)} different ones in {len(table.examples)} rows "
+            f"The answers are free text: {len(distinct)} different ones in {rows} rows "
             "(--answers labels makes them a closed set)."
         )
     labels = label_set(table)

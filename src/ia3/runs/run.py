@@ -29,7 +29,7 @@ from ia3.data.encoding import Encoded
 from ia3.data.examples import Table, ascii_safe
 from ia3.errors import RunError
 from ia3.inference.evaluate import TOKEN_BUDGET, evaluate_encoded
-from ia3.inference.metrics import Metrics
+from ia3.inference.metrics import Metrics, MetricsError
 from ia3.report.card import CardFacts, write_card
 from ia3.report.plots import draw_confusion, draw_curves
 from ia3.runs.dataset import Dataset
@@ -162,9 +162,9 @@ class Run:
             "rows": _rows_in_words(rows.train),
             "eval rows": None if rows.held_out is None else _rows_in_words(rows.held_out),
             "labels": rows.labels,
-            "template": encoding.template.to_json(),
+            **encoding.template.to_json(),
             "max_length": encoding.max_length,
-            _PROMPTS: _hash(map(_ids, (*self.setup.dataset.train, *self.setup.dataset.held_out))),
+            _TOKEN_IDS: _hash(map(_ids, (*self.setup.dataset.train, *self.setup.dataset.held_out))),
             **self.setup.settings.to_json(),
         }
         return {name: finite(value) for name, value in parts.items()}
@@ -224,17 +224,20 @@ class Run:
         setup, encoding = self.setup, self.setup.dataset.encoding
         if not setup.dataset.held_out:
             return None
-        self.metrics = evaluate_encoded(
-            setup.base.model,
-            setup.base.kind,
-            setup.dataset.held_out,
-            encoding.choice_ids,
-            encoding.labels,
-            pad_id=setup.base.pad_id,
-            decoder_start_id=setup.base.decoder_start_id,
-            adapter=ADAPTER,
-            token_budget=min(TOKEN_BUDGET, setup.settings.token_budget),
-        )
+        try:
+            self.metrics = evaluate_encoded(
+                setup.base.model,
+                setup.base.kind,
+                setup.dataset.held_out,
+                encoding.choice_ids,
+                encoding.labels,
+                pad_id=setup.base.pad_id,
+                decoder_start_id=setup.base.decoder_start_id,
+                adapter=ADAPTER,
+                token_budget=min(TOKEN_BUDGET, setup.settings.token_budget),
+            )
+        except MetricsError as error:
+            raise RunError(f"Evaluating after step {self.step} (epoch {self.epoch}): {error}") from error
         loss = self.metrics.loss if self.metrics.loss is not None else math.nan
         return Evaluation(loss, self.metrics.accuracy if encoding.labels else None)
 
@@ -291,13 +294,13 @@ class Run:
         )
 
 
-_PROMPTS = "prompts (other columns, or another tokenizer)"
+_TOKEN_IDS = "token ids (other columns, or another tokenizer)"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    told = [name for name in names if name != _PROMPTS] or names  # what changed the prompts stands there already
+    told = [name for name in names if name != _TOKEN_IDS] or names  # what changed those stands there already
     return ", ".join(f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}" for name in told)
 
 

@@ -118,7 +118,8 @@ def train_adapter(
         eval_fraction=eval_fraction,
         text=text,
         label=label,
-        answers="labels" if kind == "encoder" and answers == "auto" else answers,
+        answers=answers,
+        kind=kind,
         skip_bad_rows=skip_bad_rows,
         seed=chosen.seed,
     )

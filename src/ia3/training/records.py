@@ -30,7 +30,7 @@ def read_events(path: Path) -> list[Event]:
     """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")  # not splitlines: a label may hold U+2028
+    lines = path.read_bytes().split(b"\n")
     while lines and not lines[-1]:
         lines.pop()
     events = []

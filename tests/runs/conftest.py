@@ -1,0 +1,28 @@
+"""Tiny bases for all tests of runs, and runs whose pictures are not drawn where nobody looks at them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.training.tasks import save_base
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a tiny base of a kind, with dropout if asked for."""
+    folder = tmp_path_factory.mktemp("bases")
+
+    def folder_of(kind: str, *, dropout: bool = False) -> Path:
+        return save_base(folder / f"{kind}{'-dropout' * dropout}", kind, dropout=dropout)
+
+    return folder_of
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures: they take two thirds of a tiny run's time."""
+    for name in ("draw_curves", "draw_confusion"):
+        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)

@@ -1,0 +1,93 @@
+"""Training tasks on tiny bases: a table in memory, encoded, on a base with one adapter."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ia3.adapters.attached import attach
+from ia3.bases.loading import Base, load_base
+from ia3.data.encoding import Encoding
+from ia3.data.tables import read_table
+from ia3.data.templates import default_template
+from ia3.training.loop import Task, trained_tensors
+from tests.models import save_tiny_base
+
+KINDS = ("causal", "seq2seq", "encoder")
+LABELS = ("down", "flat", "soaring")  # answers of different lengths
+ADAPTER = "default"
+_DROPOUT = {  # the field of each tiny base's config
+    "causal": {"attention_dropout": 0.2},
+    "seq2seq": {"dropout_rate": 0.2},
+    "encoder": {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2},
+}
+ROWS = tuple(
+    (text, LABELS[i])
+    for text, i in (
+        ("Sales fell by a third.", 0),
+        ("The board meets in May.", 1),
+        ("Profit doubled and the order book is the fullest for ten years.", 2),
+        ("Loss", 0),
+        ("Two plants close; three hundred people lose their jobs this winter.", 0),
+        ("The firm is based in Turku.", 1),
+        ("Orders up", 2),
+    )
+)
+
+
+def save_base(folder: Path, kind: str, *, dropout: bool = False) -> Path:
+    """Write a tiny base, if it is not there; with dropout its modules drop a fifth in training mode."""
+    if not folder.exists():
+        save_tiny_base(folder, kind)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | (_DROPOUT[kind] if dropout else {})))
+    return folder
+
+
+def make_task(
+    folder: Path,
+    kind: Any,
+    *,
+    dtype: str = "float64",
+    rows: Any = ROWS,
+    labels: tuple[str, ...] = LABELS,
+    dropout: bool = False,
+) -> Task:
+    """Return a task whose vectors are away from one; free text without labels. `folder` keeps its bases."""
+    base = _load(folder, kind, dtype, labels if kind == "encoder" else None, dropout)
+    encoding = Encoding(base.tokenizer, kind, default_template(kind, "label"), "text", labels)
+    attachment = attach(copy.deepcopy(base.model), head_modules=base.head_modules, name=ADAPTER)
+    width = attachment.bank.plan.width
+    attachment.bank.set_vector(ADAPTER, 1 + 0.2 * torch.randn(width, generator=torch.Generator().manual_seed(1)))
+    return Task(
+        attachment=attachment,
+        adapter=ADAPTER,
+        kind=kind,
+        train=tuple(encoding.encode(read_table(rows).examples)),
+        pad_id=base.pad_id,
+        decoder_start_id=base.decoder_start_id,
+        choices=len(labels),
+    )
+
+
+@cache
+def _load(folder: Path, kind: Any, dtype: str, labels: tuple[str, ...] | None, dropout: bool) -> Base:
+    """Load a base once; it is copied before anything is put on it."""
+    place = save_base(folder / f"{kind}{'-dropout' * dropout}", kind, dropout=dropout)
+    return load_base(place, kind=kind, labels=labels, dtype=dtype, device="cpu", say=lambda line: None)
+
+
+def copy_trained(task: Task) -> dict[str, Tensor]:
+    """Return copies of the tensors in training."""
+    return {name: t.detach().clone() for name, t in trained_tensors(task.attachment, task.adapter).items()}
+
+
+def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two sets of tensors are equal in every bit."""
+    return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)

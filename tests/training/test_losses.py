@@ -1,0 +1,152 @@
+"""The loss: equal to plain references, whatever a step is split into, and no logits where there are no targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ia3.data.batches import IGNORED, collate
+from ia3.training.loop import Task, micro_batches, trained_tensors
+from ia3.training.losses import class_weights, count_targets, sum_loss
+from tests.training.tasks import ADAPTER, KINDS, make_task
+
+WEIGHTED = pytest.mark.parametrize("is_weighted", [False, True], ids=["plain", "weighted"])
+
+
+def _weights(task: Task, is_weighted: bool) -> Tensor | None:
+    return class_weights(task.train, task.choices) if is_weighted else None
+
+
+def _batch(task: Task) -> Any:
+    return collate(task.train, task.kind, task.pad_id, task.decoder_start_id)
+
+
+def _reference(task: Task, weights: Tensor | None) -> Tensor:
+    """The step's loss by the book: every example alone, all logits, each target token's −log p, weighted mean."""
+    summed, divisor = torch.zeros((), dtype=torch.float64), 0.0
+    for encoded in task.train:
+        weight = 1.0 if weights is None else float(weights[encoded.choice])
+        prompt, target = torch.tensor([encoded.prompt_ids]), torch.tensor(encoded.target_ids)
+        if task.kind == "encoder":
+            logits = task.attachment.model(input_ids=prompt).logits
+            target = torch.tensor([encoded.choice])
+        elif task.kind == "causal":
+            whole = torch.cat([prompt, target[None]], dim=1)
+            logits = task.attachment.model(input_ids=whole).logits[0, prompt.shape[1] - 1 : -1]
+        else:
+            given = torch.tensor([[task.decoder_start_id, *encoded.target_ids[:-1]]])
+            logits = task.attachment.model(input_ids=prompt, decoder_input_ids=given).logits[0]
+        picked = logits.log_softmax(-1).gather(1, target[:, None])
+        summed = summed - weight * picked.sum()
+        divisor += weight * len(target)
+    return summed / divisor
+
+
+def _split_loss(task: Task, budget: int, weights: Tensor | None) -> Tensor:
+    batches = micro_batches(task, task.train, budget)
+    parts = [sum_loss(task.attachment.model, task.kind, batch, ADAPTER, weights) for batch in batches]
+    return torch.stack(parts).sum() / count_targets(task.train, task.kind, weights)
+
+
+def _gradients(task: Task, loss: Tensor) -> dict[str, Tensor]:
+    trained = {name: t for name, t in trained_tensors(task.attachment, ADAPTER).items() if t.requires_grad}
+    return dict(zip(trained, torch.autograd.grad(loss, trained.values()), strict=True))
+
+
+@WEIGHTED
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients_are_those_of_the_plain_reference_however_the_step_is_split(
+    kind: str, is_weighted: bool, bases: Path
+) -> None:
+    task = make_task(bases, kind)
+    weights = _weights(task, is_weighted)
+    expected = _reference(task, weights)
+    wanted = _gradients(task, expected)
+    numbers = set()
+    for budget in (1, 150, 10**9):
+        numbers.add(len(list(micro_batches(task, task.train, budget))))
+        loss = _split_loss(task, budget, weights)
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+        for name, gradient in _gradients(task, loss).items():
+            scale = wanted[name].abs().max()
+            torch.testing.assert_close(gradient / scale, wanted[name] / scale, rtol=1e-6, atol=1e-9)
+    assert numbers >= {1, len(task.train)} and len(numbers) == 3
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_free_text_has_the_same_loss_as_its_reference(kind: str, bases: Path) -> None:
+    task = make_task(bases, kind, labels=())
+    assert {e.choice for e in task.train} == {-1}
+    torch.testing.assert_close(_split_loss(task, 100, None), _reference(task, None))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_of_a_batch_is_the_one_transformers_computes_from_labels(kind: str, bases: Path) -> None:
+    task = make_task(bases, kind)
+    batch = _batch(task)
+    labels = batch.labels
+    if kind == "causal":  # transformers shifts the labels itself
+        labels = torch.cat([torch.full_like(labels[:, :1], IGNORED), labels[:, :-1]], dim=1)
+    theirs = task.attachment.model(**batch.inputs, labels=labels).loss
+    ours = sum_loss(task.attachment.model, task.kind, batch, ADAPTER) / count_targets(task.train, task.kind)
+    torch.testing.assert_close(ours.float(), theirs.float())  # its causal loss is fp32
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_logits_are_computed_at_the_target_tokens_alone_and_nothing_is_cached(kind: str, bases: Path) -> None:
+    task = make_task(bases, kind, dtype="float32")
+    model, seen, caches = task.attachment.model, [], []
+    head = model.get_output_embeddings().register_forward_hook(lambda m, a, out: seen.append(out.shape))
+    whole = model.register_forward_hook(lambda m, a, out: caches.append(out.past_key_values))
+    sum_loss(model, task.kind, _batch(task), ADAPTER)
+    head.remove(), whole.remove()
+    assert seen == [(1, count_targets(task.train, task.kind), model.config.vocab_size)]
+    assert caches == [None]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide"), [("bfloat16", torch.float32), ("float32", torch.float32), ("float64", torch.float64)]
+)
+@WEIGHTED
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_summed_in_fp32_or_in_the_float64_of_the_base(
+    kind: str, is_weighted: bool, dtype: str, wide: torch.dtype, bases: Path
+) -> None:
+    task = make_task(bases, kind, dtype=dtype)
+    loss = sum_loss(task.attachment.model, task.kind, _batch(task), ADAPTER, _weights(task, is_weighted))
+    assert loss.dtype == wide and loss.shape == () and torch.isfinite(loss)
+
+
+def test_the_classes_weigh_the_same_in_sum(bases: Path) -> None:
+    task = make_task(bases, "encoder")
+    weights = class_weights(task.train, 3)
+    counts = torch.tensor([3.0, 2.0, 2.0])
+    torch.testing.assert_close(weights * counts, torch.full((3,), 7 / 3))
+    assert count_targets(task.train, "encoder", weights) == pytest.approx(7)
+
+
+def test_a_choice_that_does_not_occur_weighs_nothing(bases: Path) -> None:
+    task = make_task(bases, "causal")
+    without = [e for e in task.train if e.choice != 1]
+    assert class_weights(without, 3).tolist() == pytest.approx([5 / 9, 0, 5 / 6])
+    assert class_weights(without, 4)[3] == 0
+
+
+def test_targets_are_tokens_with_the_end_token_and_for_encoders_examples(bases: Path) -> None:
+    causal = make_task(bases, "causal").train  # a space, the label, the end token; one token a byte
+    assert count_targets(causal[:3], "causal") == (1 + 4 + 1) + (1 + 4 + 1) + (1 + 7 + 1)
+    seq2seq = make_task(bases, "seq2seq").train
+    assert count_targets(seq2seq[:3], "seq2seq") == 5 + 5 + 8
+    assert count_targets(make_task(bases, "encoder").train, "encoder") == 7
+
+
+def test_padding_is_no_target_even_where_pad_and_end_token_are_one(bases: Path) -> None:
+    task = make_task(bases, "causal")
+    batch = collate(task.train, "causal", pad_id=1)
+    plain = sum_loss(task.attachment.model, "causal", _batch(task), ADAPTER)
+    torch.testing.assert_close(sum_loss(task.attachment.model, "causal", batch, ADAPTER), plain)
+    assert int((batch.labels != IGNORED).sum()) == count_targets(task.train, "causal")
