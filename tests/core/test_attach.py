@@ -501,6 +501,15 @@ def test_a_deep_copy_has_a_bank_and_a_handle_of_its_own(family: str) -> None:
     assert torch.equal(model(**inputs, rows=rows).logits, expected)
 
 
+def test_a_scope_of_a_model_is_not_one_of_its_copy(model: Any) -> None:
+    copied = copy.deepcopy(model)
+    with attachment_of(model).use("news"), pytest.raises(BankError, match="no rows are given"):
+        _logits(copied)
+    with attachment_of(model).use("news"), attachment_of(copied).use("wire"):
+        assert torch.equal(_logits(model), _logits(model, rows="news"))
+        assert torch.equal(_logits(copied), _logits(model, rows="wire"))
+
+
 def test_a_part_copied_alone_stays_under_the_handle_of_the_model(model: Any) -> None:
     attachment = attachment_of(model)
     copied = copy.deepcopy(model.model.layers[0].mlp)

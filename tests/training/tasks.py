@@ -1,9 +1,10 @@
-"""Training tasks on tiny bases: a table in memory, encoded, on a base with one adapter."""
+"""Training tasks on tiny bases: a table in memory, encoded, on a base with one adapter; and callbacks that remember."""
 
 from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from ia3.bases.loading import Base, load_base
 from ia3.data.encoding import Encoding
 from ia3.data.tables import read_table
 from ia3.data.templates import default_template
-from ia3.training.loop import Task, trained_tensors
+from ia3.training.checkpoint import Checkpoint
+from ia3.training.loop import Callbacks, Evaluation, Outcome, Task, train_loop, trained_tensors
+from ia3.training.settings import Settings
 from tests.models import save_tiny_base
 
 KINDS = ("causal", "seq2seq", "encoder")
 LABELS = ("down", "flat", "soaring")  # answers of different lengths
 ADAPTER = "default"
+SHORT = Settings(epochs=2, batch_size=3, learning_rate=0.05, head_learning_rate=0.01)  # 7 rows: 3 steps an epoch
+TOTAL = 6
 _DROPOUT = {  # the field of each tiny base's config
     "causal": {"attention_dropout": 0.2},
     "seq2seq": {"dropout_rate": 0.2},
@@ -91,3 +96,42 @@ def copy_trained(task: Task) -> dict[str, Tensor]:
 def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Whether two sets of tensors are equal in every bit."""
     return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
+
+
+class Watcher:
+    """Callbacks that remember; `losses` are what the evaluations give, `stop_after` the steps until it is stopped."""
+
+    def __init__(self, task: Task, losses: Sequence[float] = (), stop_after: int = 10**9, seconds: float = 0.0) -> None:
+        self.task = task
+        self.losses = iter(losses)
+        self.stop_after = stop_after
+        self.events: list[dict[str, Any]] = []
+        self.best: list[dict[str, Tensor]] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.callbacks = Callbacks(
+            evaluate=self.evaluate,
+            on_event=self.events.append,
+            on_best=lambda: self.best.append(copy_trained(task)),
+            on_checkpoint=self.checkpoints.append,
+            should_stop=lambda: self.steps >= stop_after,
+            checkpoint_seconds=seconds,
+        )
+
+    @property
+    def steps(self) -> int:
+        return len([event for event in self.events if event["event"] == "step"])
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+    def evaluate(self) -> Evaluation | None:
+        loss = next(self.losses, None)
+        return None if loss is None else Evaluation(loss, 0.5)
+
+
+def run_loop(
+    task: Task, settings: Settings = SHORT, *, resume: Checkpoint | None = None, **watcher: Any
+) -> tuple[Outcome, Watcher]:
+    """Train with callbacks that remember; the rest are options of `Watcher`."""
+    watched = Watcher(task, **watcher)
+    return train_loop(task, settings, watched.callbacks, run="a run", resume=resume), watched

@@ -1,4 +1,4 @@
-"""The loop: each example once an epoch, the same seed the same bits, the best epoch kept, stopped and resumed."""
+"""The loop: each example once an epoch, the same seed the same bits, the best epoch kept."""
 
 from __future__ import annotations
 
@@ -19,52 +19,10 @@ from ia3.data.batches import collate, epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError
 from ia3.training import loop
-from ia3.training.checkpoint import Checkpoint
-from ia3.training.loop import Callbacks, Evaluation, Outcome, Task, train_loop, trained_tensors
+from ia3.training.loop import Outcome, Task, train_loop, trained_tensors
 from ia3.training.losses import count_targets
 from ia3.training.settings import Settings
-from tests.training.tasks import KINDS, ROWS, copy_trained, make_task, same_bits
-
-SHORT = Settings(epochs=2, batch_size=3, learning_rate=0.05, head_learning_rate=0.01)  # 7 rows: 3 steps an epoch
-TOTAL = 6
-
-
-class Watcher:
-    """Callbacks that remember; `losses` are what the evaluations give, `stop_after` the steps until it is stopped."""
-
-    def __init__(self, task: Task, losses: Sequence[float] = (), stop_after: int = 10**9, seconds: float = 0.0) -> None:
-        self.task = task
-        self.losses = iter(losses)
-        self.stop_after = stop_after
-        self.events: list[dict[str, Any]] = []
-        self.best: list[dict[str, Tensor]] = []
-        self.checkpoints: list[Checkpoint] = []
-        self.callbacks = Callbacks(
-            evaluate=self.evaluate,
-            on_event=self.events.append,
-            on_best=lambda: self.best.append(copy_trained(task)),
-            on_checkpoint=self.checkpoints.append,
-            should_stop=lambda: self.steps >= stop_after,
-            checkpoint_seconds=seconds,
-        )
-
-    @property
-    def steps(self) -> int:
-        return len([event for event in self.events if event["event"] == "step"])
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == kind]
-
-    def evaluate(self) -> Evaluation | None:
-        loss = next(self.losses, None)
-        return None if loss is None else Evaluation(loss, 0.5)
-
-
-def _run(
-    task: Task, settings: Settings = SHORT, *, resume: Checkpoint | None = None, **watcher: Any
-) -> tuple[Outcome, Watcher]:
-    watched = Watcher(task, **watcher)
-    return train_loop(task, settings, watched.callbacks, run="a run", resume=resume), watched
+from tests.training.tasks import KINDS, ROWS, SHORT, TOTAL, Watcher, copy_trained, make_task, run_loop, same_bits
 
 
 def _before_each_step(monkeypatch: pytest.MonkeyPatch, look: Callable[[torch.optim.Optimizer], None]) -> None:
@@ -97,7 +55,7 @@ def test_every_epoch_takes_each_example_once_in_an_order_of_seed_and_epoch_alone
         return original(task, chosen, budget)
 
     monkeypatch.setattr(loop, "micro_batches", watch)
-    _run(task, dataclasses.replace(SHORT, epochs=3, seed=5))
+    run_loop(task, dataclasses.replace(SHORT, epochs=3, seed=5))
     epochs = [taken[start : start + 3] for start in range(0, 9, 3)]
     assert all(sorted(itertools.chain(*epoch)) == list(range(7)) for epoch in epochs)
     assert epochs == [epoch_batches([len(e) for e in task.train], 3, 5, epoch) for epoch in range(3)]
@@ -112,7 +70,7 @@ def test_every_epoch_takes_each_example_once_in_an_order_of_seed_and_epoch_alone
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(kind: str, dropout: bool, bases: Path) -> None:
     def train(seed: int) -> dict[str, Tensor]:
         task = make_task(bases, kind, dtype="float32", dropout=True)
-        _run(task, dataclasses.replace(SHORT, seed=seed, dropout=dropout))
+        run_loop(task, dataclasses.replace(SHORT, seed=seed, dropout=dropout))
         return copy_trained(task)
 
     torch.manual_seed(1)
@@ -126,7 +84,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(kind: str, dr
 def test_dropout_changes_the_result_only_when_it_is_on(kind: str, bases: Path) -> None:
     def train(has_dropout: bool, dropout: bool) -> dict[str, Tensor]:
         task = make_task(bases, kind, dtype="float32", dropout=has_dropout)
-        _run(task, dataclasses.replace(SHORT, dropout=dropout))
+        run_loop(task, dataclasses.replace(SHORT, dropout=dropout))
         return copy_trained(task)
 
     plain = train(False, False)
@@ -142,7 +100,7 @@ def test_a_run_leaves_random_numbers_and_the_mode_of_every_module_as_they_were(d
         module.training = True
     modes = [module.training for module in task.attachment.model.modules()]
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    _run(task, dataclasses.replace(SHORT, dropout=dropout))
+    run_loop(task, dataclasses.replace(SHORT, dropout=dropout))
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
     assert [module.training for module in task.attachment.model.modules()] == modes
@@ -177,13 +135,15 @@ def test_every_step_draws_masks_of_its_own_and_of_its_number_alone(bases: Path) 
         handle = model.register_forward_pre_hook(
             lambda module, args: found.append(torch.get_rng_state().numpy().tobytes())
         )
-        _run(task, dataclasses.replace(SHORT, dropout=True), **options)
+        run_loop(task, dataclasses.replace(SHORT, dropout=True), **options)
         handle.remove()
         return found
 
     whole = states()
     assert len(set(whole)) == TOTAL
-    _, watcher = _run(make_task(bases, "causal", dropout=True), dataclasses.replace(SHORT, dropout=True), stop_after=2)
+    _, watcher = run_loop(
+        make_task(bases, "causal", dropout=True), dataclasses.replace(SHORT, dropout=True), stop_after=2
+    )
     assert states(resume=watcher.checkpoints[-1]) == whole[2:]
 
 
@@ -195,7 +155,7 @@ def test_the_split_into_micro_batches_changes_neither_losses_nor_the_adapter(
     results = []
     for budget in (1, 120, 10**9):
         task = make_task(bases, kind)
-        _, watcher = _run(task, dataclasses.replace(SHORT, token_budget=budget, class_weights=weighted))
+        _, watcher = run_loop(task, dataclasses.replace(SHORT, token_budget=budget, class_weights=weighted))
         results.append((copy_trained(task), [event["loss"] for event in watcher.of("step")]))
     for tensors, losses in results[1:]:
         assert losses == pytest.approx(results[0][1], rel=1e-9)
@@ -216,7 +176,7 @@ def test_only_the_row_and_the_head_are_trained_and_the_base_keeps_every_bit(
     before, first = {name: p.detach().clone() for name, p in base.items()}, copy_trained(task)
     seen: list[set[int]] = []
     _before_each_step(monkeypatch, lambda o: seen.append({id(p) for g in o.param_groups for p in g["params"]}))
-    _run(task)
+    run_loop(task)
     assert seen == [trained] * TOTAL
     assert all(p.grad is None and not p.requires_grad and torch.equal(p, before[name]) for name, p in base.items())
     assert all(not torch.equal(t, first[name]) for name, t in copy_trained(task).items())
@@ -228,7 +188,7 @@ def test_other_adapters_of_the_bank_stay_as_they_are(bases: Path) -> None:
     task.attachment.add("resting", torch.full((task.attachment.bank.plan.width,), 0.5), trainable=False)
     task.attachment.add("also in training", trainable=True)
     others = [copy_trained(dataclasses.replace(task, adapter=name)) for name in ("resting", "also in training")]
-    _run(task)
+    run_loop(task)
     after = [copy_trained(dataclasses.replace(task, adapter=name)) for name in ("resting", "also in training")]
     assert all(same_bits(a, b) for a, b in zip(others, after, strict=True))
 
@@ -244,9 +204,9 @@ def test_the_optimizer_gets_the_gradient_of_the_loss_over_all_targets_of_the_ste
     expected = torch.autograd.grad(loss, [vectors_of(task)])[0]
     seen: list[Tensor] = []
     _before_each_step(monkeypatch, lambda o: seen.append(o.param_groups[0]["params"][0].grad.clone()))
-    _, watcher = _run(task, Settings(max_steps=1, batch_size=7, clip=0.0, token_budget=budget))
+    _, watcher = run_loop(task, Settings(max_steps=1, batch_size=7, clip=0.0, token_budget=budget))
     torch.testing.assert_close(seen[0], expected, rtol=1e-6, atol=1e-9)
-    assert watcher.of("step")[0]["loss"] == pytest.approx(float(loss))
+    assert watcher.of("step")[0]["loss"] == pytest.approx(loss.item())
 
 
 def test_a_gradient_longer_than_the_clip_is_shortened_and_zero_clips_nothing(
@@ -258,7 +218,7 @@ def test_a_gradient_longer_than_the_clip_is_shortened_and_zero_clips_nothing(
         lambda o: gradients.append(torch.cat([p.grad.flatten() for g in o.param_groups for p in g["params"]])),
     )
     for clip in (0.0, 1e-3, 1e3):
-        _run(make_task(bases, "encoder"), dataclasses.replace(SHORT, max_steps=1, clip=clip))
+        run_loop(make_task(bases, "encoder"), dataclasses.replace(SHORT, max_steps=1, clip=clip))
     free, short, loose = gradients
     assert free.norm() > 1e-3 and torch.equal(loose, free)
     torch.testing.assert_close(short, free * (1e-3 / (free.norm() + 1e-6)))
@@ -268,10 +228,10 @@ def test_weight_decay_pulls_the_vectors_towards_one_by_the_rate_and_leaves_the_h
     task = make_task(bases, "encoder")
     start = copy_trained(task)["vectors"]
     settings = dataclasses.replace(SHORT, max_steps=1)
-    _run(task, settings)
+    run_loop(task, settings)
     without = copy_trained(task)
     task = make_task(bases, "encoder")
-    _run(task, dataclasses.replace(settings, weight_decay=2.0))
+    run_loop(task, dataclasses.replace(settings, weight_decay=2.0))
     pulled = copy_trained(task)
     torch.testing.assert_close(pulled["vectors"] - without["vectors"], (1 - start) * 0.05 * 2.0)
     assert all(torch.equal(pulled[name], without[name]) for name in without if name != "vectors")
@@ -283,7 +243,7 @@ def test_vectors_and_head_follow_the_schedule_each_at_its_own_rate(
     rates: list[list[float]] = []
     _before_each_step(monkeypatch, lambda o: rates.append([group["lr"] for group in o.param_groups]))
     settings = dataclasses.replace(SHORT, warmup=0.34)
-    _, watcher = _run(make_task(bases, "encoder"), settings)
+    _, watcher = run_loop(make_task(bases, "encoder"), settings)
     factors = [settings.rate(step, TOTAL) for step in range(TOTAL)]
     assert factors == pytest.approx([1 / 3, 2 / 3, 1, 3 / 4, 2 / 4, 1 / 4])
     assert rates == [[0.05 * factor, 0.01 * factor] for factor in factors]
@@ -293,7 +253,7 @@ def test_vectors_and_head_follow_the_schedule_each_at_its_own_rate(
 def test_on_a_bf16_base_the_vectors_and_the_head_learn_what_bf16_could_not_hold(bases: Path) -> None:
     task = make_task(bases, "encoder", dtype="bfloat16")
     first = copy_trained(task)
-    _run(task, dataclasses.replace(SHORT, max_steps=2, learning_rate=1e-4, head_learning_rate=1e-5))
+    run_loop(task, dataclasses.replace(SHORT, max_steps=2, learning_rate=1e-4, head_learning_rate=1e-5))
     after = copy_trained(task)
     assert next(task.attachment.model.parameters()).dtype == torch.bfloat16
     for name, tensor in after.items():
@@ -313,7 +273,7 @@ def test_on_a_float64_base_the_vectors_and_the_head_are_float64(bases: Path) -> 
 
 def test_the_epoch_with_the_lowest_eval_loss_is_kept(bases: Path) -> None:
     task = make_task(bases, "causal")
-    outcome, watcher = _run(task, dataclasses.replace(SHORT, epochs=4), losses=[3.0, 1.0, 2.0, 1.0])
+    outcome, watcher = run_loop(task, dataclasses.replace(SHORT, epochs=4), losses=[3.0, 1.0, 2.0, 1.0])
     assert outcome == Outcome(steps=12, best_epoch=2, best_loss=1.0, is_stopped=False)
     assert [event["is_best"] for event in watcher.of("epoch")] == [True, True, False, False]  # of equals the first
     assert len(watcher.best) == 2 and same_bits(copy_trained(task), watcher.best[1])
@@ -321,41 +281,41 @@ def test_the_epoch_with_the_lowest_eval_loss_is_kept(bases: Path) -> None:
 
 
 def test_an_infinite_eval_loss_is_worse_than_any_number(bases: Path) -> None:
-    outcome, watcher = _run(make_task(bases, "causal"), losses=[math.inf, 700.5])
+    outcome, watcher = run_loop(make_task(bases, "causal"), losses=[math.inf, 700.5])
     assert (outcome.best_epoch, outcome.best_loss) == (2, 700.5)
     assert [event["eval_perplexity"] for event in watcher.of("epoch")] == [None, None]
 
 
 def test_with_nothing_held_out_the_last_epoch_is_kept(bases: Path) -> None:
     task = make_task(bases, "causal")
-    outcome, watcher = _run(task)
+    outcome, watcher = run_loop(task)
     assert (outcome.best_epoch, outcome.is_stopped) == (2, False) and math.isnan(outcome.best_loss)
     assert len(watcher.best) == 2 and same_bits(copy_trained(task), watcher.best[-1])
 
 
 def test_max_steps_inside_an_epoch_ends_with_an_evaluation_of_what_is_there(bases: Path) -> None:
     task = make_task(bases, "causal")
-    outcome, watcher = _run(task, dataclasses.replace(SHORT, max_steps=4), losses=[2.0, 1.0])
+    outcome, watcher = run_loop(task, dataclasses.replace(SHORT, max_steps=4), losses=[2.0, 1.0])
     assert outcome == Outcome(4, best_epoch=2, best_loss=1.0, is_stopped=False)
     assert [(event["epoch"], event["step"]) for event in watcher.of("epoch")] == [(1, 3), (2, 4)]
     assert watcher.of("epoch")[1]["train_loss"] == pytest.approx(watcher.of("step")[3]["loss"])
 
 
 def test_max_steps_beyond_the_epochs_go_on_into_further_ones(bases: Path) -> None:
-    outcome, watcher = _run(make_task(bases, "encoder"), dataclasses.replace(SHORT, epochs=1, max_steps=7))
+    outcome, watcher = run_loop(make_task(bases, "encoder"), dataclasses.replace(SHORT, epochs=1, max_steps=7))
     assert (outcome.steps, outcome.best_epoch) == (7, 3)
     assert [event["epoch"] for event in watcher.of("step")] == [1, 1, 1, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1]], ids=["seven rows", "one row"])
 def test_a_batch_larger_than_the_table_is_one_step_an_epoch(rows: Any, bases: Path) -> None:
-    outcome, watcher = _run(make_task(bases, "causal", rows=rows), dataclasses.replace(SHORT, batch_size=64))
+    outcome, watcher = run_loop(make_task(bases, "causal", rows=rows), dataclasses.replace(SHORT, batch_size=64))
     assert outcome.steps == 2 and [event["epoch"] for event in watcher.of("step")] == [1, 2]
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_target_tokens(bases: Path) -> None:
     task = make_task(bases, "seq2seq")
-    _, watcher = _run(task, dataclasses.replace(SHORT, epochs=1))
+    _, watcher = run_loop(task, dataclasses.replace(SHORT, epochs=1))
     batches = epoch_batches([len(e) for e in task.train], 3, 0, 0)
     tokens = [sum(len(task.train[i].target_ids) for i in batch) for batch in batches]
     summed = sum(event["loss"] * count for event, count in zip(watcher.of("step"), tokens, strict=True))
@@ -366,9 +326,9 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_target_tokens(bases: Path) ->
 
 def test_perplexity_is_told_of_tokens_alone(bases: Path) -> None:
     weighted = dataclasses.replace(SHORT, epochs=1, class_weights=True)
-    (epoch,) = _run(make_task(bases, "causal"), weighted, losses=[2.0])[1].of("epoch")
+    (epoch,) = run_loop(make_task(bases, "causal"), weighted, losses=[2.0])[1].of("epoch")
     assert epoch["train_perplexity"] is None and epoch["eval_perplexity"] == pytest.approx(math.exp(2.0))
-    (epoch,) = _run(make_task(bases, "encoder"), losses=[2.0], stop_after=3)[1].of("epoch")
+    (epoch,) = run_loop(make_task(bases, "encoder"), losses=[2.0], stop_after=3)[1].of("epoch")
     assert epoch["train_perplexity"] is None and epoch["eval_perplexity"] is None
 
 
@@ -412,87 +372,3 @@ def test_a_gradient_that_is_no_number_never_reaches_the_vectors(bases: Path, mon
         train_loop(task, dataclasses.replace(SHORT, clip=0.0), watcher.callbacks, run="a run")
     assert watcher.steps == 4 and len(watcher.best) == 1
     assert all(torch.isfinite(tensor).all() for tensor in copy_trained(task).values())
-
-
-# -- stopped and resumed ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("kind", "dropout"), [("causal", False), ("seq2seq", True), ("encoder", True)])
-def test_stopped_after_any_step_the_resumed_run_ends_in_the_same_bits(kind: str, dropout: bool, bases: Path) -> None:
-    settings = dataclasses.replace(SHORT, dropout=dropout, warmup=0.2, weight_decay=0.1, class_weights=True)
-    losses = [1.0, 2.0]  # the first epoch is the best, so that its numbers must survive
-    whole = make_task(bases, kind, dtype="float32", dropout=True)
-    outcome, watched = _run(whole, settings, losses=losses)
-    for stop in range(1, TOTAL):
-        task = make_task(bases, kind, dtype="float32", dropout=True)
-        stopped, before = _run(task, settings, losses=losses, stop_after=stop)
-        assert (stopped.steps, stopped.is_stopped, before.checkpoints[-1].step) == (stop, True, stop)
-        assert before.checkpoints[-1].run == "a run"
-        for _ in range(2):  # the second time shows that the checkpoint was not trained on
-            task = make_task(bases, kind, dtype="float32", dropout=True)
-            done = len(before.of("epoch"))
-            resumed, after = _run(task, settings, losses=losses[done:], resume=before.checkpoints[-1])
-            assert resumed == outcome and same_bits(copy_trained(task), copy_trained(whole))
-            told = [_plain(event) for event in before.events + after.events]
-            assert told == [_plain(event) for event in watched.events]
-
-
-def test_a_checkpoint_is_not_trained_on_by_the_run_that_made_it(bases: Path) -> None:
-    whole = make_task(bases, "encoder")
-    _, watcher = _run(whole)
-    for checkpoint in watcher.checkpoints[:-1]:
-        task = make_task(bases, "encoder")
-        _run(task, resume=checkpoint)
-        assert same_bits(copy_trained(task), copy_trained(whole))
-
-
-def _plain(event: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in event.items() if name != "examples_per_second"}
-
-
-def test_stopped_before_an_epoch_ended_the_numbers_as_they_are_are_kept(bases: Path) -> None:
-    task = make_task(bases, "causal")
-    outcome, watcher = _run(task, losses=[1.0], stop_after=2)
-    assert (outcome.steps, outcome.best_epoch, outcome.is_stopped) == (2, 0, True) and math.isnan(outcome.best_loss)
-    assert len(watcher.best) == 1 and same_bits(watcher.best[0], copy_trained(task))
-    assert same_bits(watcher.checkpoints[-1].trained, {n: t.cpu() for n, t in copy_trained(task).items()})
-
-
-def test_stopped_after_an_epoch_its_numbers_are_kept(bases: Path) -> None:
-    task = make_task(bases, "causal")
-    outcome, watcher = _run(task, losses=[1.0], stop_after=5)
-    assert (outcome.steps, outcome.best_epoch, outcome.is_stopped) == (5, 1, True)
-    assert len(watcher.best) == 1 and same_bits(watcher.best[0], copy_trained(task))
-    assert not same_bits(watcher.checkpoints[-1].trained, copy_trained(task))  # to go on from
-
-
-def test_stopped_before_the_first_step_nothing_is_kept(bases: Path) -> None:
-    outcome, watcher = _run(make_task(bases, "causal"), stop_after=0)
-    assert (outcome.steps, outcome.is_stopped) == (0, True)
-    assert not watcher.events and not watcher.best and not watcher.checkpoints
-
-
-def test_asked_to_stop_after_the_last_step_a_run_is_finished(bases: Path) -> None:
-    outcome, _ = _run(make_task(bases, "causal"), stop_after=TOTAL)
-    assert (outcome.steps, outcome.is_stopped) == (TOTAL, False)
-
-
-def test_resumed_from_its_last_step_a_run_gives_the_same_without_another_step(bases: Path) -> None:
-    whole = make_task(bases, "causal")
-    outcome, watched = _run(whole, losses=[1.0, 2.0])
-    task = make_task(bases, "causal")
-    again, watcher = _run(task, resume=watched.checkpoints[-1])
-    assert again == outcome and not watcher.events and same_bits(copy_trained(task), copy_trained(whole))
-
-
-def test_checkpoints_come_at_the_end_of_epochs_and_after_some_seconds(bases: Path) -> None:
-    def steps(seconds: float) -> list[int]:
-        watcher = Watcher(make_task(bases, "causal"), seconds=seconds)
-        ticks = itertools.count()
-        callbacks = dataclasses.replace(watcher.callbacks, clock=lambda: float(next(ticks)))
-        train_loop(watcher.task, SHORT, callbacks, run="a run")
-        return [checkpoint.step for checkpoint in watcher.checkpoints]
-
-    assert steps(1e9) == [3, 6]
-    assert steps(0.0) == [1, 2, 3, 4, 5, 6]
-    assert steps(6.0) == [2, 3, 5, 6]  # a step asks for the time three times

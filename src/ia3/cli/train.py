@@ -79,7 +79,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--max-length",
         type=whole_number,
         metavar="N",
-        help="Most tokens of an example, the text is cut (default: the longest of the data, at most the base's limit).",
+        help="Most tokens of an example, the text is cut (default: the base's limit, so that what it can read is kept).",
     )
 
 
@@ -174,6 +174,8 @@ def _result_lines(result: Result, folder: str, measured: str) -> Sequence[str]:
     if result.metrics is not None:
         which = f"epoch {result.outcome.best_epoch}" if result.outcome.best_epoch else "the last step"
         lines += [f"the saved adapter ({which}) on {measured}:", *result.metrics.lines(), ""]
+    if not (Path(folder) / "adapter_config.json").is_file():  # stopped before its first step
+        return [*lines, f"{result.outcome.steps} steps in {time_in_words(result.seconds)}; nothing is saved"]
     lines.append(f"{result.outcome.steps} steps in {time_in_words(result.seconds)}; the adapter lies in {folder}")
     lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
     return lines
