@@ -79,6 +79,12 @@ def prose_of(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
+def write_table(path: Path) -> None:
+    """Write the table that the pages call `news.csv`: the first 96 rows of the bundled one."""
+    lines = (ROOT / "src" / "ia3" / "demo" / "business_news.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:97]), encoding="utf-8")
+
+
 def commands_of(page: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield where each `ia3 …` command line of a page stands, and its words."""
     for block in blocks_of(page):
@@ -163,6 +169,7 @@ def test_the_page_on_plans_has_every_model_type_of_the_table_of_families() -> No
 def test_python_blocks_run_on_tiny_bases(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny_base(tmp_path / "minilm", "encoder")
     save_tiny_base(tmp_path / "gemma-3-270m", "causal")
+    write_table(tmp_path / "news.csv")
     monkeypatch.chdir(tmp_path)
     assert list(run_blocks(page)), f"{page.name} has no Python"
 
@@ -174,6 +181,7 @@ def test_python_blocks_print_what_the_page_shows(page: Path, tmp_path: Path, mon
         named = find_named_base(name)
         if named is None or not is_installed(named):
             pytest.skip(f"{name} is not installed")
+    write_table(tmp_path / "news.csv")
     monkeypatch.chdir(tmp_path)
     for block, printed, shown in run_blocks(page):
         if shown is not None:

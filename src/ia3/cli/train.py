@@ -79,7 +79,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--max-length",
         type=whole_number,
         metavar="N",
-        help="Most tokens of an example, the text is cut (default: the base's limit, so that what it can read is kept).",
+        help="Most tokens of an example, the text is cut (default: the base's limit, so that all it can read stays).",
     )
 
 
