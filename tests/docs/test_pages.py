@@ -26,7 +26,7 @@ from ia3.cli.main import VERBS
 from ia3.cli.parsing import Verb, make_parser, read_arguments
 from ia3.core.families import FAMILIES
 from ia3.training.settings import DEFAULTS, Settings
-from tests.models import save_tiny_base, tiny_tokenizer
+from tests.models import save_tiny_base
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -191,29 +191,17 @@ def test_python_blocks_print_what_the_page_shows(page: Path, tmp_path: Path, mon
 def run_blocks(page: Path) -> Iterator[tuple[Block, str, str | None]]:
     """Run a page's Python in order and yield each block with what it printed and what the page says it prints.
 
-    The blocks of a page share their names; those of the README stand alone, and have `ia3`, a `model` and a `batch`.
+    The blocks of a page share their names; those of the README stand alone.
     """
     blocks = [*blocks_of(page), Block(page, 0, "", "")]
-    names = _names_of_the_readme() if page == README else {}
+    names: dict[str, Any] = {}
     for block, following in pairwise(blocks):
         if block.kind != "python":
             continue
-        names = _names_of_the_readme() if page == README else names
+        names = {} if page == README else names
         with _other_peoples_warnings_ignored(), contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
         yield block, out.getvalue(), following.text if following.kind == "text" else None
-
-
-def _names_of_the_readme() -> dict[str, Any]:
-    """Return what the README's blocks take for granted: a model with three examples for it."""
-    from transformers import BertConfig, BertForSequenceClassification
-
-    import ia3
-
-    config = BertConfig(260, 8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    model = BertForSequenceClassification(config).eval()
-    batch = tiny_tokenizer("encoder")(["a b", "c d", "e f"], return_tensors="pt")
-    return {"ia3": ia3, "model": model, "batch": {key: batch[key] for key in ("input_ids", "attention_mask")}}
 
 
 @contextlib.contextmanager
