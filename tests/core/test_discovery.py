@@ -131,7 +131,19 @@ def test_targets_inside_the_experts_are_refused() -> None:
     with torch.device("meta"):
         model = EXPERTS["qwen2_moe"]()
     with pytest.raises(PlanError, match=r"'model\.layers\.0\.mlp\.shared_expert\.up_proj' is a mixture of experts"):
-        find_plan(model, target_modules=["k_proj", "up_proj"])
+        find_plan(model, target_modules=["k_proj", "up_proj"], feedforward_modules=[])
+
+
+def test_a_target_whose_side_is_not_known_in_an_unknown_model_type_is_refused() -> None:
+    with torch.device("meta"):
+        model = EXPERTS["qwen2_moe"]()
+    with pytest.raises(PlanError, match="o_proj' is a target in a model type that is not in the table") as told:
+        find_plan(model, target_modules=["k_proj", "o_proj"])
+    assert "Give feedforward_modules, the targets whose input is scaled, or [] for none." in str(told.value)
+    sides = {
+        s.side for s in find_plan(model, target_modules=["k_proj", "o_proj"], feedforward_modules=["o_proj"]).sites
+    }
+    assert sides == {"output", "input"}
 
 
 def test_the_keys_and_values_of_experts_equal_merged_weights() -> None:

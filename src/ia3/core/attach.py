@@ -65,7 +65,8 @@ def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Sav
     """
     if any(_HANDLE in module.__dict__ or has_entrance(module) for module in model.modules()):
         raise BankError(
-            "Attaching a bank: this model, or a part of it, has one already. Add adapters to it, or detach it first."
+            "Attaching a bank: this model, or a part of it, has one already. Add adapters to it, or detach "
+            "it first: model.ia3_attachment.detach()."
         )
     _check_fit(model, bank)
     return Attachment(model, bank, tuple(heads), save)

@@ -257,10 +257,17 @@ def _sites_of_targets(
                 f"Finding the plan: feedforward_modules {feedforward_modules!r} has no module in common with "
                 f"target_modules {target_modules!r}, expected a part of them. Add the names to target_modules."
             )
-    elif feedforward_modules is None and family is not None and target_modules != "all-linear":
-        inputs = {s.module for s in _sites_of_family(model, projections, family) if s.side == "input"} | {
-            s.peft[0] for s in _sites_of_family(model, projections, family) if s.peft and s.peft[1] == "input"
-        }
+    elif feedforward_modules is None and target_modules != "all-linear":
+        known = () if family is None else _sites_of_family(model, projections, family)
+        unclear = [p.path for p in targets if family is None and _role_of(p.name, "output") == "other"]
+        if unclear:  # the wrong side would train the wrong thing silently
+            raise PlanError(
+                f"Finding the plan: {unclear[0]!r} is a target in a model type that is not in the table, and whether "
+                "its input or its output is scaled is not said. Give feedforward_modules, the targets whose input is "
+                "scaled, or [] for none."
+            )
+        inputs = {s.module for s in known if s.side == "input"}
+        inputs |= {s.peft[0] for s in known if s.peft and s.peft[1] == "input"}
     return [whole_site(p, "input" if p.path in inputs else "output") for p in targets]
 
 
