@@ -34,13 +34,13 @@ def replace_files(folder: Path, files: Mapping[str, bytes], key: str) -> None:
         for name, path in written.items():
             _write_through(path, files[name])
         (folder / key).unlink(missing_ok=True)
-        _sync_folder(folder)
+        sync_folder(folder)
         for name in files:
             if name != key:
                 written[name].replace(folder / name)
-        _sync_folder(folder)
+        sync_folder(folder)
         written[key].replace(folder / key)
-        _sync_folder(folder)
+        sync_folder(folder)
     finally:
         for path in written.values():
             path.unlink(missing_ok=True)
@@ -65,7 +65,7 @@ def _write_through(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Force the folder's names to disk, where the system can."""
     if os.name != "posix":
         return

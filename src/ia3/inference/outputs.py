@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ia3.adapters.atomic import sync_folder
 from ia3.errors import RunError, near_matches
 
 OutputRow = Mapping[str, str | float]
@@ -64,7 +65,7 @@ def open_output(
         check_output(output, overwrite=overwrite)
         with _telling_faults(output):
             beside.replace(output)
-            _sync_folder(output.parent)
+            sync_folder(output.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -156,16 +157,6 @@ def _open_parquet(file: IO[bytes], text_columns: Sequence[str], number_columns: 
 
 def _spell(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:.9g}"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write the renaming through; systems that cannot open a folder do it by themselves."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @dataclass(frozen=True)

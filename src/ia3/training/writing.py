@@ -10,6 +10,8 @@ import os
 import uuid
 from pathlib import Path
 
+from ia3.adapters.atomic import sync_folder
+
 _MARK = ".ia3-part-"
 
 
@@ -32,21 +34,10 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process was writing."""
     for part in folder.glob(f"{_MARK}*"):
         part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the folder's names to disk, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
