@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ia3.core.attach import attach
 from ia3.core.bank import Bank
-from ia3.core.calls import ExampleAxis, Scope, batch_size, expand_rows, group_sites, open_call, scale_for_call
+from ia3.core.calls import (
+    ExampleAxis,
+    Multiplier,
+    Scope,
+    batch_size,
+    expand_rows,
+    group_sites,
+    open_call,
+    scale_for_call,
+)
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Channels, Plan, Site
 from ia3.errors import BankError, PlanError
@@ -60,16 +69,16 @@ def test_a_call_cuts_the_rows_of_the_batch_into_one_multiplier_for_each_group() 
     call = open_call(PLAN, group_sites(PLAN), _bank().snapshot, [1, 0, 2], 3)
     fused, last = call.multipliers
     assert fused is not None and last is not None
-    assert fused[0].tolist() == [1, 1, 2, 3, 6, 7, 1, 1, 4, 5, 8, 9]
-    assert fused[1].tolist() == [1] * 12
-    assert fused[2].tolist() == [1, 1, 102, 103, 106, 107, 1, 1, 104, 105, 108, 109]
-    assert last.tolist() == [[10, 11, 12, 13], [1, 1, 1, 1], [110, 111, 112, 113]]
+    assert fused.values[0].tolist() == [1, 1, 2, 3, 6, 7, 1, 1, 4, 5, 8, 9]
+    assert fused.values[1].tolist() == [1] * 12
+    assert fused.values[2].tolist() == [1, 1, 102, 103, 106, 107, 1, 1, 104, 105, 108, 109]
+    assert last.values.tolist() == [[10, 11, 12, 13], [1, 1, 1, 1], [110, 111, 112, 113]]
 
 
 def test_a_batch_of_one_adapter_has_a_single_row_and_one_of_the_base_nothing_to_multiply() -> None:
     same = open_call(PLAN, group_sites(PLAN), _bank().snapshot, [2, 2, 2], 3)
     assert same.rows == (2,)
-    assert [m.shape[0] for m in same.multipliers if m is not None] == [1, 1]
+    assert [m.values.shape[0] for m in same.multipliers if m is not None] == [1, 1]
     assert open_call(PLAN, group_sites(PLAN), _bank().snapshot, [0, 0], 2).multipliers == (None, None)
 
 
@@ -110,35 +119,39 @@ def test_the_batch_is_counted_from_the_first_argument_that_has_one() -> None:
 # -- layouts ----------------------------------------------------------------------------------------------------------
 
 
+def _scaled(x: Tensor, l: Tensor, module: str, axis: ExampleAxis) -> Tensor:
+    return scale_for_call(x, Multiplier(l, has_small=False), module, axis)
+
+
 def test_examples_first_are_multiplied_each_by_its_row() -> None:
     x, l = torch.ones(2, 3, 4), torch.tensor([[1.0] * 4, [2.0] * 4])
-    assert scale_for_call(x, l, "m", KNOWN)[:, 0, 0].tolist() == [1, 2]
-    assert scale_for_call(x[:, 0], l, "m", KNOWN)[:, 0].tolist() == [1, 2]
-    assert scale_for_call(x.unsqueeze(1), l, "m", KNOWN)[:, 0, 0, 0].tolist() == [1, 2]
+    assert _scaled(x, l, "m", KNOWN)[:, 0, 0].tolist() == [1, 2]
+    assert _scaled(x[:, 0], l, "m", KNOWN)[:, 0].tolist() == [1, 2]
+    assert _scaled(x.unsqueeze(1), l, "m", KNOWN)[:, 0, 0, 0].tolist() == [1, 2]
 
 
 def test_a_single_row_fits_any_layout() -> None:
     l = torch.full((1, 4), 2.0)
     for shape in ((4,), (7, 4), (5, 2, 4), (0, 3, 4), (2, 3, 5, 4)):
-        assert torch.equal(scale_for_call(torch.ones(shape), l, "m", ExampleAxis.of(UNKNOWN)), torch.full(shape, 2.0))
+        assert torch.equal(_scaled(torch.ones(shape), l, "m", ExampleAxis.of(UNKNOWN)), torch.full(shape, 2.0))
 
 
 def test_flattened_tokens_follow_their_example_where_the_family_is_known_to_flatten() -> None:
     x, l = torch.ones(6, 4), torch.tensor([[1.0] * 4, [2.0] * 4])
-    assert scale_for_call(x, l, "m", FLAT)[:, 0].tolist() == [1, 1, 1, 2, 2, 2]
-    assert scale_for_call(torch.ones(4, 6).T, l, "m", FLAT)[:, 3].tolist() == [1, 1, 1, 2, 2, 2]
+    assert _scaled(x, l, "m", FLAT)[:, 0].tolist() == [1, 1, 1, 2, 2, 2]
+    assert _scaled(torch.ones(4, 6).T, l, "m", FLAT)[:, 3].tolist() == [1, 1, 1, 2, 2, 2]
     for axis in (KNOWN, ExampleAxis.of(UNKNOWN)):
         with pytest.raises(
             BankError, match=r"Scaling 'm': the activation has shape \(6, 4\), expected 2 examples first"
         ):
-            scale_for_call(x, l, "m", axis)
+            _scaled(x, l, "m", axis)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 4), (1, 2, 4), (5, 4), (4, 3, 4), (4,), (0, 3, 4)])
 @pytest.mark.parametrize("axis", [KNOWN, FLAT], ids=["known", "flattened"])
 def test_any_other_leading_size_is_refused(axis: ExampleAxis, shape: tuple[int, ...]) -> None:
     with pytest.raises(BankError, match="This module does not keep examples apart; use one adapter"):
-        scale_for_call(torch.ones(shape), torch.ones(2, 4), "m", axis)
+        _scaled(torch.ones(shape), torch.ones(2, 4), "m", axis)
 
 
 def test_in_an_unknown_model_a_square_activation_is_refused_until_its_layout_was_seen() -> None:
@@ -146,19 +159,19 @@ def test_in_an_unknown_model_a_square_activation_is_refused_until_its_layout_was
     with pytest.raises(
         BankError, match=r"shape \(2, 2, 4\) in a batch of 2 examples .* \"nobody's\" models hold the ex"
     ):
-        scale_for_call(torch.ones(2, 2, 4), l, "m", axis)
-    scale_for_call(torch.ones(2, 3, 4), l, "m", axis)
-    scale_for_call(torch.ones(2, 2, 4), l, "m", axis)
+        _scaled(torch.ones(2, 2, 4), l, "m", axis)
+    _scaled(torch.ones(2, 3, 4), l, "m", axis)
+    _scaled(torch.ones(2, 2, 4), l, "m", axis)
     with pytest.raises(BankError, match="Scaling 'other'"):
-        scale_for_call(torch.ones(2, 2, 4), l, "other", axis)
+        _scaled(torch.ones(2, 2, 4), l, "other", axis)
     with pytest.raises(BankError, match="is not known"):
-        scale_for_call(torch.ones(2, 4), l, "pooled", axis)
+        _scaled(torch.ones(2, 4), l, "pooled", axis)
 
 
 def test_parts_that_read_images_never_take_different_rows() -> None:
     for axis in (KNOWN, ExampleAxis.of(UNKNOWN)):
         with pytest.raises(BankError, match=r"Scaling 'vision_tower\.k'"):
-            scale_for_call(torch.ones(2, 3, 4), torch.ones(2, 4), "vision_tower.k", axis)
+            _scaled(torch.ones(2, 3, 4), torch.ones(2, 4), "vision_tower.k", axis)
 
 
 def test_a_sequence_first_model_is_never_silently_wrong() -> None:
@@ -221,7 +234,7 @@ def test_rows_of_several_choices_for_each_example_are_refused_in_mixed_batches()
 
 def test_multipliers_follow_the_activation_to_its_device() -> None:
     x = torch.ones(2, 3, 4, device="meta")
-    assert scale_for_call(x, torch.ones(2, 4), "m", KNOWN).device.type == "meta"
+    assert _scaled(x, torch.ones(2, 4), "m", KNOWN).device.type == "meta"
 
 
 def test_a_scaled_module_may_be_called_with_more_arguments() -> None:

@@ -26,8 +26,9 @@ from tests.families import VOCABULARY
 
 @pytest.mark.parametrize("name", DISCOVERED)
 def test_an_unknown_model_is_discovered_and_equals_hand_scaled_weights(name: str) -> None:
-    base, model = made(DISCOVERED[name]), made(DISCOVERED[name])
-    bank = Bank(find_plan(model))
+    # in float64: nemotron squares its activations, and its rounding in fp32 depends on the processor
+    base, model = made(DISCOVERED[name]).double(), made(DISCOVERED[name]).double()
+    bank = Bank(find_plan(model), dtype=torch.float64)
     assert bank.plan.source == "structure"
     assert Counter(site.role for site in bank.plan.sites) == {"key": 2, "value": 2, "feedforward": 2}
     attach(model, bank)

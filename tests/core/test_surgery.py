@@ -108,17 +108,6 @@ def test_hooks_and_attributes_come_off_and_those_of_others_stay() -> None:
     assert block.note == "before"
 
 
-def test_gradients_are_switched_back() -> None:
-    block = _Block()
-    block.linear.bias.requires_grad_(False)
-    surgery = Surgery(block)
-    block.requires_grad_(False)
-    surgery.undo()
-    assert {name: p.requires_grad for name, p in block.named_parameters()} == {
-        "linear.weight": True, "linear.bias": False,
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_the_scope_is_left_with_any_exception(error: type[BaseException]) -> None:
     block, log = _Block(), _Log()

@@ -21,9 +21,10 @@ from transformers import PreTrainedModel
 
 from ia3.core import calls
 from ia3.core.bank import BASE_NAME, Bank
-from ia3.core.calls import Call, ExampleAxis, Group, Scope, ThreadState
+from ia3.core.calls import Call, ExampleAxis, Group, Multiplier, Scope, ThreadState
 from ia3.core.checkpointing import bind_checkpoints, unbind_checkpoints
 from ia3.core.discovery import projection_sizes
+from ia3.core.fast.wanted import wanted_now
 from ia3.core.heads import copy_head, run_heads
 from ia3.core.positions import scaled_position_bias, shares_positions
 from ia3.core.surgery import Surgery, has_entrance
@@ -120,6 +121,7 @@ class Attachment:
         self._state = ThreadState()
         for path in heads:
             self._check_head(path)
+        self._trained_before = {name for name, p in model.named_parameters() if p.requires_grad}
         self._surgery = Surgery(model)
         self._install(heads, save)
 
@@ -188,6 +190,8 @@ class Attachment:
         self._check_attached()
         self.model._modules.pop(BANK_MODULE, None)
         self._surgery.undo()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in self._trained_before)
         unbind_checkpoints(self.model)
 
     def _check_attached(self) -> None:
@@ -280,14 +284,15 @@ class Attachment:
         scope = self._current_scope() if rows is None else self._read_rows(rows)
         batch = calls.batch_size(args, kwargs)
         expanded = calls.expand_rows(scope, batch)
-        with self._under_way(calls.open_call(self.bank.plan, self._groups, scope.snapshot, expanded, batch)):
+        call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, expanded, batch, wanted_now())
+        with self._under_way(call):
             yield
 
     @contextmanager
     def inside(self, call: Call | None) -> Iterator[None]:
         """Run with a call that was captured before: what a recomputed block needs."""
         if call is not None:  # gathered anew, so that its graph belongs to this computation
-            call = calls.open_call(self.bank.plan, self._groups, call.snapshot, call.rows, call.batch)
+            call = calls.open_call(self.bank.plan, self._groups, call.snapshot, call.rows, call.batch, call.wanted)
         with self._under_way(call):
             yield
 
@@ -344,8 +349,8 @@ class Attachment:
             f"rows=[…] with a name for each example, activate one, or use rows={BASE_NAME!r} for the base."
         )
 
-    def multiplier(self, number: int) -> Tensor | None:
-        """Return what a group is multiplied by in this thread's forward pass, shape (1 or batch, features), or None."""
+    def multiplier(self, number: int) -> Multiplier | None:
+        """Return what a group is multiplied by in this thread's forward pass, or None for nothing."""
         if number in self._state.suspended:
             return None
         call = self.call
@@ -354,6 +359,19 @@ class Attachment:
             batch = None if scope.is_uniform else len(scope.rows)
             call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, scope.rows, batch)
         return call.multipliers[number]
+
+    def spread(self, number: int, x: Tensor) -> Multiplier | None:
+        """Return a group's multiplier in a shape that broadcasts against an activation (batch, …, features)."""
+        self._called.add(number)
+        multiplier = self.multiplier(number)
+        if multiplier is None:
+            return None
+        return calls.spread_for_call(x, multiplier, self._groups[number].module, self._axis)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The plan's sites by projection and side, in order."""
+        return self._groups
 
     def _check_called(self, numbers: tuple[int, ...], module: nn.Module, args: Any, output: Any) -> None:
         """Refuse a module of an unknown model that reads its projections' weights and never calls them."""

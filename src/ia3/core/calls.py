@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ia3.core.bank import BASE_ROW, Snapshot
 from ia3.core.families import family_of, is_foreign
-from ia3.core.scaling import scale
+from ia3.core.fast.wanted import Wanted
+from ia3.core.scaling import broadcast, has_small, scale
 from ia3.core.sites import Plan, Side
 from ia3.errors import BankError, PlanError
 
@@ -81,6 +82,19 @@ class Scope:
 
 
 @dataclass(frozen=True)
+class Multiplier:
+    """What the activations of one group are multiplied by.
+
+    Attributes:
+        values: Shape (1 or batch, features), or broadcast against an activation; fp32 or float64.
+        has_small: Whether one of them is too near to zero to divide by (see `scaling`).
+    """
+
+    values: Tensor
+    has_small: bool
+
+
+@dataclass(frozen=True)
 class Call:
     """One forward pass.
 
@@ -88,13 +102,15 @@ class Call:
         rows: Row of each example; a single one if all are the same.
         batch: Number of examples; None if not known and not needed, all rows being the same.
         snapshot: The bank the rows were taken from.
-        multipliers: For each group a tensor of shape (1 or batch, features); None where nothing is to be multiplied.
+        multipliers: One for each group; None where nothing is to be multiplied.
+        wanted: Where the last block's output is read; None for everywhere.
     """
 
     rows: tuple[int, ...]
     batch: int | None
     snapshot: Snapshot
-    multipliers: tuple[Tensor | None, ...]
+    multipliers: tuple[Multiplier | None, ...]
+    wanted: Wanted | None = None
 
 
 @dataclass
@@ -210,7 +226,14 @@ def _channel_index(plan: Plan, numbers: Sequence[int]) -> Tensor | None:
     return index
 
 
-def open_call(plan: Plan, groups: Sequence[Group], snapshot: Snapshot, rows: Sequence[int], batch: int | None) -> Call:
+def open_call(
+    plan: Plan,
+    groups: Sequence[Group],
+    snapshot: Snapshot,
+    rows: Sequence[int],
+    batch: int | None,
+    wanted: Wanted | None = None,
+) -> Call:
     """Gather the rows of a batch once and cut them into the multiplier of every group.
 
     Args:
@@ -219,23 +242,28 @@ def open_call(plan: Plan, groups: Sequence[Group], snapshot: Snapshot, rows: Seq
         snapshot: The bank.
         rows: Row of each example, or one row for all.
         batch: Number of examples, if known.
+        wanted: Where the last block's output is read; None for everywhere.
 
     Returns:
         The call. Where every row is the base there is nothing to multiply: its multipliers are None.
     """
     distinct = tuple(rows[:1]) if len(set(rows)) == 1 else tuple(rows)
     if distinct == (BASE_ROW,):
-        return Call(distinct, batch, snapshot, (None,) * len(groups))
-    pieces = snapshot.gather(distinct).split(plan.widths, dim=1)
-    return Call(distinct, batch, snapshot, tuple(_multiplier(group, pieces) for group in groups))
+        return Call(distinct, batch, snapshot, (None,) * len(groups), wanted)
+    gathered = snapshot.gather(distinct)
+    pieces = gathered.split(plan.widths, dim=1)
+    # asked once for the whole row: an answer for every site would have a GPU wait at every site
+    is_small = has_small(gathered)
+    return Call(distinct, batch, snapshot, tuple(_multiplier(group, pieces, is_small) for group in groups), wanted)
 
 
-def _multiplier(group: Group, pieces: Sequence[Tensor]) -> Tensor:
+def _multiplier(group: Group, pieces: Sequence[Tensor], is_small: bool) -> Multiplier:
     parts = [pieces[number] for number in group.sites]
+    small = is_small and any(has_small(part) for part in parts)
     if group.index is None:
-        return parts[0]
+        return Multiplier(parts[0], small)
     one = parts[0].new_ones(parts[0].shape[0], 1)
-    return torch.cat([one, *parts], dim=1).index_select(1, group.index.to(one.device))
+    return Multiplier(torch.cat([one, *parts], dim=1).index_select(1, group.index.to(one.device)), small)
 
 
 def expand_rows(scope: Scope, batch: int | None) -> tuple[int, ...]:
@@ -255,29 +283,37 @@ def expand_rows(scope: Scope, batch: int | None) -> tuple[int, ...]:
     )
 
 
-def scale_for_call(x: Tensor, multiplier: Tensor, module: str, axis: ExampleAxis) -> Tensor:
+def scale_for_call(x: Tensor, multiplier: Multiplier, module: str, axis: ExampleAxis) -> Tensor:
     """Multiply an activation by its examples' vectors.
 
     Args:
         x: Shape (batch, …, features), or (batch · seq, features) where a family flattens its tokens.
-        multiplier: Shape (1 or batch, features).
+        multiplier: Its values have shape (1 or batch, features).
         module: Path of the projection, for the error.
         axis: What is known of the base's activations.
 
     Raises:
         BankError: For any other leading size, or one that may not be the examples, with different rows in the batch.
     """
-    batch = multiplier.shape[0]
-    if multiplier.device != x.device:
-        multiplier = multiplier.to(x.device)
-    if batch == 1:
-        return scale(x, multiplier)
-    if x.dim() > 1 and x.shape[0] == batch:
+    batch = multiplier.values.shape[0]
+    if x.dim() == 2 and batch > 1 and x.shape[0] != batch and axis.is_flattened and x.shape[0] % batch == 0:
+        by_example = x.reshape(batch, -1, x.shape[1])
+        return scale_for_call(by_example, multiplier, module, axis).view(x.shape)
+    spread = spread_for_call(x, multiplier, module, axis)
+    return scale(x, spread.values, keeps_input=spread.has_small)
+
+
+def spread_for_call(x: Tensor, multiplier: Multiplier, module: str, axis: ExampleAxis) -> Multiplier:
+    """Return a multiplier whose values broadcast against an activation that has the examples first."""
+    values = multiplier.values
+    if values.device != x.device:
+        values = values.to(x.device)
+    batch = values.shape[0]
+    if batch > 1:
+        if x.dim() < 2 or x.shape[0] != batch:
+            raise BankError(
+                f"Scaling {module!r}: the activation has shape {tuple(x.shape)}, expected {batch} examples first, one "
+                "for each row. This module does not keep examples apart; use one adapter for the whole batch."
+            )
         axis.check(x, batch, module)
-        return scale(x, multiplier)
-    if x.dim() == 2 and axis.is_flattened and x.shape[0] % batch == 0:
-        return scale(x.reshape(batch, -1, x.shape[1]), multiplier).view(x.shape)
-    raise BankError(
-        f"Scaling {module!r}: the activation has shape {tuple(x.shape)}, expected {batch} examples first, one for each "
-        "row. This module does not keep examples apart; use one adapter for the whole batch."
-    )
+    return Multiplier(broadcast(values, x), multiplier.has_small)

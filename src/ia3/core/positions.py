@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ia3.core.calls import ExampleAxis, scale_for_call
+from ia3.core.calls import ExampleAxis, Multiplier, scale_for_call
 
 
 def shares_positions(module: nn.Module) -> bool:
@@ -27,7 +27,7 @@ def scaled_position_bias(
     module: Any,
     path: str,
     numbers: Mapping[str, int],
-    multiplier: Callable[[int], Tensor | None],
+    multiplier: Callable[[int], Multiplier | None],
     suspended: Callable[[Iterable[int]], AbstractContextManager[None]],
     axis: ExampleAxis,
 ) -> Callable[..., Any]:
@@ -53,7 +53,7 @@ class _PositionBias:
     module: Any
     key: int | None
     query: int | None
-    multiplier: Callable[[int], Tensor | None]
+    multiplier: Callable[[int], Multiplier | None]
     suspended: Callable[[Iterable[int]], AbstractContextManager[None]]
     axis: ExampleAxis
 

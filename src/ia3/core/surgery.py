@@ -32,7 +32,6 @@ class Surgery:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.trained_before = {name for name, p in model.named_parameters() if p.requires_grad}
         self._hooks: list[tuple[nn.Module, str, int]] = []  # module, which of its dicts of hooks, key
         self._attributes: list[_Attribute] = []
 
@@ -63,14 +62,12 @@ class Surgery:
         self.set(path, "forward", MethodType(_entrance_of(module), module))
 
     def undo(self) -> None:
-        """Take everything off, the newest first, and let the parameters train that did before."""
+        """Take everything off, the newest first."""
         for module, kind, key in self._hooks:
             getattr(module, kind).pop(key, None)
         for attribute in reversed(self._attributes):
             attribute.undo()
         self._hooks, self._attributes = [], []
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in self.trained_before)
 
 
 @dataclass(frozen=True, eq=False)

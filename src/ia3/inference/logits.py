@@ -12,8 +12,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ia3.core.fast.wanted import only_at
 from ia3.errors import BaseError
 
 
@@ -50,10 +52,24 @@ def run_at(model: Any, positions: Tensor, inputs: Mapping[str, Any]) -> tuple[Te
 
     handle = head.register_forward_pre_hook(pick)
     try:
-        output = model(**inputs)
+        with only_at(positions):
+            output = model(**inputs)
     finally:
         handle.remove()
     return output.logits[0], output
+
+
+def class_logits(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """Run a classifier and return its logits, shape (batch, choices), in the model's dtype.
+
+    Args:
+        model: An encoder with a head; one whose last block is accelerated reads its first position alone.
+        inputs: What the model is called with.
+    """
+    first = torch.zeros(inputs["input_ids"].shape[:2], dtype=torch.bool, device=inputs["input_ids"].device)
+    first[:, 0] = True
+    with only_at(first):
+        return model(**inputs).logits
 
 
 def known_inputs(model: Any, **inputs: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ia3.bases.kinds import Kind
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.logits import known_inputs, run_at
+from ia3.inference.logits import class_logits, known_inputs, run_at
 
 # Choices are scored in chunks that stay below both: numbers of logits (256 MB in fp32), and numbers of the prompts'
 # cached keys and values (or the encoder's output), which every choice of a chunk has a copy of.
@@ -72,7 +72,7 @@ def score_choices(
 
 def _score_with_head(model: Any, encoded: Sequence[Encoded], pad_id: int, rows: Rows | None) -> Tensor:
     ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
-    logits = model(input_ids=ids, attention_mask=mask, **_rows(rows)).logits
+    logits = class_logits(model, {"input_ids": ids, "attention_mask": mask, **_rows(rows)})
     return _wide(logits).log_softmax(dim=-1)
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ia3.bases.kinds import Kind
+from ia3.core.fast.acceleration import acceleration_of
+from ia3.core.fast.frozen_head import head_loss
 from ia3.data.batches import IGNORED, Batch
 from ia3.data.encoding import Encoded
-from ia3.inference.logits import logits_at
+from ia3.inference.logits import class_logits, logits_at
 
 
 def sum_loss(model: Any, kind: Kind, batch: Batch, rows: Any, weights: Tensor | None = None) -> Tensor:
@@ -33,16 +35,21 @@ def sum_loss(model: Any, kind: Kind, batch: Batch, rows: Any, weights: Tensor | 
         A scalar in nats, fp32 (float64 on a float64 base).
     """
     if kind == "encoder":
-        logits = _wide(model(**batch.inputs, rows=rows).logits)
+        logits = _wide(class_logits(model, {**batch.inputs, "rows": rows}))
         by_choice = None if weights is None else weights.to(logits.dtype)
         return functional.cross_entropy(logits, batch.choices, weight=by_choice, reduction="sum")
     positions = batch.labels != IGNORED
-    logits = logits_at(model, positions, {**batch.inputs, "use_cache": False, "rows": rows})
+    inputs = {**batch.inputs, "use_cache": False, "rows": rows}
     targets = batch.labels[positions]
-    if weights is None:
-        return functional.cross_entropy(_wide(logits), targets, reduction="sum")
-    by_token = weights[batch.choices].unsqueeze(1).expand_as(batch.labels)[positions]
-    return (functional.cross_entropy(_wide(logits), targets, reduction="none") * by_token).sum()
+    by_token = None if weights is None else weights[batch.choices].unsqueeze(1).expand_as(batch.labels)[positions]
+    acceleration = acceleration_of(model)
+    if acceleration is not None and acceleration.has_head:
+        head = model.get_output_embeddings()
+        return head_loss(acceleration.hidden_at(positions, inputs), head.weight, head.bias, targets, by_token)
+    logits = _wide(logits_at(model, positions, inputs))
+    if by_token is None:
+        return functional.cross_entropy(logits, targets, reduction="sum")
+    return (functional.cross_entropy(logits, targets, reduction="none") * by_token).sum()
 
 
 def count_targets(encoded: Sequence[Encoded], kind: Kind, weights: Tensor | None = None) -> float:

@@ -1,0 +1,339 @@
+"""Put faster passes on a model that has a bank, and take them off again.
+
+The model computes the same function: products of frozen linears come from the fastest library, gated feed-forwards and
+root-mean-square norms keep less and walk less over memory, the last block is computed where it is read, and the output
+head hands its input out instead of logits where a loss asks for it. Each replacement is tried on random numbers beside
+what it replaces, and left out where they differ. This file knows modules; the mathematics stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ia3.core.attach import Attachment
+from ia3.core.fast.activations import Activation, activation_of
+from ia3.core.fast.gates import gate_and_scale
+from ia3.core.fast.norms import rms_norm
+from ia3.core.fast.products import linear_forward, takes
+from ia3.core.fast.wanted import LAST_BLOCKS, only_at, put, take
+from ia3.core.surgery import Surgery
+from ia3.errors import BankError
+
+_HANDLE = "ia3_acceleration"
+_TOLERANCE = 1e-4  # of a replacement on random numbers, relative to the largest; fp32 and float64
+
+# Names of a gated feed-forward's gate, linear branch, last projection and activation.
+_GATED = (("gate_proj", "up_proj", "down_proj", "act_fn"), ("wi_0", "wi_1", "wo", "act"))
+
+_CAPTURED: ContextVar[list[Tensor] | None] = ContextVar("ia3_captured", default=None)
+
+
+def accelerate(attachment: Attachment) -> Acceleration:
+    """Put faster passes on the model of a bank.
+
+    Args:
+        attachment: The handle of the bank; its model is changed in place and given back by `Acceleration.remove`.
+
+    Returns:
+        The handle; a `with` statement removes it at its end.
+
+    Raises:
+        BankError: If the model has faster passes already.
+
+    Example:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from ia3.core.attach import attach
+        >>> from ia3.core.bank import Bank
+        >>> from ia3.core.discovery import find_plan
+        >>> config = LlamaConfig(
+        ...     hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9
+        ... )
+        >>> model = LlamaForCausalLM(config).eval()
+        >>> attachment = attach(model, Bank(find_plan(model)))
+        >>> with accelerate(attachment) as acceleration:
+        ...     print(acceleration.counts["gates"], acceleration.has_head)
+        1 True
+    """
+    if _HANDLE in attachment.model.__dict__:
+        raise BankError("Accelerating a model: it has faster passes already. Remove them first.")
+    return Acceleration(attachment)
+
+
+def acceleration_of(model: Any) -> Acceleration | None:
+    """Return the handle of a model's faster passes, or None."""
+    handle = model.__dict__.get(_HANDLE)
+    return handle if isinstance(handle, Acceleration) else None
+
+
+class Acceleration:
+    """The faster passes of one model.
+
+    Attributes:
+        attachment: The handle of the bank.
+        counts: How many modules each kind of replacement stands for.
+        has_head: Whether the output head's logits are its matrix times its input, nothing before or after, so that a
+            loss may be taken from its input (`hidden_at`).
+    """
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+        self.counts = {"linears": 0, "gates": 0, "norms": 0, "last blocks": 0}
+        self._surgery = Surgery(attachment.model)
+        self._verdicts: dict[Any, bool] = {}  # of replacements that were tried, by kind of module
+        with torch.no_grad(), attachment.disabled():
+            self._install_gates()
+            self._install_norms()
+            self._install_linears()
+        self._install_last_block()
+        self.has_head = self._install_head()
+        self._surgery.set("", _HANDLE, self)
+
+    def __enter__(self) -> Acceleration:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Acceleration:
+        raise BankError("Copying a model with faster passes: it cannot be. Remove them first, or copy it before.")
+
+    def remove(self) -> None:
+        """Take the faster passes off; the bank stays."""
+        self._surgery.undo()
+
+    # -- the output head ----------------------------------------------------------------------------------------------
+
+    def hidden_at(self, positions: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Run the model and return what its head would receive at some positions, shape (wanted, width).
+
+        Args:
+            positions: bool, shape (batch, seq) of the decoder's side.
+            inputs: What the model is called with; no labels.
+        """
+        caught: list[Tensor] = []
+        before = _CAPTURED.get()
+        _CAPTURED.set(caught)
+        try:
+            with only_at(positions):
+                self.attachment.model(**inputs)
+        finally:
+            _CAPTURED.set(before)
+        return caught[0][positions]
+
+    def _install_head(self) -> bool:
+        model = self.attachment.model
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        if not isinstance(head, nn.Linear):
+            return False
+        path = next(name for name, module in model.named_modules() if module is head)
+        plain = head.forward
+        self._surgery.set(path, "forward", partial(_head_forward, plain))
+        try:
+            return self._is_plain_head(head)
+        except Exception:  # a model that wants other inputs than ids: its loss is taken from logits
+            return False
+
+    def _is_plain_head(self, head: nn.Linear) -> bool:
+        """Compare the model's logits with its head's on the model's own hidden states."""
+        model = self.attachment.model
+        ids = torch.tensor([[1, 2]], device=head.weight.device)
+        inputs: dict[str, Any] = {"input_ids": ids, "rows": "__base__", "use_cache": False}
+        if model.config.is_encoder_decoder:
+            inputs["decoder_input_ids"] = ids
+        training = [module for module in model.modules() if module.training]
+        try:
+            model.eval()
+            with torch.no_grad():
+                logits = model(**inputs).logits
+                hidden = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
+                return _is_same(logits[0], nn.functional.linear(hidden, head.weight, head.bias))
+        finally:
+            for module in training:
+                module.training = True
+
+    # -- linears, norms, gates ----------------------------------------------------------------------------------------
+
+    def _install_linears(self) -> None:
+        heads = self.attachment.head_paths
+        for path, module in self.attachment.model.named_modules():
+            is_own = any(f"{path}.".startswith(f"{head}.") for head in heads)  # an adapter's head is trained
+            if type(module) is nn.Linear and not is_own and takes(module.weight) and not module.weight.requires_grad:
+                self._surgery.set(path, "forward", linear_forward(module))
+                self.counts["linears"] += 1
+
+    def _install_norms(self) -> None:
+        for path, module in self.attachment.model.named_modules():
+            forward = _norm_forward(module)
+            if forward is None:
+                continue
+            x = _numbers(module.weight, module.weight.shape[0])
+            if self._agrees(type(module), module, forward, x):
+                self._surgery.set(path, "forward", forward)
+                self.counts["norms"] += 1
+
+    def _install_gates(self) -> None:
+        numbers = {(group.module, group.side): n for n, group in enumerate(self.attachment.groups)}
+        for path, module in self.attachment.model.named_modules():
+            gated = _gated(module)
+            if gated is None:
+                continue
+            gate, linear, last, activation = gated
+            group = numbers.get((f"{path}.{linear}", "output"))
+            if (f"{path}.{gate}", "output") in numbers or getattr(module, linear).weight.dtype not in _WIDE:
+                continue
+            forward = partial(_gated_forward, self.attachment, module, (gate, linear, last), activation, group)
+            weight = getattr(module, gate).weight
+            x = _numbers(weight, weight.shape[1])
+            if self._agrees((type(module), activation.name), module, forward, x):
+                self._surgery.set(path, "forward", forward)
+                self.counts["gates"] += 1
+
+    def _agrees(self, kind: Any, module: nn.Module, forward: Callable[..., Any], x: Tensor) -> bool:
+        """Whether a replacement gives what the module gives; tried on the first module of a kind."""
+        if kind not in self._verdicts:
+            was_training, module.training = module.training, False
+            try:
+                self._verdicts[kind] = _is_same(module.forward(x), forward(x))
+            finally:
+                module.training = was_training
+        return self._verdicts[kind]
+
+    # -- the last block -----------------------------------------------------------------------------------------------
+
+    def _install_last_block(self) -> None:
+        model = self.attachment.model
+        rule = LAST_BLOCKS.get(self.attachment.bank.plan.model_type)
+        body = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
+        if rule is None or body is None or body is model or getattr(model.config, "is_encoder_decoder", False):
+            return
+        prefix = next(name for name, module in model.named_modules() if module is body)
+        layers = f"{prefix}.{rule.layers}"
+        blocks = dict(model.named_modules()).get(layers)
+        if blocks is None or not len(blocks):
+            return
+        last = f"{layers}.{len(blocks) - 1}"
+        with_bank = self.attachment
+        for name in rule.alone:
+            self._surgery.hook_input(f"{last}.{name}", partial(_take_first, with_bank))
+            self._surgery.hook_output(f"{last}.{name}", partial(_put_back, with_bank))
+        if rule.opens and rule.closes:
+            self._surgery.hook_input(f"{last}.{rule.opens}", partial(_take_first, with_bank))
+            self._surgery.hook_input(f"{last}.{rule.closes}", partial(_take_rest, with_bank))
+            self._surgery.hook_output(f"{last}.{rule.closes}", partial(_put_back, with_bank))
+        self.counts["last blocks"] = 1
+
+
+_WIDE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _numbers(like: Tensor, width: int) -> Tensor:
+    """Return activations to try a module on, shape (1, 2, width); the global random numbers stay where they are."""
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(1, 2, width, generator=random).to(like)
+
+
+def _is_same(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    tolerance = _TOLERANCE if found.dtype in (torch.float32, torch.float64) else 2e-2
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def _head_forward(plain: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Hand the head's input out, and one number in the logits' place, where somebody is waiting for it."""
+    caught = _CAPTURED.get()
+    if caught is None:
+        return plain(x)
+    caught.append(x)
+    return x.new_zeros(*x.shape[:-1], 1)
+
+
+def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Return the fast form of a root-mean-square norm, or None for another module."""
+    name, weight = type(module).__name__, getattr(module, "weight", None)
+    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if not name.endswith(("RMSNorm", "T5LayerNorm")) or not isinstance(weight, Tensor) or epsilon is None:
+        return None
+    if weight.dim() != 1 or weight.dtype not in (torch.float32, torch.float64) or weight.requires_grad:
+        return None
+    # Gemma keeps its weights around zero
+    return partial(_norm, module, float(epsilon), 1.0 if name.startswith("Gemma") else 0.0)
+
+
+def _norm(module: nn.Module, epsilon: float, offset: float, x: Tensor) -> Tensor:
+    weight: Any = module.weight
+    if x.dtype != weight.dtype:
+        return type(module).forward(module, x)
+    return rms_norm(x, weight + offset if offset else weight, epsilon)
+
+
+def _gated(module: nn.Module) -> tuple[str, str, str, Activation] | None:
+    """Return the names of a gated feed-forward's parts and its activation, or None for another module."""
+    for gate, linear, last, act in _GATED:
+        if all(isinstance(getattr(module, name, None), nn.Linear) for name in (gate, linear, last)):
+            activation = activation_of(getattr(module, act, None))
+            return None if activation is None else (gate, linear, last, activation)
+    return None
+
+
+def _gated_forward(
+    attachment: Attachment,
+    module: Any,
+    names: tuple[str, str, str],
+    activation: Activation,
+    group: int | None,
+    x: Tensor,
+) -> Tensor:
+    gate, linear, last = (getattr(module, name) for name in names)
+    g = gate(x)
+    if group is None:
+        u, multiplier = linear(x), None
+    else:
+        with attachment.suspended((group,)):
+            u = linear(x)
+        multiplier = attachment.spread(group, u)
+    z = gate_and_scale(g, u, None if multiplier is None else multiplier.values, activation)
+    dropout = getattr(module, "dropout", None)
+    return last(z if dropout is None else dropout(z))
+
+
+def _wanted(attachment: Attachment, x: Tensor) -> Tensor | None:
+    """Return the wanted positions of an activation in the pass under way, or None for all."""
+    call = attachment.call
+    is_apart = call is not None and call.wanted is not None and x.dim() == 3 and x.shape[1] == call.wanted.length
+    return call.wanted.index if is_apart else None  # type: ignore[union-attr]
+
+
+def _take_first(attachment: Attachment, module: nn.Module, args: tuple[Any, ...]) -> Any:
+    index = _wanted(attachment, args[0])
+    return None if index is None else (take(args[0], index), *args[1:])
+
+
+def _take_rest(attachment: Attachment, module: nn.Module, args: tuple[Any, ...]) -> Any:
+    index = _wanted(attachment, args[1])
+    return None if index is None else (args[0], *(take(x, index) for x in args[1:]))
+
+
+def _put_back(attachment: Attachment, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    call = attachment.call
+    if call is None or call.wanted is None or output.shape[1] == call.wanted.length:
+        return None
+    return put(output, call.wanted.index, call.wanted.length)
+
+
+@contextmanager
+def accelerated(attachment: Attachment) -> Iterator[None]:
+    """Have the faster passes on inside, whether or not they are on already."""
+    if acceleration_of(attachment.model) is not None:
+        yield
+        return
+    with accelerate(attachment):
+        yield
