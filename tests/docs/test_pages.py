@@ -156,7 +156,8 @@ def test_the_page_on_training_has_every_setting_with_its_defaults() -> None:
             if value is None or isinstance(value, bool):
                 assert shown == {None: "none", False: "off", True: "on"}[value], name
             else:
-                assert f"{value:g}" in shown.replace(",", " ").split(), f"{name}: {value:g} of a {kind} base"
+                word = value if isinstance(value, str) else f"{value:g}"
+                assert word in shown.replace(",", " ").split(), f"{name}: {word} of a {kind} base"
 
 
 def test_the_page_on_plans_has_every_model_type_of_the_table_of_families() -> None:

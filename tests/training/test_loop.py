@@ -125,7 +125,9 @@ def test_the_base_is_in_training_mode_in_steps_with_dropout_alone_and_never_in_a
         run="a run",
     )
     handle.remove()
-    assert modes == [{dropout}] * TOTAL and at_evaluation == [{False}] * 2
+    # before the steps the faster passes are tried, in evaluation mode
+    assert modes[-TOTAL:] == [{dropout}] * TOTAL and at_evaluation == [{False}] * 2
+    assert all(mode == {False} for mode in modes[:-TOTAL])
 
 
 def test_every_step_draws_masks_of_its_own_and_of_its_number_alone(bases: Path) -> None:
@@ -137,7 +139,8 @@ def test_every_step_draws_masks_of_its_own_and_of_its_number_alone(bases: Path) 
         )
         run_loop(task, dataclasses.replace(SHORT, dropout=True), **options)
         handle.remove()
-        return found
+        steps = TOTAL - (options["resume"].step if "resume" in options else 0)
+        return found[-steps:]  # before them the faster passes are tried
 
     whole = states()
     assert len(set(whole)) == TOTAL
@@ -205,7 +208,7 @@ def test_the_optimizer_gets_the_gradient_of_the_loss_over_all_targets_of_the_ste
     seen: list[Tensor] = []
     _before_each_step(monkeypatch, lambda o: seen.append(o.param_groups[0]["params"][0].grad.clone()))
     _, watcher = run_loop(task, Settings(max_steps=1, batch_size=7, clip=0.0, token_budget=budget))
-    torch.testing.assert_close(seen[0], expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-7)
     assert watcher.of("step")[0]["loss"] == pytest.approx(loss.item())
 
 

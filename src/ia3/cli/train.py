@@ -17,7 +17,7 @@ from ia3.cli.options import add_columns, add_json, add_placement
 from ia3.cli.output import print_json, print_lines, say
 from ia3.cli.parsing import Verb, number, whole_number
 from ia3.cli.progress import TrainingProgress, time_in_words
-from ia3.training.settings import DEFAULTS, Settings
+from ia3.training.settings import COMPILE, DEFAULTS, Settings
 
 if TYPE_CHECKING:
     from ia3.runs.training_run import Result
@@ -26,7 +26,7 @@ STOPPED = 130
 # of the options below: those that are settings, under the same name
 _SETTINGS = (
     "epochs", "max_steps", "learning_rate", "head_learning_rate", "batch_size", "token_budget", "warmup",
-    "weight_decay", "clip", "dropout", "class_weights", "seed",
+    "weight_decay", "clip", "dropout", "class_weights", "compile", "seed",
 )  # fmt: skip
 
 
@@ -112,6 +112,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--clip", type=number, metavar="X", help=f"Largest norm of a gradient, 0 for any ({_default('clip')}).")
     add("--dropout", action="store_true", default=None, help="Turn the base's own dropout on (default: off).")
     add("--class-weights", action="store_true", default=None, help="Let rare labels count more (default: off).")
+    add(
+        "--compile",
+        choices=COMPILE,
+        help="Compile the base's blocks, half a minute; auto where the run is long enough (default: auto).",
+    )
     add("--seed", type=whole_number, metavar="N", help=f"Of order, split and a new head ({_default('seed')}).")
 
 

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from ia3.bases.kinds import Kind
 from ia3.core.attach import Attachment
+from ia3.core.fast.acceleration import accelerated
+from ia3.core.fast.compiling import repays_compiling, repeated_blocks
+from ia3.core.fast.products import fastest_library
 from ia3.data.batches import Batch, collate, epoch_batches, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError
@@ -103,7 +106,10 @@ def train_loop(
     lengths = [len(encoded) for encoded in task.train]
     saved_at, saved_step = callbacks.clock(), state.step
     order: list[list[int]] = []
-    with _training_mode(task.attachment.model, settings):
+    with (
+        accelerated(task.attachment, compiled=_compiles(task, settings)),
+        _training_mode(task.attachment.model, settings),
+    ):
         for step in range(state.step, total):
             if callbacks.should_stop():
                 break
@@ -154,7 +160,20 @@ def _make_optimizer(trained: dict[str, Tensor], settings: Settings) -> torch.opt
         rate = settings.head_learning_rate
         groups.append({"params": heads, "lr": rate, "highest": rate})
     # the pull towards one is done by _step: AdamW's own pulls towards zero
-    return torch.optim.AdamW(groups, weight_decay=0.0)
+    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+
+
+def _compiles(task: Task, settings: Settings) -> bool:
+    """Whether the blocks are compiled: as the settings say, or where the run repays it."""
+    if settings.compile != "auto":
+        return settings.compile == "on"
+    model = task.attachment.model
+    if next(model.parameters()).device.type != "cpu":  # nothing was measured there
+        return False
+    blocks = sum(p.numel() for _, block in repeated_blocks(task.attachment) for p in block.parameters())
+    mean = sum(map(len, task.train)) / max(1, len(task.train))
+    tokens = round(mean * settings.batch_size * settings.total_steps(len(task.train)))
+    return repays_compiling(blocks, tokens, torch.get_num_threads(), fastest_library())
 
 
 def _choice_weights(task: Task, settings: Settings) -> Tensor | None:

@@ -15,6 +15,8 @@ from ia3.errors import SettingsError, near_matches
 if TYPE_CHECKING:
     from ia3.bases.kinds import Kind
 
+COMPILE = ("auto", "on", "off")
+
 
 def settings_for(kind: Kind, **overrides: Any) -> Settings:
     """Return the defaults of a kind of base with some settings changed.
@@ -55,6 +57,9 @@ def _outside_range(settings: Settings) -> Sequence[str | None]:
         None if 0 <= settings.warmup < 1 else f"warmup is {settings.warmup}, expected a share in [0, 1)",
         None if 0 <= settings.weight_decay < math.inf else f"weight_decay is {settings.weight_decay}, {_NOT_NEGATIVE}",
         None if 0 <= settings.clip < math.inf else f"clip is {settings.clip}, {_NOT_NEGATIVE}",
+        None
+        if settings.compile in COMPILE
+        else f"compile is {settings.compile!r}, expected one of {', '.join(COMPILE)}",
         None if 0 <= settings.seed < 2**32 else f"seed is {settings.seed}, expected a number in [0, 2³²)",
     )
 
@@ -68,7 +73,7 @@ def _odd_type(name: str, value: Any) -> str | None:
         return None
     kind = int if name == "max_steps" else type(getattr(Settings, name))
     is_right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-    words = {int: "a whole number", float: "a number", bool: "True or False"}
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
     return None if is_right else f"{name} is {value!r}, expected {words[kind]}"
 
 
@@ -98,6 +103,8 @@ class Settings:
         clip: Largest norm of a step's gradient; 0 for no clipping.
         dropout: Whether the base's own dropout is on.
         class_weights: Whether rare labels count more, by n / (labels · n_label).
+        compile: Whether the base's blocks are compiled, which takes half a minute: `on`, `off`, or `auto` where the run
+            is long enough to repay it.
         seed: Decides order, split, a fresh head and dropout.
     """
 
@@ -112,6 +119,7 @@ class Settings:
     clip: float = 1.0
     dropout: bool = False
     class_weights: bool = False
+    compile: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

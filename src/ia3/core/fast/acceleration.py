@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ia3.core.attach import Attachment
 from ia3.core.fast.activations import Activation, activation_of
+from ia3.core.fast.compiling import install_compiled
 from ia3.core.fast.gates import gate_and_scale
 from ia3.core.fast.norms import rms_norm
 from ia3.core.fast.products import linear_forward, takes
@@ -35,11 +36,12 @@ _GATED = (("gate_proj", "up_proj", "down_proj", "act_fn"), ("wi_0", "wi_1", "wo"
 _CAPTURED: ContextVar[list[Tensor] | None] = ContextVar("ia3_captured", default=None)
 
 
-def accelerate(attachment: Attachment) -> Acceleration:
+def accelerate(attachment: Attachment, *, compiled: bool = False) -> Acceleration:
     """Put faster passes on the model of a bank.
 
     Args:
         attachment: The handle of the bank; its model is changed in place and given back by `Acceleration.remove`.
+        compiled: Whether the repeated blocks run compiled where gradients are wanted; the first passes are then slow.
 
     Returns:
         The handle; a `with` statement removes it at its end.
@@ -64,7 +66,7 @@ def accelerate(attachment: Attachment) -> Acceleration:
     """
     if _HANDLE in attachment.model.__dict__:
         raise BankError("Accelerating a model: it has faster passes already. Remove them first.")
-    return Acceleration(attachment)
+    return Acceleration(attachment, compiled)
 
 
 def acceleration_of(model: Any) -> Acceleration | None:
@@ -79,21 +81,21 @@ class Acceleration:
     Attributes:
         attachment: The handle of the bank.
         counts: How many modules each kind of replacement stands for.
-        has_head: Whether the output head's logits are its matrix times its input, nothing before or after, so that a
-            loss may be taken from its input (`hidden_at`).
     """
 
-    def __init__(self, attachment: Attachment) -> None:
+    def __init__(self, attachment: Attachment, compiled: bool) -> None:
         self.attachment = attachment
-        self.counts = {"linears": 0, "gates": 0, "norms": 0, "last blocks": 0}
+        self.counts = {"linears": 0, "gates": 0, "norms": 0, "last blocks": 0, "compiled blocks": 0}
         self._surgery = Surgery(attachment.model)
         self._verdicts: dict[Any, bool] = {}  # of replacements that were tried, by kind of module
         with torch.no_grad(), attachment.disabled():
             self._install_gates()
             self._install_norms()
             self._install_linears()
-        self._install_last_block()
-        self.has_head = self._install_head()
+        last = self._install_last_block()
+        self._head_path = self._install_head()
+        if compiled:
+            self.counts["compiled blocks"] = install_compiled(attachment, self._surgery, last)
         self._surgery.set("", _HANDLE, self)
 
     def __enter__(self) -> Acceleration:
@@ -128,46 +130,62 @@ class Acceleration:
             _CAPTURED.set(before)
         return caught[0][positions]
 
-    def _install_head(self) -> bool:
+    @property
+    def has_head(self) -> bool:
+        """Whether the output head's logits are its matrix times its input, nothing before or after.
+
+        A loss may then be taken from its input (`hidden_at`). Never where adapters bring a head of their own.
+        """
+        return self._head_path is not None and not self._is_own(self._head_path)
+
+    def _install_head(self) -> str | None:
+        """Let the output head hand its input out, and return its path if its logits are the model's."""
         model = self.attachment.model
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         if not isinstance(head, nn.Linear):
-            return False
+            return None
         path = next(name for name, module in model.named_modules() if module is head)
+        if self._is_own(path):
+            return None
         plain = head.forward
         self._surgery.set(path, "forward", partial(_head_forward, plain))
         try:
-            return self._is_plain_head(head)
+            return path if self._is_plain_head(head, path) else None
         except Exception:  # a model that wants other inputs than ids: its loss is taken from logits
-            return False
+            return None
 
-    def _is_plain_head(self, head: nn.Linear) -> bool:
+    def _is_plain_head(self, head: nn.Linear, path: str) -> bool:
         """Compare the model's logits with its head's on the model's own hidden states."""
         model = self.attachment.model
-        ids = torch.tensor([[1, 2]], device=head.weight.device)
+        ids = torch.tensor([[1, 2, 3]], device=head.weight.device)
         inputs: dict[str, Any] = {"input_ids": ids, "rows": "__base__", "use_cache": False}
         if model.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = ids
-        training = [module for module in model.modules() if module.training]
-        try:
-            model.eval()
-            with torch.no_grad():
-                logits = model(**inputs).logits
-                hidden = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
-                return _is_same(logits[0], nn.functional.linear(hidden, head.weight, head.bias))
-        finally:
-            for module in training:
-                module.training = True
+        # numbers so large that a soft cap behind the head would show
+        given = _numbers(head.weight, head.weight.shape[0]) * 1000
+        trial = Surgery(model)
+        with _evaluated(model), torch.no_grad():
+            logits = model(**inputs).logits
+            hidden = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
+            trial.set(path, "forward", lambda x: given)
+            try:
+                is_last = torch.equal(model(**inputs).logits.to(given.dtype), given)
+            finally:
+                trial.undo()
+            return is_last and _is_same(logits[0], nn.functional.linear(hidden, head.weight, head.bias), hidden.dtype)
 
     # -- linears, norms, gates ----------------------------------------------------------------------------------------
 
     def _install_linears(self) -> None:
-        heads = self.attachment.head_paths
         for path, module in self.attachment.model.named_modules():
-            is_own = any(f"{path}.".startswith(f"{head}.") for head in heads)  # an adapter's head is trained
-            if type(module) is nn.Linear and not is_own and takes(module.weight) and not module.weight.requires_grad:
+            is_frozen = type(module) is nn.Linear and not self._is_own(path) and not module.weight.requires_grad
+            if is_frozen and takes(module.weight):
                 self._surgery.set(path, "forward", linear_forward(module))
                 self.counts["linears"] += 1
+
+    def _is_own(self, path: str) -> bool:
+        """Whether a module lies in a head that adapters bring themselves, which is trained."""
+        return any(f"{path}.".startswith(f"{head}.") for head in self.attachment.head_paths)
 
     def _install_norms(self) -> None:
         for path, module in self.attachment.model.named_modules():
@@ -199,26 +217,28 @@ class Acceleration:
     def _agrees(self, kind: Any, module: nn.Module, forward: Callable[..., Any], x: Tensor) -> bool:
         """Whether a replacement gives what the module gives; tried on the first module of a kind."""
         if kind not in self._verdicts:
-            was_training, module.training = module.training, False
-            try:
-                self._verdicts[kind] = _is_same(module.forward(x), forward(x))
-            finally:
-                module.training = was_training
+            with _evaluated(module):
+                self._verdicts[kind] = _is_same(module.forward(x), forward(x), x.dtype)
         return self._verdicts[kind]
 
     # -- the last block -----------------------------------------------------------------------------------------------
 
-    def _install_last_block(self) -> None:
+    def _install_last_block(self) -> tuple[str, ...]:
+        """Let the last block compute what is read of it alone, and return its path if there is one."""
         model = self.attachment.model
         rule = LAST_BLOCKS.get(self.attachment.bank.plan.model_type)
         body = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
         if rule is None or body is None or body is model or getattr(model.config, "is_encoder_decoder", False):
-            return
+            return ()
+        if getattr(model.config, "chunk_size_feed_forward", 0):  # the block cuts its positions itself
+            return ()
+        if not rule.reads_first and model.get_output_embeddings() is None:  # a classifier on the last position
+            return ()
         prefix = next(name for name, module in model.named_modules() if module is body)
         layers = f"{prefix}.{rule.layers}"
         blocks = dict(model.named_modules()).get(layers)
         if blocks is None or not len(blocks):
-            return
+            return ()
         last = f"{layers}.{len(blocks) - 1}"
         with_bank = self.attachment
         for name in rule.alone:
@@ -229,22 +249,41 @@ class Acceleration:
             self._surgery.hook_input(f"{last}.{rule.closes}", partial(_take_rest, with_bank))
             self._surgery.hook_output(f"{last}.{rule.closes}", partial(_put_back, with_bank))
         self.counts["last blocks"] = 1
+        return (last,)
 
 
 _WIDE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def _numbers(like: Tensor, width: int) -> Tensor:
-    """Return activations to try a module on, shape (1, 2, width); the global random numbers stay where they are."""
+    """Return small, usual and large activations to try a module on, shape (1, 3, width).
+
+    The small ones show an epsilon, the large ones a bound; the global random numbers stay where they are.
+    """
     random = torch.Generator().manual_seed(0)
-    return torch.randn(1, 2, width, generator=random).to(like)
+    return (torch.randn(1, 3, width, generator=random) * torch.tensor([[1e-3], [1.0], [30.0]])).to(like)
 
 
-def _is_same(found: Tensor, expected: Tensor) -> bool:
+def _is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two results agree at every position, relative to its largest number; `dtype` is what was computed in."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
-    tolerance = _TOLERANCE if found.dtype in (torch.float32, torch.float64) else 2e-2
-    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+    tolerance = _TOLERANCE if dtype in (torch.float32, torch.float64) else 2e-2
+    difference, size = (x.abs().amax(dim=-1) for x in (found - expected, expected))
+    return bool((difference <= tolerance * size).all())
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """Have every module inside in eval mode, so that no dropout draws."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _head_forward(plain: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -302,7 +341,8 @@ def _gated_forward(
         multiplier = attachment.spread(group, u)
     z = gate_and_scale(g, u, None if multiplier is None else multiplier.values, activation)
     dropout = getattr(module, "dropout", None)
-    return last(z if dropout is None else dropout(z))
+    z = z if dropout is None else dropout(z)
+    return last(z.to(last.weight.dtype) if last.weight.dtype in _WIDE else z)  # T5 keeps its last projection in fp32
 
 
 def _wanted(attachment: Attachment, x: Tensor) -> Tensor | None:
@@ -330,10 +370,10 @@ def _put_back(attachment: Attachment, module: nn.Module, args: Any, output: Tens
 
 
 @contextmanager
-def accelerated(attachment: Attachment) -> Iterator[None]:
+def accelerated(attachment: Attachment, *, compiled: bool = False) -> Iterator[None]:
     """Have the faster passes on inside, whether or not they are on already."""
     if acceleration_of(attachment.model) is not None:
         yield
         return
-    with accelerate(attachment):
+    with accelerate(attachment, compiled=compiled):
         yield

@@ -63,33 +63,22 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: int) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0]
-        highest: Tensor | None = None
-        total = mean = torch.zeros(())
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        # the lowest number and not -inf: a chunk may hold nothing else, and -inf - -inf is no number
+        highest = hidden.new_full((hidden.shape[0], 1), torch.finfo(wide).min, dtype=wide)
+        total, right = torch.zeros_like(highest), torch.full_like(highest, torch.nan)  # of a target that there is not
+        mean = torch.zeros_like(hidden, dtype=wide)  # in bf16 a sum over many chunks would lose its digits
         for start, logits in _logits(hidden, weight, bias, rows):
-            top = logits.max(dim=1, keepdim=True).values  # positions 1
-            new = top if highest is None else torch.maximum(highest, top)
-            powers = torch.exp(logits - new)
-            part = powers.sum(dim=1, keepdim=True)
-            total_now, mean_now = part, None
+            new = torch.maximum(highest, logits.amax(dim=1, keepdim=True))
+            powers, shrink = torch.exp(logits - new), torch.exp(highest - new)
+            total = total * shrink + powers.sum(dim=1, keepdim=True)
+            right = _pick(right, logits, targets - start)
             if needs_gradient:
-                mean_now = _times(powers.to(hidden.dtype), weight[start : start + rows])
-            if highest is None:
-                total, mean = total_now, mean_now if mean_now is not None else mean
-            else:
-                shrink = torch.exp(highest - new)
-                total = total * shrink + total_now
-                if mean_now is not None:
-                    mean = mean * shrink.to(mean.dtype) + mean_now
+                mean.mul_(shrink).add_(_times(powers.to(hidden.dtype), weight[start : start + rows]))
             highest = new
-        if highest is None:
-            raise ValueError("a head without a vocabulary")
-        chosen = weight[targets]  # positions width
-        right = (hidden * chosen).sum(dim=1).to(total.dtype)
-        if bias is not None:
-            right = right + bias[targets]
-        losses = (highest + total.log()).squeeze(1) - right
+        losses = (highest + total.log() - right).squeeze(1)
         if needs_gradient:
-            ctx.save_for_backward((mean / total.to(mean.dtype)).sub_(chosen))
+            ctx.save_for_backward((mean / total).sub_(weight[targets]).to(hidden.dtype))
         return losses
 
     @staticmethod
@@ -105,6 +94,13 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> I
         part = None if bias is None else bias[start : start + rows]
         logits = _linear(hidden, weight[start : start + rows], part)
         yield start, logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _pick(right: Tensor, logits: Tensor, places: Tensor) -> Tensor:
+    """Return the targets' logits where a chunk holds them, and elsewhere what was found before."""
+    is_here = (places >= 0) & (places < logits.shape[1])
+    found = logits.gather(1, places.clamp(0, logits.shape[1] - 1).unsqueeze(1))
+    return torch.where(is_here.unsqueeze(1), found, right)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

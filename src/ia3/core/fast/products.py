@@ -72,7 +72,8 @@ def linear_forward(module: nn.Linear) -> Any:
 
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
     weight, bias = module.weight, module.bias
-    if x.dtype == torch.float32 and x.device.type == "cpu" and takes(weight) and not weight.requires_grad:
+    is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if is_plain and takes(weight) and not weight.requires_grad:
         return frozen_linear(x, weight, bias)
     return functional.linear(x, weight, bias)
 

@@ -96,13 +96,13 @@ def _flat(index: Tensor, length: int) -> Tensor:
 
 def _taken(x: Tensor, index: Tensor) -> Tensor:
     batch, length, features = x.shape
-    return x.reshape(batch * length, features).index_select(0, _flat(index, length)).view(batch, -1, features)
+    return x.reshape(batch * length, features).index_select(0, _flat(index, length)).view(*index.shape, features)
 
 
 def _put(x: Tensor, index: Tensor, length: int) -> Tensor:
     batch, _, features = x.shape
     spread = x.new_zeros(batch * length, features)
-    return spread.index_copy_(0, _flat(index, length), x.reshape(-1, features)).view(batch, length, features)
+    return spread.index_copy_(0, _flat(index, length), x.reshape(index.numel(), features)).view(batch, length, features)
 
 
 class _Take(torch.autograd.Function):
