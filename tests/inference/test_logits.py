@@ -1,4 +1,7 @@
-"""Logits at positions: the same numbers as the whole logits hold there, in every family, and no hook left behind."""
+"""Logits at positions: the same numbers as the whole logits hold there, in every family, and no hook left behind.
+
+So they are where faster passes compute the last block at those positions alone.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from ia3.core.fast.acceleration import accelerate
 from ia3.errors import BaseError
-from ia3.inference.logits import known_inputs, logits_at, run_at
+from ia3.inference.logits import class_logits, known_inputs, logits_at, run_at
+from tests.core.banks import attached_model
 from tests.families import CASES, VOCABULARY, make_inputs, make_model
 
 LANGUAGE_MODELS = [name for name, case in CASES.items() if case.kind != "encoder"]
+ENCODERS = [name for name, case in CASES.items() if case.kind == "encoder"]
+CUT_LAST_BLOCKS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
 
 
 def inputs_and_positions(name: str) -> tuple[dict[str, Tensor], Tensor]:
@@ -60,6 +67,47 @@ def test_no_position_gives_no_logits(name: str) -> None:
     found = logits_at(make_model(name), torch.zeros_like(positions), inputs)
 
     assert found.shape == (0, VOCABULARY)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_logits_of_classes_are_those_of_the_whole_pass(name: str) -> None:
+    model, attachment = attached_model(name, "a", "b")
+    inputs = {**make_inputs(name, padded=True), "rows": ["a", "__base__", "b"]}
+
+    with torch.inference_mode():
+        whole = model(**inputs).logits
+        assert torch.equal(class_logits(model, inputs), whole)
+        with accelerate(attachment):
+            torch.testing.assert_close(class_logits(model, inputs), whole, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(model(**inputs).logits, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CUT_LAST_BLOCKS)
+def test_where_the_last_block_is_cut_they_are_those_of_the_whole_pass(name: str) -> None:
+    model, attachment = attached_model(name, "a", "b")
+    inputs, positions = inputs_and_positions(name)
+    inputs = {**inputs, "rows": ["a", "__base__", "b"]}
+
+    with torch.inference_mode():
+        whole = model(**inputs).logits
+        with accelerate(attachment):
+            lengths = _lengths_of_the_last_feedforward(model)
+            for wanted in (positions, torch.zeros_like(positions), torch.ones_like(positions)):
+                found = logits_at(model, wanted, inputs)
+                torch.testing.assert_close(found, whole[wanted], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(model(**inputs).logits, whole, atol=1e-5, rtol=1e-5)
+
+    every = positions.shape[1]
+    assert lengths == [int(positions.sum(dim=1).max()), every, every, every]
+
+
+def _lengths_of_the_last_feedforward(model: Any) -> list[int]:
+    """Return a list that the number of positions of every pass is added to."""
+    lengths: list[int] = []
+    model.model.layers[-1].mlp.down_proj.register_forward_hook(
+        lambda module, args, output: lengths.append(output.shape[1])
+    )
+    return lengths
 
 
 def test_the_head_computes_at_the_positions_only() -> None:

@@ -1,7 +1,12 @@
-"""The loss: equal to plain references, whatever a step is split into, and no logits where there are no targets."""
+"""The loss: equal to plain references, whatever a step is split into, and no logits where there are no targets.
+
+With faster passes it is the same loss.
+"""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ia3.core.fast.acceleration import accelerated
 from ia3.data.batches import IGNORED, collate
 from ia3.training.loop import Task, micro_batches, trained_tensors
 from ia3.training.losses import class_weights, count_targets, sum_loss
@@ -77,11 +83,34 @@ def test_loss_and_gradients_are_those_of_the_plain_reference_however_the_step_is
     assert numbers >= {1, len(task.train)} and len(numbers) == 3
 
 
+@WEIGHTED
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_faster_passes_loss_and_gradients_are_those_of_the_plain_reference(
+    kind: str, is_weighted: bool, bases: Path
+) -> None:
+    task = make_task(bases, kind)
+    weights = _weights(task, is_weighted)
+    expected = _reference(task, weights)
+    wanted = _gradients(task, expected)
+    with accelerated(task.attachment):
+        for budget in (1, 150, 10**9):
+            loss = _split_loss(task, budget, weights)
+            assert loss.dtype == torch.float64
+            # transformers' norms are fp32 inside a float64 model, the faster ones are not
+            torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+            for name, gradient in _gradients(task, loss).items():
+                scale = wanted[name].abs().max()
+                torch.testing.assert_close(gradient / scale, wanted[name] / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_fast", [False, True], ids=["plain", "fast"])
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
-def test_free_text_has_the_same_loss_as_its_reference(kind: str, bases: Path) -> None:
+def test_free_text_has_the_same_loss_as_its_reference(kind: str, is_fast: bool, bases: Path) -> None:
     task = make_task(bases, kind, labels=())
     assert {e.choice for e in task.train} == {-1}
-    torch.testing.assert_close(_split_loss(task, 100, None), _reference(task, None))
+    expected = _reference(task, None)
+    with accelerated(task.attachment) if is_fast else nullcontext():
+        torch.testing.assert_close(_split_loss(task, 100, None), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,6 +137,18 @@ def test_logits_are_computed_at_the_target_tokens_alone_and_nothing_is_cached(ki
     assert caches == [None]
 
 
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_with_faster_passes_no_logits_are_computed_by_the_model(kind: str, bases: Path) -> None:
+    task = make_task(bases, kind, dtype="float32")
+    model, seen = task.attachment.model, []
+    model.get_output_embeddings().register_forward_hook(lambda m, a, out: seen.append((a[0].shape, out.shape)))
+    with accelerated(task.attachment):
+        seen.clear()  # of the trial
+        sum_loss(model, task.kind, _batch(task), ADAPTER)
+    ((given, made),) = seen
+    assert made == (*given[:-1], 1)
+
+
 @pytest.mark.parametrize(
     ("dtype", "wide"), [("bfloat16", torch.float32), ("float32", torch.float32), ("float64", torch.float64)]
 )
@@ -117,8 +158,13 @@ def test_the_loss_is_summed_in_fp32_or_in_the_float64_of_the_base(
     kind: str, is_weighted: bool, dtype: str, wide: torch.dtype, bases: Path
 ) -> None:
     task = make_task(bases, kind, dtype=dtype)
-    loss = sum_loss(task.attachment.model, task.kind, _batch(task), ADAPTER, _weights(task, is_weighted))
+    weights = _weights(task, is_weighted)
+    loss = sum_loss(task.attachment.model, task.kind, _batch(task), ADAPTER, weights)
     assert loss.dtype == wide and loss.shape == () and torch.isfinite(loss)
+    with accelerated(task.attachment):
+        fast = sum_loss(task.attachment.model, task.kind, _batch(task), ADAPTER, weights)
+    assert fast.dtype == wide and fast.shape == ()
+    torch.testing.assert_close(fast, loss, rtol=0.02 if dtype == "bfloat16" else 1e-5, atol=0)
 
 
 def test_the_classes_weigh_the_same_in_sum(bases: Path) -> None:
@@ -150,3 +196,13 @@ def test_padding_is_no_target_even_where_pad_and_end_token_are_one(bases: Path) 
     plain = sum_loss(task.attachment.model, "causal", _batch(task), ADAPTER)
     torch.testing.assert_close(sum_loss(task.attachment.model, "causal", batch, ADAPTER), plain)
     assert int((batch.labels != IGNORED).sum()) == count_targets(task.train, "causal")
+
+
+def test_a_micro_batch_without_targets_costs_nothing(bases: Path) -> None:
+    task = make_task(bases, "causal", dtype="float32")
+    batch = replace(_batch(task), labels=torch.full_like(_batch(task).labels, IGNORED))
+    assert sum_loss(task.attachment.model, "causal", batch, ADAPTER) == 0
+    with accelerated(task.attachment):
+        loss = sum_loss(task.attachment.model, "causal", batch, ADAPTER)
+    assert loss == 0
+    assert all(not gradient.any() for gradient in _gradients(task, loss).values())

@@ -33,6 +33,7 @@ from ia3.errors import BankError, PlanError, near_matches
 Rows = str | int | Sequence[str | int] | Tensor
 Save = Callable[["Attachment", Any, dict[str, Any]], None]
 BANK_MODULE = "ia3_bank"
+FASTER = "ia3_acceleration"  # where faster passes (`fast.acceleration`) leave their handle on the model
 _HANDLE = "ia3_attachment"
 
 
@@ -188,6 +189,9 @@ class Attachment:
     def detach(self) -> None:
         """Take the bank off; the model is then what it was, its parameters trainable as before."""
         self._check_attached()
+        faster = self.model.__dict__.get(FASTER)
+        if faster is not None:  # its passes multiply by this bank's rows
+            faster.remove()
         self.model._modules.pop(BANK_MODULE, None)
         self._surgery.undo()
         for name, parameter in self.model.named_parameters():

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ia3.core.attach import Attachment
+from ia3.core.attach import FASTER, Attachment
 from ia3.core.fast.activations import Activation, activation_of
-from ia3.core.fast.compiling import install_compiled
+from ia3.core.fast.compiling import Compiled, install_compiled
 from ia3.core.fast.gates import gate_and_scale
 from ia3.core.fast.norms import rms_norm
 from ia3.core.fast.products import linear_forward, takes
@@ -27,7 +27,6 @@ from ia3.core.fast.wanted import LAST_BLOCKS, only_at, put, take
 from ia3.core.surgery import Surgery
 from ia3.errors import BankError
 
-_HANDLE = "ia3_acceleration"
 _TOLERANCE = 1e-4  # of a replacement on random numbers, relative to the largest; fp32 and float64
 
 # Names of a gated feed-forward's gate, linear branch, last projection and activation.
@@ -64,14 +63,14 @@ def accelerate(attachment: Attachment, *, compiled: bool = False) -> Acceleratio
         ...     print(acceleration.counts["gates"], acceleration.has_head)
         1 True
     """
-    if _HANDLE in attachment.model.__dict__:
+    if FASTER in attachment.model.__dict__:
         raise BankError("Accelerating a model: it has faster passes already. Remove them first.")
     return Acceleration(attachment, compiled)
 
 
 def acceleration_of(model: Any) -> Acceleration | None:
     """Return the handle of a model's faster passes, or None."""
-    handle = model.__dict__.get(_HANDLE)
+    handle = model.__dict__.get(FASTER)
     return handle if isinstance(handle, Acceleration) else None
 
 
@@ -87,16 +86,26 @@ class Acceleration:
         self.attachment = attachment
         self.counts = {"linears": 0, "gates": 0, "norms": 0, "last blocks": 0, "compiled blocks": 0}
         self._surgery = Surgery(attachment.model)
+        self._head_path: str | None = None
+        self._compiled: Compiled | None = None
         self._verdicts: dict[Any, bool] = {}  # of replacements that were tried, by kind of module
-        with torch.no_grad(), attachment.disabled():
+        try:
+            self._install(compiled)
+        except BaseException:
+            self._surgery.undo()
+            raise
+
+    def _install(self, compiled: bool) -> None:
+        with torch.no_grad(), self.attachment.disabled():
             self._install_gates()
             self._install_norms()
             self._install_linears()
         last = self._install_last_block()
         self._head_path = self._install_head()
         if compiled:
-            self.counts["compiled blocks"] = install_compiled(attachment, self._surgery, last)
-        self._surgery.set("", _HANDLE, self)
+            self._compiled = install_compiled(self.attachment, self._surgery, last)
+            self.counts["compiled blocks"] = self._compiled.blocks
+        self._surgery.set("", FASTER, self)
 
     def __enter__(self) -> Acceleration:
         return self
@@ -110,6 +119,11 @@ class Acceleration:
     def remove(self) -> None:
         """Take the faster passes off; the bank stays."""
         self._surgery.undo()
+
+    @property
+    def compile_failure(self) -> str | None:
+        """Why the blocks run uncompiled although they should not, or None."""
+        return None if self._compiled is None else self._compiled.failure
 
     # -- the output head ----------------------------------------------------------------------------------------------
 
@@ -142,11 +156,9 @@ class Acceleration:
         """Let the output head hand its input out, and return its path if its logits are the model's."""
         model = self.attachment.model
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        if not isinstance(head, nn.Linear):
+        if not isinstance(head, nn.Linear) or head.weight.requires_grad:
             return None
         path = next(name for name, module in model.named_modules() if module is head)
-        if self._is_own(path):
-            return None
         plain = head.forward
         self._surgery.set(path, "forward", partial(_head_forward, plain))
         try:
@@ -218,7 +230,10 @@ class Acceleration:
         """Whether a replacement gives what the module gives; tried on the first module of a kind."""
         if kind not in self._verdicts:
             with _evaluated(module):
-                self._verdicts[kind] = _is_same(module.forward(x), forward(x), x.dtype)
+                try:
+                    self._verdicts[kind] = _is_same(module.forward(x), forward(x), x.dtype)
+                except Exception:  # a module that wants more than an activation
+                    self._verdicts[kind] = False
         return self._verdicts[kind]
 
     # -- the last block -----------------------------------------------------------------------------------------------

@@ -70,8 +70,8 @@ def repeated_blocks(attachment: Attachment) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def install_compiled(attachment: Attachment, surgery: Surgery, leave_out: Sequence[str] = ()) -> int:
-    """Let the repeated blocks run compiled wherever gradients are wanted, and return how many do.
+def install_compiled(attachment: Attachment, surgery: Surgery, leave_out: Sequence[str] = ()) -> Compiled:
+    """Let the repeated blocks run compiled wherever gradients are wanted, and return what they share.
 
     Args:
         attachment: The handle of the bank.
@@ -79,17 +79,17 @@ def install_compiled(attachment: Attachment, surgery: Surgery, leave_out: Sequen
         leave_out: Paths of blocks that stay as they are.
     """
     _register_product()
-    compiled = _Compiled()
     blocks = [entry for entry in repeated_blocks(attachment) if entry[0] not in leave_out]
+    compiled = Compiled(len(blocks))
     for path, block in blocks:
         twin, slots = _twin(block, path, attachment)
         surgery.set(path, "forward", partial(_forward, attachment, compiled, block.forward, twin, slots))
-    return len(blocks)
+    return compiled
 
 
 def _forward(
     attachment: Attachment,
-    compiled: _Compiled,
+    compiled: Compiled,
     plain: Callable[..., Any],
     twin: nn.Module,
     slots: tuple[int, ...],
@@ -111,10 +111,17 @@ def _scales(call: Call, slots: tuple[int, ...]) -> tuple[Tensor | None, ...]:
     return tuple(None if m is None else m.values for m in multipliers)
 
 
-class _Compiled:
-    """The one compiled function of a model, and why it is no longer used if the compiler has refused a block."""
+class Compiled:
+    """The one compiled function of a model.
 
-    def __init__(self) -> None:
+    Attributes:
+        run: The function.
+        blocks: How many blocks run it.
+        failure: Why it is no longer used, if the compiler has refused a block.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
         self.run = torch.compile(_run, dynamic=True, fullgraph=True)
         self.failure: str | None = None
 

@@ -1,0 +1,310 @@
+"""Faster passes go on and come off, stand where they should, and run with everything else a model does."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ia3
+from ia3.core.attach import attach
+from ia3.core.bank import Bank
+from ia3.core.discovery import find_plan
+from ia3.core.fast import acceleration
+from ia3.core.fast.acceleration import accelerate, accelerated, acceleration_of
+from ia3.core.merge import merge
+from ia3.errors import BankError
+from tests.core.banks import attached_model, random_row, tiny_model
+from tests.core.fast.passes import (
+    MIXED,
+    assert_same,
+    loss_and_gradients,
+    make_batch,
+    mixed_model,
+    seeded,
+    take_onednn,
+)
+from tests.families import CASES, make_inputs
+
+T5_GATED = ("t5-gated", "mt5", "umt5", "longt5")
+LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
+# family: gates, norms, last blocks, whether the head's input gives the loss
+EXPECTED = {
+    "t5": (0, 12, 0, True),
+    **dict.fromkeys(T5_GATED, (4, 12, 0, True)),
+    "longt5-global": (0, 14, 0, True),
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), (0, 0, 0, True)),
+    **dict.fromkeys(("gpt2", "gptj", "gpt_neo", "gpt_neox", "bloom", "opt", "phi"), (0, 0, 0, True)),
+    **dict.fromkeys(("falcon", "falcon-new", "falcon-rw"), (0, 0, 0, True)),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "gemma"), (2, 5, 1, True)),
+    "qwen3": (2, 9, 1, True),
+    "gemma2": (2, 9, 1, False),  # a soft cap on its logits
+    "gemma3": (2, 13, 1, True),
+    "phi3": (0, 5, 0, True),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), (0, 0, 1, False)),
+    **dict.fromkeys(("distilbert", "albert", "deberta", "deberta-v2", "deberta-v3", "modernbert"), (0, 0, 0, False)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_onednn(monkeypatch)
+
+
+def _state(model: nn.Module) -> list[tuple[Any, ...]]:
+    """Return everything that was set or hooked on a model's instances."""
+    return [
+        (path, dict(module.__dict__.get("_forward_hooks", {})), dict(module._forward_pre_hooks), _own(module))
+        for path, module in model.named_modules()
+    ]
+
+
+def _own(module: nn.Module) -> dict[str, int]:
+    return {name: id(value) for name, value in module.__dict__.items() if not name.startswith("_")}
+
+
+# -- where they stand --------------------------------------------------------------------------------------------------
+
+
+def test_every_family_has_its_expected_counts_listed() -> None:
+    assert set(EXPECTED) == set(CASES)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_a_family_has_its_faster_passes_and_is_restored_bit_for_bit(family: str) -> None:
+    model, attachment = attached_model(family, "a")
+    before, inputs = _state(model), make_inputs(family, padded=True)
+    plain = model(**inputs, rows="a").logits
+    linears = sum(type(m) is nn.Linear for m in model.modules())
+    acceleration = accelerate(attachment)
+    counts = acceleration.counts
+    assert (counts["gates"], counts["norms"], counts["last blocks"], acceleration.has_head) == EXPECTED[family]
+    assert counts["linears"] == (linears if hasattr(torch.ops.mkldnn, "_linear_pointwise") else 0)
+    acceleration.remove()
+    assert _state(model) == before
+    assert torch.equal(model(**inputs, rows="a").logits, plain)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "t5-gated"])
+def test_where_torch_has_the_fastest_products_linears_stay(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ia3.core.fast.products.fastest_library", lambda: "torch")
+    model, attachment = mixed_model(family)
+    expected = loss_and_gradients(model, attachment, family, make_batch(family), MIXED)
+    with accelerate(attachment) as acceleration:
+        assert acceleration.counts["linears"] == 0 and acceleration.counts["gates"] > 0
+        assert_same(loss_and_gradients(model, attachment, family, make_batch(family), MIXED), expected, digits=1e-5)
+
+
+def test_a_scope_of_faster_passes_may_lie_in_another() -> None:
+    model, attachment = attached_model("llama", "a")
+    assert acceleration_of(model) is None
+    with accelerated(attachment):
+        outer = acceleration_of(model)
+        assert outer is not None
+        with accelerated(attachment):
+            assert acceleration_of(model) is outer
+        assert acceleration_of(model) is outer
+    assert acceleration_of(model) is None
+    with pytest.raises(KeyError), accelerated(attachment):
+        raise KeyError
+    assert acceleration_of(model) is None
+
+
+def test_faster_passes_twice_are_refused() -> None:
+    _, attachment = attached_model("llama", "a")
+    with accelerate(attachment), pytest.raises(BankError, match=r"it has faster passes already\. Remove them first\."):
+        accelerate(attachment)
+    accelerate(attachment).remove()
+
+
+def test_a_copy_of_a_model_with_faster_passes_is_refused_and_afterwards_made() -> None:
+    model, attachment = attached_model("llama", "a")
+    with accelerate(attachment):
+        with pytest.raises(BankError, match=r"Copying a model with faster passes: it cannot be\. Remove them first"):
+            copy.deepcopy(model)
+        with pytest.raises(BankError, match=r"Copying a model with faster passes: it cannot be\. Remove them first"):
+            merge(attachment, "a")
+    inputs = make_inputs("llama")
+    expected = model(**inputs, rows="a").logits
+    assert torch.equal(copy.deepcopy(model)(**inputs, rows="a").logits, expected)
+    torch.testing.assert_close(merge(attachment, "a")(**inputs).logits, expected)
+
+
+def test_a_model_in_training_mode_gets_them_all_draws_nothing_and_stays_in_it() -> None:
+    """A dropout inside the tried module once made two runs of it differ, and the module was left plain."""
+    model, attachment = attached_model("mt5", "a")
+    _set_dropout(model, 0.5)
+    model.train()
+    with seeded(3):
+        before = torch.get_rng_state()
+        with accelerate(attachment) as acceleration:
+            assert acceleration.counts["gates"] == 4 and acceleration.has_head
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in model.modules())
+
+
+def _set_dropout(model: nn.Module, rate: float) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+
+
+# -- passes of other kinds ---------------------------------------------------------------------------------------------
+
+GREEDY = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
+BEAMS = {**GREEDY, "num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 3, "min_new_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    "family", ["t5", "mt5", "bart", "gpt2", "opt", "falcon-new", "qwen3", "gemma2", "gemma3", "phi3"]
+)
+def test_generated_tokens_are_the_same(family: str) -> None:
+    model, attachment = mixed_model(family)
+    prompts = make_inputs(family, batch=2, seq=5)
+    prompts.pop("decoder_input_ids", None)
+
+    def generate() -> Iterator[Tensor]:
+        for settings in (GREEDY, BEAMS):
+            yield model.generate(**prompts, rows=["a", "__base__"], **settings)
+        yield model.generate(**prompts, rows="signs", **GREEDY)
+
+    plain = list(generate())
+    with accelerate(attachment):
+        assert all(torch.equal(found, expected) for found, expected in zip(generate(), plain, strict=True))
+
+
+@pytest.mark.parametrize("family", ["t5-gated", "longt5", "llama", "gemma3", "bert"])
+def test_checkpointed_blocks_have_the_same_gradients(family: str) -> None:
+    model, attachment = mixed_model(family)
+    expected = loss_and_gradients(model, attachment, family, make_batch(family), MIXED)
+    model.train()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    recomputed: list[bool] = []
+    probe = next(m for m in model.modules() if type(m) is nn.Linear)
+    probe.register_forward_hook(lambda *_: recomputed.append(torch._C._current_graph_task_id() != -1))
+    with accelerate(attachment):
+        assert_same(loss_and_gradients(model, attachment, family, make_batch(family), MIXED), expected, digits=1e-5)
+    assert any(recomputed), "nothing was recomputed: the test says nothing"
+
+
+@pytest.mark.parametrize("family", T5_GATED)
+def test_dropout_draws_the_same_numbers_in_training_mode(family: str) -> None:
+    model, attachment = mixed_model(family)
+    _set_dropout(model, 0.3)
+    eager = loss_and_gradients(model, attachment, family, make_batch(family), "a")
+    model.train()
+
+    def run(seed: int) -> dict[str, Tensor]:
+        with seeded(seed):
+            return loss_and_gradients(model, attachment, family, make_batch(family), "a")
+
+    plain = [run(seed) for seed in (1, 2)]
+    with accelerate(attachment):
+        for seed, expected in zip((1, 2), plain, strict=True):
+            assert_same(run(seed), expected, digits=1e-5)
+    assert len({float(numbers["loss"]) for numbers in (eager, *plain)}) == 3
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert"])
+def test_an_encoders_own_head_is_trained(family: str) -> None:
+    model = tiny_model(family)
+    heads = [name for name, _ in model.named_children() if name in ("classifier", "pre_classifier")]
+    attachment = attach(model, Bank(find_plan(model)), heads=heads)
+    for place, name in enumerate("ab"):
+        attachment.add(name, random_row(attachment.bank, seed=place))
+    batch, passes = make_batch(family), ("a", ["a", "b", "__base__", "a"])
+    plain = [loss_and_gradients(model, attachment, family, batch, rows) for rows in passes]
+    with accelerate(attachment):
+        for rows, expected in zip(passes, plain, strict=True):
+            assert any(name.startswith("heads.") for name in expected)
+            assert_same(loss_and_gradients(model, attachment, family, batch, rows), expected, digits=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "mt5", "bert"])
+def test_under_autocast_outputs_keep_their_dtype(family: str) -> None:
+    model, attachment = attached_model(family, "a")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = model(**make_inputs(family), rows="a").logits
+        with accelerate(attachment):
+            found = model(**make_inputs(family), rows="a").logits
+    assert found.dtype == plain.dtype
+    torch.testing.assert_close(found, plain, rtol=0, atol=0.05 * float(plain.abs().max()))
+
+
+def test_saved_adapters_are_the_same_files(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    attachment = ia3.attach(model, head_modules=["classifier"])
+    attachment.bank.set_vector("default", random_row(attachment.bank))
+    model.save_pretrained(tmp_path / "plain")
+    with accelerate(attachment):
+        model.save_pretrained(tmp_path / "fast")
+    names = sorted(path.name for path in (tmp_path / "plain").iterdir())
+    assert "adapter_model.safetensors" in names
+    assert names == sorted(path.name for path in (tmp_path / "fast").iterdir())
+    for name in names:
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes(), name
+
+
+def test_threads_on_one_model_do_not_take_each_others_positions() -> None:
+    model, attachment = attached_model("gemma3", "a", "b")
+    ids = make_inputs("gemma3")["input_ids"]
+    found: dict[str, Tensor] = {}
+
+    def run(row: str, column: int) -> None:
+        positions = torch.zeros_like(ids, dtype=torch.bool)
+        positions[:, column] = True
+        inputs = {"input_ids": ids, "rows": row, "use_cache": False}
+        with torch.no_grad():
+            found[row] = acceleration.hidden_at(positions, inputs)
+
+    with accelerate(attachment) as acceleration:
+        run("a", 1), run("b", 4)
+        alone, found = found, {}
+        meeting = threading.Barrier(2)  # both are inside before one reaches the last block
+
+        def meet(module: Any, args: Any) -> None:
+            meeting.wait(timeout=20)
+
+        model.model.layers[0].register_forward_pre_hook(meet)
+        threads = [threading.Thread(target=run, args=pair) for pair in (("a", 1), ("b", 4))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert set(found) == {"a", "b"}
+    for row, hidden in found.items():
+        torch.testing.assert_close(hidden, alone[row])
+
+
+def test_detaching_the_bank_takes_the_faster_passes_off_first() -> None:
+    model = tiny_model("llama")
+    inputs = make_inputs("llama")
+    expected = model(**inputs).logits
+    attachment = attach(model, Bank(find_plan(model)))
+    attachment.bank.add("news", random_row(attachment.bank))
+    accelerate(attachment)
+    attachment.detach()
+    assert acceleration_of(model) is None
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_a_failure_while_the_passes_are_put_on_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    attachment = attach(model, Bank(find_plan(model)))
+
+    def fail(*args: Any) -> int:
+        raise RuntimeError("no compiler")
+
+    before = {path: sorted(module.__dict__) for path, module in model.named_modules()}
+    monkeypatch.setattr(acceleration, "install_compiled", fail)
+    with pytest.raises(RuntimeError, match="no compiler"):
+        accelerate(attachment, compiled=True)
+    assert acceleration_of(model) is None
+    after = {path: dict(module.__dict__) for path, module in model.named_modules()}
+    assert {path: sorted(attributes) for path, attributes in after.items()} == before
