@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from ia3.cli import bases, demo, evaluate, generate, merge, plan, predict, show, train
+from ia3.cli import adapters, bases, demo, evaluate, generate, merge, plan, predict, show, train
 from ia3.cli.interrupts import Interrupts
 from ia3.cli.parsing import UsageError, Verb, read_arguments
 from ia3.errors import IA3Error, near_matches
@@ -33,6 +33,7 @@ VERBS: tuple[Verb, ...] = (
     generate.VERB,
     show.VERB,
     merge.VERB,
+    adapters.VERB,
 )
 STOPPED = 130
 _BROKEN_PIPE = 141

@@ -1,0 +1,242 @@
+"""`ia3 adapters list`, `remove`, `rename`, `verify` and `compact`: what is in a packed store, and keeping it in order.
+
+None of them imports torch; listing reads the index and, with `--long`, the records, never the table of vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ia3.cli.options import add_json
+from ia3.cli.output import align_columns, print_json, print_lines, size_in_words
+from ia3.cli.parsing import Verb
+from ia3.errors import AdapterError
+
+if TYPE_CHECKING:
+    from ia3.adapters.store_file import StoreFile
+
+_CONFIG, _RECORD = "adapter_config.json", "ia3.json"
+_MUCH = 0.1  # share of a file that is worth compacting away
+
+
+def configure_list(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `list`."""
+    _add_store(parser)
+    group = parser.add_argument_group("what is shown")
+    group.add_argument(
+        "--long", action="store_true", help="Read each adapter's record as well: labels, data, accuracy."
+    )
+    add_json(parser, "the list")
+
+
+def configure_remove(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `remove`."""
+    _add_store(parser)
+    parser.add_argument("names", metavar="NAME", nargs="+", help="Adapters to take out.")
+
+
+def configure_rename(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rename`."""
+    _add_store(parser)
+    parser.add_argument("name", metavar="NAME", help="Adapter.")
+    parser.add_argument("new", metavar="NEW", help="Its new name.")
+
+
+def configure_verify(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `verify`."""
+    _add_store(parser)
+    add_json(parser, "what is damaged")
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="Packed store.")
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Show what a store holds."""
+    store = _open(options)
+    adapters = [_describe(store, name, is_long=options.long) for name in store.state.entries]
+    shared = _describe_store(store)
+    if options.json:
+        print_json({**shared, "adapters": adapters})
+        return 0
+    print_lines([_told(shared), ""] if adapters else [_told(shared)])
+    if adapters:
+        print_lines(_table(adapters, is_long=options.long))
+    unused = shared["unused_bytes"]
+    if unused > _MUCH * shared["bytes"]:
+        print_lines(["", f"{size_in_words(unused)} belong to no adapter; 'ia3 adapters compact' gives them back."])
+    return 0
+
+
+def run_remove(options: argparse.Namespace) -> int:
+    """Take adapters out of a store."""
+    from ia3.adapters.store_writing import remove_adapters
+
+    store = remove_adapters(_open(options), options.names)
+    print_lines([f"{store.path}: {_count(store)} left"])
+    return 0
+
+
+def run_rename(options: argparse.Namespace) -> int:
+    """Give an adapter another name."""
+    from ia3.adapters.store_writing import rename_adapter
+
+    store = rename_adapter(_open(options), options.name, options.new)
+    print_lines([f"{store.path}: {options.name!r} is now {options.new!r}"])
+    return 0
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """Read everything in a store and tell what is damaged."""
+    store = _open(options)
+    found = store.find_damage()
+    damaged = list(dict.fromkeys(damage.name for damage in found if damage.name is not None))
+    if options.json:
+        parts = [{"name": damage.name, "part": damage.what} for damage in found]
+        print_json({"store": str(store.path), "adapters": len(store.state.entries), "damage": parts})
+    else:
+        whole = len(store.state.entries) - len(damaged)
+        print_lines([f"{store.path}: {whole:,} of {_count(store)} whole"])
+        print_lines(f"damaged: {f'{d.name!r}, ' if d.name is not None else ''}{d.what}" for d in found)
+    if damaged:
+        raise AdapterError(
+            f"Verifying {store.path}: {len(damaged)} of {_count(store)} damaged. Take another copy of the file, or "
+            "remove them and add them again."
+        )
+    if found:
+        raise AdapterError(
+            f"Verifying {store.path}: every adapter is whole, and parts of the file that none needs are damaged. "
+            "'ia3 adapters compact' writes it anew."
+        )
+    return 0
+
+
+def run_compact(options: argparse.Namespace) -> int:
+    """Write a store anew without what was removed."""
+    from ia3.adapters.store_writing import compact_store_file
+
+    old = _open(options)
+    store = compact_store_file(old, f"Compacting {old.path}")
+    before, after = (size_in_words(len(file.data)) for file in (old, store))
+    print_lines([f"{store.path}: {_count(store)}, {before} before, {after} now"])
+    return 0
+
+
+def _open(options: argparse.Namespace) -> StoreFile:
+    from ia3.adapters.store_file import open_store_file
+
+    return open_store_file(Path(options.store).expanduser())
+
+
+def _describe_store(store: StoreFile) -> dict[str, Any]:
+    content = store.description
+    record = json.loads(content[_RECORD])
+    return {
+        "store": str(store.path),
+        "base": record["base"],
+        "width": record["plan"]["width"],
+        "bytes": len(store.data),
+        "unused_bytes": store.unused_bytes,
+    }
+
+
+def _describe(store: StoreFile, name: str, *, is_long: bool) -> dict[str, Any]:
+    block = store.block(name)
+    found = {"name": name, "stored": block.stored.name.lower(), "error": block.error, "bytes": block.size}
+    if not is_long:
+        return found
+    text = store.text(name)
+    record = json.loads(text[_RECORD])
+    return found | {
+        "head_modules": text["head_modules"],
+        "record": {key: value for key, value in record.items() if key not in ("format_version", "weights", "plan")},
+        "config": json.loads(text[_CONFIG]),
+    }
+
+
+def _told(shared: Mapping[str, Any]) -> str:
+    base = shared["base"]
+    parts = [base.get("name") or "a base without a name", base.get("kind")]
+    parts.append(f"fingerprint {base['fingerprint'][:12]}" if base.get("fingerprint") else "fingerprint not known")
+    told = ", ".join(part for part in parts if part)
+    return f"{shared['store']}: {told}; {shared['width']:,} numbers an adapter, {size_in_words(shared['bytes'])}"
+
+
+def _table(adapters: list[dict[str, Any]], *, is_long: bool) -> list[str]:
+    heading = ("name", "stored", "error", "size", *(("labels", "trained on", "accuracy", "created") if is_long else ()))
+    rows = [heading]
+    for adapter in adapters:
+        error = f"{adapter['error']:.2g}" if adapter["error"] else "0"
+        row = (adapter["name"], adapter["stored"], error, size_in_words(adapter["bytes"]))
+        rows.append((*row, *_recorded(adapter["record"])) if is_long else row)
+    return align_columns([tuple(map(_plain, row)) for row in rows], right=[2, 3])
+
+
+def _recorded(record: Mapping[str, Any]) -> tuple[str, ...]:
+    labels, data, metrics = record.get("labels") or (), record.get("data") or {}, record.get("metrics") or {}
+    accuracy = metrics.get("accuracy")
+    return (
+        f"{', '.join(labels[:4])}{', …' if len(labels) > 4 else ''}",
+        str(data.get("name") or ""),
+        "" if accuracy is None else f"{100 * accuracy:.1f} %",
+        str(record.get("created") or "")[:10],
+    )
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line."""
+    return text if text.isprintable() else repr(text)
+
+
+def _count(store: StoreFile) -> str:
+    count = len(store.state.entries)
+    return f"{count:,} adapter{'' if count == 1 else 's'}"
+
+
+VERBS = (
+    Verb(
+        name="list",
+        summary="List the adapters of a packed store.",
+        usage="STORE [OPTIONS]",
+        examples=("ia3 adapters list news.ia3", "ia3 adapters list news.ia3 --long --json > news.json"),
+        configure=configure_list,
+        run=run_list,
+    ),
+    Verb(
+        name="remove",
+        summary="Take adapters out of a packed store.",
+        usage="STORE NAME [NAME …]",
+        examples=("ia3 adapters remove news.ia3 a b",),
+        configure=configure_remove,
+        run=run_remove,
+    ),
+    Verb(
+        name="rename",
+        summary="Give an adapter of a packed store another name.",
+        usage="STORE NAME NEW",
+        examples=("ia3 adapters rename news.ia3 a customer-7",),
+        configure=configure_rename,
+        run=run_rename,
+    ),
+    Verb(
+        name="verify",
+        summary="Read a whole packed store against its checksums.",
+        usage="STORE [OPTIONS]",
+        examples=("ia3 adapters verify news.ia3", "ia3 adapters verify news.ia3 --json"),
+        configure=configure_verify,
+        run=run_verify,
+    ),
+    Verb(
+        name="compact",
+        summary="Write a packed store anew without what was removed and replaced.",
+        usage="STORE",
+        examples=("ia3 adapters compact news.ia3",),
+        configure=_add_store,
+        run=run_compact,
+    ),
+)
