@@ -32,5 +32,9 @@ test-all: install
 demo: install
 	$(BIN)/ia3 demo
 
+# All bases take more than an hour; make bench ARGS="--base gemma-3-270m --quick" takes minutes.
+bench: install
+	$(BIN)/python -m benchmarks.training $(ARGS)
+
 clean:
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
