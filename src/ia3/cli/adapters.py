@@ -81,7 +81,6 @@ VERB = Verb(
         "ia3 adapters pack news.ia3 runs/",
         "ia3 adapters list news.ia3",
         "ia3 adapters combine runs/news runs/mail --output runs/both",
-        "ia3 adapters pack --help",
     ),
     configure=configure,
     run=run,
