@@ -1,4 +1,7 @@
-"""Generating with rows: every prompt is continued by its own adapter, through beams and returned sequences."""
+"""Generating with rows: sampling, the cache, how prompts and rows are given, and what is refused.
+
+That every family continues a prompt as it would alone, with beams and without, is `test_mixed`'s matter.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from ia3.errors import BankError
 from tests.core.banks import attached_model, example
 from tests.families import CASES, make_inputs
 
-GENERATING = [name for name, case in CASES.items() if case.kind != "encoder"]
 GREEDY = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
 BEAMS = {**GREEDY, "num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 3, "min_new_tokens": 3}
 
@@ -28,23 +30,14 @@ def _attached(family: str) -> tuple[Any, Attachment]:
     return attached_model(family, "a", "b")
 
 
-@pytest.mark.parametrize("family", GENERATING)
-def test_greedy_continuations_of_mixed_rows_equal_each_alone(family: str) -> None:
-    model, _ = _attached(family)
-    prompts, rows = _prompts(family), ["a", "__base__"]
-    mixed = model.generate(**prompts, rows=rows, **GREEDY)
-    alone = [model.generate(**example(prompts, i), rows=row, **GREEDY)[0] for i, row in enumerate(rows)]
-    assert torch.equal(mixed, torch.stack(alone))
-
-
-@pytest.mark.parametrize("family", GENERATING)
-def test_beams_and_returned_sequences_follow_the_row_of_their_prompt(family: str) -> None:
+@pytest.mark.parametrize("family", ["t5", "bart", "llama", "gpt_neox"])
+@pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_rows_are_the_same_with_the_cache_and_without(family: str, options: dict[str, Any]) -> None:
     model, _ = _attached(family)
     prompts, rows = _prompts(family), ["b", "a"]
-    mixed = model.generate(**prompts, rows=rows, **BEAMS)
-    alone = [model.generate(**example(prompts, i), rows=row, **BEAMS) for i, row in enumerate(rows)]
-    assert mixed.shape[0] == 4
-    assert torch.equal(mixed, torch.cat(alone))
+    cached = model.generate(**prompts, rows=rows, **options)
+    assert torch.equal(model.generate(**prompts, rows=rows, use_cache=False, **options), cached)
+    assert not torch.equal(model.generate(**prompts, rows="__base__", **options), cached)
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])

@@ -24,9 +24,10 @@ from ia3.adapters.record import describe_base, versions
 from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads, spell_targets
 from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
 from ia3.core.attach import attach as attach_bank
-from ia3.core.bank import BASE_ROW, Bank
+from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Plan
+from ia3.core.snapshot import BASE_ROW
 from ia3.errors import AdapterError, BankError, PlanError, near_matches
 
 # The name under which transformers' Trainer looks for a checkpoint's weights; ours holds the bank and not the base.

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ia3.core.attach import BANK_MODULE
+from ia3.core.fast.int8 import Int8Linear
+from ia3.core.samples import sampled
 
 # Values sampled from each parameter, evenly strided. MiniLM's 103 parameters take 4 ms, those of Gemma-3-270M's shape
 # 10 ms (2026-11-24, two cores).
@@ -25,10 +27,10 @@ SAMPLES = 64
 def fingerprint(model: nn.Module, heads: Sequence[str] = ()) -> str:
     """Return the sha256 that identifies a base, 64 hexadecimal digits.
 
-    Two loads of the same weights have the same fingerprint in fp32, bf16 or float64, with or without a bank, inside
-    `BertModel` or `BertForSequenceClassification`. The language model's own output layer, where it is not tied to the
-    embeddings, is part of the base. (fp16 rounds to other bf16 values than fp32 does, so a base cast to fp16 is another
-    one; a checkpoint that is stored in fp16 is not.)
+    Two loads of the same weights have the same fingerprint in fp32, bf16, float64 or int8, with or without a bank,
+    inside `BertModel` or `BertForSequenceClassification`. The language model's own output layer, where it is not tied
+    to the embeddings, is part of the base. (fp16 rounds to other bf16 values than fp32 does, so a base cast to fp16 is
+    another one; a checkpoint that is stored in fp16 is not.)
 
     Args:
         model: A transformers model, or any module; not on the meta device.
@@ -43,9 +45,9 @@ def fingerprint(model: nn.Module, heads: Sequence[str] = ()) -> str:
         True
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(_base_parameters(model, heads), key=lambda item: item[0]):
-        digest.update(f"{name}\0{tuple(parameter.shape)}\0".encode())
-        digest.update(_sampled(parameter).numpy().tobytes())
+    for name, shape, sample in sorted(_base_parameters(model, heads), key=lambda item: item[0]):
+        digest.update(f"{name}\0{shape}\0".encode())
+        digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -54,24 +56,29 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
-def _base_parameters(model: nn.Module, heads: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
+def _base_parameters(model: nn.Module, heads: Sequence[str]) -> Iterator[_Parameter]:
     """Yield the parameters of the base under the names they have inside it, each once."""
     inner: Any = getattr(model, "base_model", model)
     prefix = next((f"{path}." for path, module in model.named_modules() if path and module is inner), "")
     generates = bool(getattr(model, "can_generate", lambda: False)())
     left_out = tuple(f"{path}." for path in (*heads, BANK_MODULE))
-    for name, parameter in model.named_parameters():
+    for name, shape, sample in _parameters(model):
         if name.startswith(left_out):
             continue
         inside = name.removeprefix(prefix) if name.startswith(prefix) else None
         if inside is not None and not inside.startswith("pooler."):  # half of the classes of a family have no pooler
-            yield inside, parameter
+            yield inside, shape, sample
         elif inside is None and generates:
-            yield name, parameter
+            yield name, shape, sample
 
 
-def _sampled(parameter: Tensor) -> Tensor:
-    """Return up to `SAMPLES` evenly strided values rounded to bf16, as int16 bits on the CPU."""
-    flat = parameter.detach().reshape(-1)
-    picked = flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
-    return picked.to(torch.bfloat16).view(torch.int16).cpu().contiguous()
+def _parameters(model: nn.Module) -> Iterator[_Parameter]:
+    """Yield every parameter; in the place of int8 numbers what they were rounded from."""
+    for name, parameter in model.named_parameters():
+        yield name, tuple(parameter.shape), sampled(parameter)
+    for path, module in model.named_modules():
+        if isinstance(module, Int8Linear):
+            yield f"{path}.weight", module.original_shape, module.original_sample
+
+
+_Parameter = tuple[str, tuple[int, ...], Tensor]  # name, shape and sample (see `core.samples`)

@@ -18,6 +18,7 @@ from torch import nn
 
 from ia3.adapters.config import kind_of_model, read_object
 from ia3.adapters.identity import fingerprint
+from ia3.bases.precision import precision_of
 from ia3.core.sites import Channels, Site
 from ia3.errors import AdapterError
 
@@ -61,7 +62,7 @@ def make_record(
 
 
 def describe_base(model: nn.Module, *, name: str | None = None, head_modules: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a record says of a base: name, fingerprint, kind, class, and the modules that are not part of it.
+    """Return what a record says of a base: name, fingerprint, kind, class, precision, and the modules not part of it.
 
     Args:
         model: The base, with or without a bank.
@@ -73,6 +74,7 @@ def describe_base(model: nn.Module, *, name: str | None = None, head_modules: Se
         "fingerprint": fingerprint(model, head_modules),
         "kind": kind_of_model(model),
         "class": type(model).__name__,
+        "precision": precision_of(model),
         "head_modules": list(head_modules),
     }
 

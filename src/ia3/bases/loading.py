@@ -19,6 +19,7 @@ from ia3.bases.folders import check_weights, load_tokenizer, read_config
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
 from ia3.bases.kinds import Kind, auto_class, check_kind, kind_of
 from ia3.bases.locating import Place, locate, say_on_stderr
+from ia3.bases.precision import Precision, check_precision, to_int8
 from ia3.bases.quiet import quiet
 from ia3.errors import BaseError, SettingsError, near_matches
 
@@ -38,6 +39,7 @@ def load_base(
     num_labels: int | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
+    precision: str = "float",
     seed: int = 0,
     say: Say = say_on_stderr,
 ) -> Base:
@@ -52,6 +54,8 @@ def load_base(
             default.
         dtype: auto, float32, bfloat16, float16 or float64. auto is float32, and bfloat16 on a GPU that computes in it.
         device: auto, or what torch takes (cpu, cuda, cuda:1, mps). auto is cuda, then mps, then cpu.
+        precision: float keeps the weights in `dtype`; int8 rounds those of the blocks to int8 (`ia3.bases.precision`),
+            and `dtype` is that of the rest.
         seed: Of a new head's first weights.
         say: Told, a line at a time, what takes long or was chosen.
 
@@ -60,7 +64,7 @@ def load_base(
 
     Raises:
         BaseError: If it cannot be found or read, or weights other than the head's are missing.
-        SettingsError: If kind, dtype, device or the labels are impossible.
+        SettingsError: If kind, dtype, device, precision or the labels are impossible.
 
     Example:
         >>> base = load_base("minilm", labels=["negative", "neutral", "positive"])  # doctest: +SKIP
@@ -71,6 +75,7 @@ def load_base(
         check_kind(kind, str(name_or_path))  # before a conversion takes most of a minute
     where = _resolve_device(device)
     number_type = _resolve_dtype(dtype, where, say)
+    held = check_precision(precision, number_type, str(name_or_path))
     place = locate(name_or_path, say)
     config = read_config(place.folder, place.name)
     check_weights(place.folder, place.name)
@@ -85,9 +90,12 @@ def load_base(
     heads = find_heads(model, fresh) if kind == "encoder" else ()
     draw_heads(model, heads, seed)
     _settle(model, tokenizer, place)
+    if held == "int8":
+        saved = to_int8(model, leave_out=heads)
+        say(f"base in int8: {saved.count} projections, {saved.bytes_saved / 1e6:,.0f} MB less")
     if getattr(model, "quantization_method", None) is None:  # a quantised model is already where it must be
         model.to(where)
-    return Base(model, tokenizer, kind, place.name, str(name_or_path), str(place.folder), heads)
+    return Base(model, tokenizer, kind, place.name, str(name_or_path), str(place.folder), heads, held)
 
 
 def load_config(name_or_path: str | Path, say: Say = say_on_stderr) -> Any:
@@ -233,6 +241,7 @@ class Base:
         given: What it was loaded by, and can be loaded by again.
         folder: Where its files lie.
         head_modules: Paths of the modules that the checkpoint does not have.
+        precision: Whether the weights of its blocks are as they were saved, or in int8.
     """
 
     model: PreTrainedModel
@@ -242,6 +251,7 @@ class Base:
     given: str
     folder: str
     head_modules: tuple[str, ...]
+    precision: Precision = "float"
 
     @property
     def pad_id(self) -> int:

@@ -9,28 +9,30 @@ its own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, update_wrapper
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ia3.core import calls
-from ia3.core.bank import BASE_NAME, Bank
+from ia3.core.bank import Bank
 from ia3.core.calls import Call, ExampleAxis, Group, Multiplier, Scope, ThreadState
 from ia3.core.checkpointing import bind_checkpoints, unbind_checkpoints
+from ia3.core.choosing import Rows, default_rows, read_rows
 from ia3.core.discovery import projection_sizes
+from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.wanted import wanted_now
 from ia3.core.heads import copy_head, run_heads
+from ia3.core.labels import check_own_loss
 from ia3.core.positions import scaled_position_bias, shares_positions
-from ia3.core.surgery import Surgery, has_entrance
+from ia3.core.snapshot import BASE_NAME, Record
+from ia3.core.surgery import Surgery, has_entrance, take_rows
 from ia3.errors import BankError, PlanError, near_matches
 
-Rows = str | int | Sequence[str | int] | Tensor
 Save = Callable[["Attachment", Any, dict[str, Any]], None]
 BANK_MODULE = "ia3_bank"
 FASTER = "ia3_acceleration"  # where faster passes (`fast.acceleration`) leave their handle on the model
@@ -114,7 +116,6 @@ class Attachment:
         self.model: Any = model
         self.bank = bank
         self.head_paths: tuple[str, ...] = ()
-        self.records: dict[int, Mapping[str, Any]] = {}  # what whoever loads and saves knows of an adapter, by row
         self.active: int | None = None
         self._groups = calls.group_sites(bank.plan)
         self._axis = ExampleAxis.of(bank.plan.model_type)
@@ -139,6 +140,11 @@ class Attachment:
     def __getstate__(self) -> Any:
         """A pickled model would come back without its threads' rows."""
         raise BankError("Pickling a model that has a bank: it cannot be. Save its adapters, or detach the bank first.")
+
+    @property
+    def records(self) -> MutableMapping[int, Record]:
+        """What whoever loads and saves knows of an adapter, by row."""
+        return self.bank.records
 
     # -- choosing rows ------------------------------------------------------------------------------------------------
 
@@ -232,7 +238,9 @@ class Attachment:
                 bias = scaled_position_bias(module, path, numbers, self.multiplier, self.suspended, self._axis)
                 surgery.set(path, "disentangled_attention_bias", bias)
         for number, group in enumerate(self._groups):
-            if group.side == "output":
+            if group.side == "output" and isinstance(model.get_submodule(group.module), Int8Linear):
+                surgery.set(group.module, "vector_of", partial(self.spread, number))  # goes into its channel scales
+            elif group.side == "output":
                 surgery.hook_output(group.module, partial(self._scale_output, number, group))
             else:
                 surgery.hook_input(group.module, partial(self._scale_input, number, group))
@@ -259,7 +267,8 @@ class Attachment:
             # a trainer that loads what was saved must not call the base's weights missing
             self._surgery.set("", "_keys_to_ignore_on_save", set(model.state_dict()))
 
-    def _generate(self, original: Callable[..., Any], *args: Any, rows: Rows | None = None, **kwargs: Any) -> Any:
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        rows = take_rows(kwargs)
         scope = self._current_scope() if rows is None else self._read_rows(rows)
         batch = calls.batch_size(args, kwargs)
         if not scope.is_uniform and not scope.expands and batch != len(scope.rows):
@@ -286,6 +295,8 @@ class Attachment:
             yield
             return
         scope = self._current_scope() if rows is None else self._read_rows(rows)
+        if kwargs.get("labels") is not None:
+            check_own_loss(self.model, scope.heads)
         batch = calls.batch_size(args, kwargs)
         expanded = calls.expand_rows(scope, batch)
         call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, expanded, batch, wanted_now())
@@ -320,38 +331,13 @@ class Attachment:
         return self.call
 
     def _read_rows(self, rows: Any) -> Scope:
-        """Read a name or row for all, or one for each example, from a sequence, array or tensor."""
         self._check_attached()
-        snapshot = self.bank.snapshot
-        given = rows.tolist() if hasattr(rows, "tolist") else rows
-        if isinstance(given, str | int):
-            return Scope((snapshot.row(given),), True, False, snapshot)
-        names = [_plain_row(row) for row in given] if isinstance(given, Iterable) else []
-        if not names or not all(isinstance(row, str | int) for row in names):
-            raise BankError(f"Reading the rows of a batch: got {rows!r}, expected one name or row for each example.")
-        return Scope(tuple(snapshot.row(row) for row in names), False, False, snapshot)
+        return read_rows(self.bank, self.head_paths, rows)
 
     def _current_scope(self) -> Scope:
         """The innermost scope, or the activated or only adapter."""
         scope = calls.innermost_scope(self._state)
-        if scope is not None:
-            return scope
-        snapshot = self.bank.snapshot
-        in_backward = torch._C._current_graph_task_id() != -1
-        if in_backward and len(snapshot.rows) != 1:
-            raise BankError(
-                "Recomputing a checkpointed block: its rows are not known here. Enable gradient checkpointing with "
-                "model.gradient_checkpointing_enable() on the model that has the bank, or give rows= to its forward."
-            )
-        if self.active is not None:
-            return Scope((snapshot.row(self.active),), True, False, snapshot)
-        if len(snapshot.rows) == 1:
-            return Scope(tuple(snapshot.rows.values()), True, False, snapshot)
-        names = ", ".join(map(repr, list(snapshot.rows)[:8])) or "none"
-        raise BankError(
-            f"Running the model: no rows are given and the bank has {len(snapshot.rows)} adapters ({names}). Give "
-            f"rows=[…] with a name for each example, activate one, or use rows={BASE_NAME!r} for the base."
-        )
+        return default_rows(self.bank, self.head_paths, self.active) if scope is None else scope
 
     def multiplier(self, number: int) -> Multiplier | None:
         """Return what a group is multiplied by in this thread's forward pass, or None for nothing."""
@@ -401,7 +387,7 @@ class Attachment:
     def _run_head(self, path: str, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Send each example through the head of its own adapter."""
         call = self.call or self._current_scope()
-        parts = {row: head.part(path) for row, head in call.snapshot.heads.items()}
+        parts = {call.snapshot.rows[name]: head.part(path) for name, head in call.heads.items()}
         return run_heads(path, self.model.get_submodule(path), plain, parts, call.rows, args, kwargs)
 
     @contextmanager
@@ -413,8 +399,3 @@ class Attachment:
             yield
         finally:
             self._state.suspended = before
-
-
-def _plain_row(row: Any) -> Any:
-    """Turn numpy's and torch's numbers into Python's."""
-    return row.item() if hasattr(row, "item") else row

@@ -1,90 +1,28 @@
 """The bank: many adapters on one base, a table with one row per adapter.
 
-Row 0 is always ones: the base. A row at rest lies in one table; a row in training is its own flat parameter, so that an
-optimizer touches only what is trained. Every change makes a new `Snapshot`; a forward pass that has taken one keeps the
-rows it started with. This file knows rows and names; how rows reach the sites of a model is `attach`'s matter.
+Row 0 is always ones: the base. A row at rest lies in the table; a row in training is its own flat parameter, so that an
+optimizer touches only what is trained. Every change makes a new `Snapshot` in one step, and costs the rows it is about,
+not the bank. The number of a row is an adapter's identity: it stays when the adapter is renamed or its numbers change,
+and is never given to another one. This file knows who may change what; where the numbers lie is `table`'s matter, how
+rows reach the sites of a model `attach`'s.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ia3.core.heads import Head
+from ia3.core.records import Records
 from ia3.core.sites import Plan
-from ia3.errors import BankError, near_matches
-
-BASE_NAME = "__base__"
-BASE_ROW = 0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a bank holds at one moment; never changed after it is made.
-
-    Attributes:
-        rows: Row of each name.
-        table: Rows at rest, shape (capacity, width), fp32 or float64. Row 0 is ones.
-        parameters: Rows in training, each of shape (width,), by row.
-        heads: Heads by row.
-        used: Number of rows of the table that were ever given out.
-    """
-
-    rows: Mapping[str, int]
-    table: Tensor
-    parameters: Mapping[int, Tensor]
-    heads: Mapping[int, Head]
-    used: int
-
-    @cached_property
-    def taken(self) -> frozenset[int]:
-        """The rows that hold something, the base among them."""
-        return frozenset((BASE_ROW, *self.rows.values()))
-
-    def row(self, adapter: str | int) -> int:
-        """Return the row of a name, or check a row.
-
-        Raises:
-            BankError: For an unknown name or a row that holds no adapter.
-        """
-        if isinstance(adapter, str):
-            if adapter == BASE_NAME:
-                return BASE_ROW
-            if adapter not in self.rows:
-                raise BankError(
-                    f"Looking up adapter {adapter!r}: the bank has no such name."
-                    f"{near_matches(adapter, self.rows)} {BASE_NAME!r} is the base."
-                )
-            return self.rows[adapter]
-        if isinstance(adapter, bool) or adapter not in self.taken:
-            known = ", ".join(["0 (the base)", *(f"{row} ({name})" for name, row in list(self.rows.items())[:8])])
-            raise BankError(f"Looking up row {adapter!r}: no adapter lies there, expected one of {known}.")
-        return int(adapter)
-
-    def vector(self, row: int) -> Tensor:
-        """Return one row, shape (width,); the parameter itself if it is in training."""
-        return self.parameters[row] if row in self.parameters else self.table[row]
-
-    def gather(self, rows: Sequence[int]) -> Tensor:
-        """Return the rows of a batch, shape (len(rows), width), or (1, width) where all are the same.
-
-        Always a copy: neither a later `Bank.add` nor `Bank.set_vector` changes what a pass under way multiplies by.
-        """
-        distinct = sorted(set(rows))
-        if len(distinct) == 1:
-            return self.vector(distinct[0]).unsqueeze(0).clone()
-        if not any(row in self.parameters for row in distinct):
-            return self.table.index_select(0, torch.tensor(rows, device=self.table.device))
-        places = {row: place for place, row in enumerate(distinct)}
-        index = torch.tensor([places[row] for row in rows], device=self.table.device)
-        return torch.stack([self.vector(row) for row in distinct]).index_select(0, index)
+from ia3.core.snapshot import BASE_NAME, BASE_ROW, Record, Snapshot, told_rows
+from ia3.core.table import RowTable, Slot, Table, adopt
+from ia3.errors import BankError
 
 
 class Bank(nn.Module):
@@ -92,6 +30,9 @@ class Bank(nn.Module):
 
     The bank is a module so that a trainer finds its parameters, `.to(device)` moves it and a state dict holds it. Its
     numbers stay fp32 (float64 on a float64 base) whatever the model is cast to: in bf16, 1 + 0.003 rounds to 1.
+
+    Several threads may read and change a bank at the same time. A row in training is the exception: its optimizer
+    writes it in place.
 
     Args:
         plan: Layout of a row.
@@ -116,19 +57,18 @@ class Bank(nn.Module):
         self.vectors = nn.ParameterDict()
         self.heads = nn.ModuleDict()
         self._lock = threading.RLock()
-        self._snapshot = Snapshot({}, torch.ones(1, plan.width, dtype=dtype, device=device), {}, {}, used=1)
+        with torch.inference_mode(False):
+            self._table = Table(plan.width, dtype, device)
+        self._snapshot = Snapshot({}, {}, {BASE_ROW: self._table.ones})
+        self._next_row = 1
+        self.register_load_state_dict_post_hook(_take_loaded)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     @property
     def snapshot(self) -> Snapshot:
-        """What the bank holds now, with the tensors that are its parameters now.
-
-        `load_state_dict(assign=True)` and `torch.func.functional_call` put other tensors in their place.
-        """
-        held = self._snapshot
-        live = {row: self.vectors[f"row{row}"] for row in held.parameters if f"row{row}" in self.vectors}
-        if all(live.get(row) is parameter for row, parameter in held.parameters.items()):
-            return held
-        return replace(held, parameters={**held.parameters, **live})
+        """What the bank holds now."""
+        return self._snapshot
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,30 +76,61 @@ class Bank(nn.Module):
         return tuple(self._snapshot.rows)
 
     @property
+    def records(self) -> MutableMapping[int, Record]:
+        """What whoever loads and saves knows of an adapter, by row; removed with it."""
+        return Records(lambda: self._snapshot, self._set_record)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of every vector."""
-        return self._snapshot.table.dtype
+        return self._table.dtype
 
     def row(self, adapter: str | int) -> int:
         """Return the row of a name, or check a row; see `Snapshot.row`."""
         return self._snapshot.row(adapter)
 
+    def look_up(self, adapters: Iterable[str | int]) -> tuple[Snapshot, tuple[int, ...]]:
+        """Return the rows of adapters, and the snapshot in which they were found.
+
+        The snapshot has the tensors that are these rows' parameters now: `torch.func.functional_call` puts other ones
+        in their place.
+
+        Raises:
+            BankError: For an unknown name or a row that holds no adapter.
+        """
+        held = self._snapshot
+        rows = tuple(held.row(adapter) for adapter in adapters)
+        return self._with_live(held, rows), rows
+
     def gather(self, rows: Sequence[int]) -> Tensor:
         """Return the rows of a batch; see `Snapshot.gather`."""
-        return self.snapshot.gather(rows)
+        return self.look_up(rows)[0].gather(rows)
 
     def vector(self, adapter: str | int) -> Tensor:
         """Return a copy of one row, shape (width,), detached."""
-        snapshot = self.snapshot
-        return snapshot.vector(snapshot.row(adapter)).detach().clone()
+        snapshot, (row,) = self.look_up([adapter])
+        return snapshot.vector(row).detach().clone()
 
     def site_vectors(self, adapter: str | int) -> dict[str, Tensor]:
         """Return a copy of one row cut into its vectors, by site name."""
         row = self.vector(adapter)
         return {site.name: row[span] for site, span in self.plan.spans()}
 
+    def _with_live(self, held: Snapshot, rows: Iterable[int]) -> Snapshot:
+        """Return a snapshot with the tensors that are the parameters of some rows now."""
+        live = {row: self.vectors._parameters.get(f"row{row}") for row in rows if row in held.parameters}
+        return held.with_parameters({row: parameter for row, parameter in live.items() if parameter is not None})
+
+    # -- adding -------------------------------------------------------------------------------------------------------
+
     def add(
-        self, name: str, vectors: Tensor | None = None, *, trainable: bool = False, head: Head | None = None
+        self,
+        name: str,
+        vectors: Tensor | None = None,
+        *,
+        trainable: bool = False,
+        head: Head | None = None,
+        record: Record | None = None,
     ) -> int:
         """Add an adapter and return its row.
 
@@ -168,107 +139,208 @@ class Bank(nn.Module):
             vectors: The row, shape (width,); ones if left out. Copied.
             trainable: Whether the row becomes a parameter of its own.
             head: Its head, if it has one; trainable like the row.
+            record: What is to be known of it.
 
         Raises:
             BankError: For a name in use, or a row of another width.
         """
         with self._lock, torch.inference_mode(False):
-            old = self.snapshot
-            if not name or name == BASE_NAME:
-                raise BankError(f"Adding adapter {name!r}: this name is not free to use. Choose another one.")
-            if name in old.rows:
-                raise BankError(
-                    f"Adding adapter {name!r}: the bank has one of this name. Remove it or rename it first."
-                )
-            row = old.used
-            table = _with_capacity(old.table, row + 1)
-            table[row] = self._checked(name, vectors)
-            heads = old.heads if head is None else {**old.heads, row: head}
-            self._snapshot = replace(old, rows={**old.rows, name: row}, table=table, heads=heads, used=row + 1)
-            if head is not None:
-                self.heads[f"row{row}"] = head.to(table.device).train(self.training)
+            self._snapshot.check_free([name])
+            slots = self._table.store(self._checked(name, vectors).unsqueeze(0))
+            (row,) = self._insert(
+                [name], slots, {} if head is None else {name: head}, {} if record is None else {name: record}
+            )
             self.set_trainable(name, trainable)
             return row
+
+    def add_many(
+        self,
+        names: Sequence[str],
+        table: Tensor,
+        *,
+        heads: Mapping[str, Head] | None = None,
+        records: Mapping[str, Record] | None = None,
+    ) -> tuple[int, ...]:
+        """Add adapters at rest, all of them or none, and return their rows; their numbers are copied once.
+
+        Args:
+            names: New names.
+            table: Their rows, shape (len(names), width).
+            heads: Heads of those that have one, by name.
+            records: What is to be known of them, by name.
+
+        Raises:
+            BankError: For names in use, or a table of another shape.
+        """
+        with self._lock, torch.inference_mode(False):
+            self._check_many(names, table, {**(heads or {}), **(records or {})})
+            values = table.detach().to(dtype=self.dtype, device=self._table.device)
+            return self._insert(names, self._table.store(values), heads or {}, records or {})
+
+    def adopt(
+        self,
+        names: Sequence[str],
+        table: RowTable,
+        *,
+        heads: Mapping[str, Head] | None = None,
+        records: Mapping[str, Record] | None = None,
+    ) -> tuple[int, ...]:
+        """Add adapters at rest whose numbers stay where they are, in a memory-mapped file for one; return their rows.
+
+        Nothing is copied: a forward pass reads the rows of its batch and touches no other. The table is never written;
+        an adapter that gets other numbers gets a row of the bank's own. Nobody else may write it either.
+
+        Args:
+            names: New names.
+            table: Their rows, shape (len(names), width), in the bank's dtype, on any device: a tensor, or what has its
+                `shape`, `dtype` and `index_select(0, numbers)`, to be called from several threads.
+            heads: As for `add_many`.
+            records: As for `add_many`.
+
+        Raises:
+            BankError: For names in use, or a table of another shape or dtype.
+        """
+        with self._lock, torch.inference_mode(False):
+            self._check_many(names, table, {**(heads or {}), **(records or {})})
+            if table.dtype != self.dtype:
+                raise BankError(f"Adopting a table: its dtype is {table.dtype}, expected {self.dtype}. Use add_many.")
+            given = table.detach() if isinstance(table, Tensor) else table
+            return self._insert(names, adopt(given), heads or {}, records or {})
+
+    def _insert(
+        self, names: Sequence[str], slots: Sequence[Slot], heads: Mapping[str, Head], records: Mapping[str, Record]
+    ) -> tuple[int, ...]:
+        """Give names and numbers that were checked a row each, in one step."""
+        rows = dict(zip(names, range(self._next_row, self._next_row + len(names)), strict=True))
+        self._next_row += len(names)
+        for name, head in heads.items():
+            self._register_head(rows[name], head.requires_grad_(False))
+        self._snapshot = self._snapshot.with_added(rows, slots, heads, records)
+        return tuple(rows.values())
+
+    # -- changing -----------------------------------------------------------------------------------------------------
 
     def set_trainable(self, name: str | int, trainable: bool = True) -> None:
         """Turn a row into a parameter of its own, or lay it back into the table."""
         with self._lock, torch.inference_mode(False):
-            old = self.snapshot
-            row = old.row(name)
-            if row == BASE_ROW:
-                raise BankError(f"Training row 0: it is the base ({BASE_NAME!r}) and always ones. Add an adapter.")
-            if row in old.heads:
-                old.heads[row].requires_grad_(trainable)
-            if trainable == (row in old.parameters):
-                return
-            parameters = dict(old.parameters)
-            if trainable:
-                self.vectors[f"row{row}"] = nn.Parameter(old.table[row].detach().clone())
-                parameters[row] = self.vectors[f"row{row}"]
-                self._snapshot = replace(old, parameters=parameters)
-            else:
-                table = old.table.clone()
-                table[row] = parameters.pop(row).detach()
-                del self.vectors[f"row{row}"]
-                self._snapshot = replace(old, parameters=parameters, table=table)
+            held, row = self._changeable(name, "Training")
+            if row in held.heads:
+                held.heads[row].requires_grad_(trainable)
+            if trainable and row not in held.parameters:
+                parameter = nn.Parameter(held.vector(row))
+                self._register_vector(row, parameter)
+                self._snapshot = held.with_trained(row, parameter)
+            elif not trainable and row in held.parameters:
+                (slot,) = self._table.store(self._checked(str(name), self.vector(row)).unsqueeze(0))
+                self._snapshot = held.with_resting({row: slot})
+                self._register_vector(row, None)
 
     def set_vector(self, name: str | int, vectors: Tensor) -> None:
         """Give an adapter other numbers; a parameter in training is written in place, its optimizer keeps it."""
         with self._lock, torch.inference_mode(False):
-            old = self.snapshot
-            row = old.row(name)
-            if row == BASE_ROW:
-                raise BankError(f"Changing row 0: it is the base ({BASE_NAME!r}) and always ones. Add an adapter.")
+            held, row = self._changeable(name, "Changing")
             values = self._checked(str(name), vectors)
-            if row in old.parameters:
+            if row in held.parameters:
                 with torch.no_grad():
-                    old.parameters[row].copy_(values)
+                    self._with_live(held, [row]).parameters[row].copy_(values)
                 return
-            table = old.table.clone()
-            table[row] = values
-            self._snapshot = replace(old, table=table)
+            (slot,) = self._table.store(values.unsqueeze(0))
+            self._snapshot = held.with_resting({row: slot})
 
-    def remove(self, name: str) -> None:
-        """Take an adapter out; its row is not given to another one."""
+    def replace(
+        self, name: str | int, vectors: Tensor, *, head: Head | None = None, record: Record | None = None
+    ) -> None:
+        """Put another adapter in the place of one at rest: numbers, head and record in one step. Its row stays.
+
+        Args:
+            name: Of the adapter, or its row.
+            vectors: The row, shape (width,). Copied.
+            head: The new head; without one, examples of this row go through the base's.
+            record: What is to be known of it.
+
+        Raises:
+            BankError: For an unknown name, a row in training, or a row of another width.
+        """
+        with self._lock, torch.inference_mode(False):
+            held, row = self._changeable(name, "Replacing")
+            if row in held.parameters:
+                raise BankError(
+                    f"Replacing adapter {held.names[row]!r}: it is in training, and its optimizer would go on with "
+                    "what is no longer there. Change its numbers with set_vector, or lay it at rest first: "
+                    "set_trainable(name, False)."
+                )
+            (slot,) = self._table.store(self._checked(str(name), vectors).unsqueeze(0))
+            self._register_head(row, head if head is None else head.requires_grad_(False))
+            self._snapshot = held.with_resting({row: slot}).with_head(row, head).with_record(row, record)
+
+    def remove(self, name: str | int) -> None:
+        """Take an adapter out. Its number is never given to another one; its place in the table is."""
         with self._lock:
-            old = self.snapshot
-            row = old.row(name)
-            if row == BASE_ROW:
-                raise BankError(f"Removing {BASE_NAME!r}: it is the base, row 0, and stays.")
-            self._snapshot = replace(
-                old,
-                rows={n: r for n, r in old.rows.items() if r != row},
-                parameters={r: p for r, p in old.parameters.items() if r != row},
-                heads={r: h for r, h in old.heads.items() if r != row},
-            )
-            if f"row{row}" in self.vectors:
-                del self.vectors[f"row{row}"]
-            if f"row{row}" in self.heads:
-                del self.heads[f"row{row}"]
+            held, row = self._changeable(name, "Removing")
+            self._snapshot = held.without(row)
+            self._register_vector(row, None)
+            self._register_head(row, None)
 
-    def rename(self, name: str, new: str) -> None:
+    def rename(self, name: str | int, new: str) -> None:
         """Give an adapter another name; its row stays.
 
         Raises:
             BankError: For an unknown name, or a new one in use.
         """
         with self._lock:
-            old = self.snapshot
-            row = old.row(name)
-            if row == BASE_ROW or not new or new == BASE_NAME or new in old.rows:
+            held = self._snapshot
+            row = held.row(name)
+            if row == BASE_ROW or not new or new == BASE_NAME or new in held.rows:
                 raise BankError(f"Renaming adapter {name!r} to {new!r}: this name is not free. Choose another one.")
-            self._snapshot = replace(old, rows={new if r == row else n: r for n, r in old.rows.items()})
+            self._snapshot = held.renamed(row, new)
+
+    def _set_record(self, row: int, record: Record | None) -> None:
+        with self._lock:
+            held, row = self._changeable(row, "Describing")
+            self._snapshot = held.with_record(row, record)
+
+    def _changeable(self, adapter: str | int, doing: str) -> tuple[Snapshot, int]:
+        """Return what the bank holds and the row of an adapter, which is not the base."""
+        held = self._snapshot
+        row = held.row(adapter)
+        if row == BASE_ROW:
+            raise BankError(f"{doing} row 0: it is the base ({BASE_NAME!r}), always ones, and stays. Add an adapter.")
+        return held, row
 
     def _checked(self, name: str, vectors: Tensor | None) -> Tensor:
-        table = self._snapshot.table
         if vectors is None:
-            return torch.ones(self.plan.width, dtype=table.dtype, device=table.device)
+            return torch.ones(self.plan.width, dtype=self.dtype, device=self._table.device)
         if vectors.shape != (self.plan.width,):
             raise BankError(
                 f"Setting adapter {name!r}: its row has shape {tuple(vectors.shape)}, this base needs "
                 f"({self.plan.width},). The adapter belongs to another base or another plan."
             )
-        return vectors.detach().to(dtype=table.dtype, device=table.device)
+        return vectors.detach().to(dtype=self.dtype, device=self._table.device)
+
+    def _check_many(self, names: Sequence[str], table: RowTable, described: Iterable[str]) -> None:
+        self._snapshot.check_free(names, described)
+        if tuple(table.shape) != (len(names), self.plan.width):
+            raise BankError(
+                f"Adding {len(names)} adapters: their table has shape {tuple(table.shape)}, expected "
+                f"{(len(names), self.plan.width)}. The adapters belong to another base or another plan."
+            )
+
+    # -- being a module -----------------------------------------------------------------------------------------------
+
+    def _register_vector(self, row: int, parameter: nn.Parameter | None) -> None:
+        """Put a row among the parameters, or take it out; whoever is iterating over them goes on undisturbed."""
+        self.vectors.__dict__["_parameters"] = dict(self.vectors._parameters)
+        if parameter is not None:
+            self.vectors[f"row{row}"] = parameter
+        elif f"row{row}" in self.vectors:
+            del self.vectors[f"row{row}"]
+
+    def _register_head(self, row: int, head: Head | None) -> None:
+        self.heads.__dict__["_modules"] = dict(self.heads._modules)
+        if head is not None:
+            self.heads[f"row{row}"] = head.to(self._table.device).train(self.training)
+        elif f"row{row}" in self.heads:
+            del self.heads[f"row{row}"]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Bank:
         """Follow the model to another device, never to another dtype."""
@@ -276,17 +348,19 @@ class Bank(nn.Module):
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(fn(tensor).device)
 
-        with self._lock:
+        with self._lock, torch.inference_mode(False):
             super()._apply(move, recurse)
-            parameters = {row: self.vectors[f"row{row}"] for row in self._snapshot.parameters}
-            self._snapshot = replace(self._snapshot, table=move(self._snapshot.table), parameters=parameters)
+            held = self._snapshot.with_parameters({row: self.vectors[f"row{row}"] for row in self._snapshot.parameters})
+            self._table, slots = self._table.moved(fn, [held.slots[row] for row in held.resting])
+            moved = {BASE_ROW: self._table.ones, **dict(zip(held.resting, slots, strict=True))}
+            self._snapshot = held.with_resting(moved)
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Put the whole table and the names into a state dict, as tensors: rows at rest are no parameters."""
+        """Put the rows at rest and the names into a state dict, as tensors: they are no parameters."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        held = self.snapshot
-        destination[f"{prefix}table"] = held.table[: held.used]
+        held = self._snapshot
+        destination[f"{prefix}table"] = self._table.read([held.slots[row] for row in held.resting])
         destination[f"{prefix}names"] = torch.tensor(list(json.dumps(held.rows).encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(
@@ -299,16 +373,17 @@ class Bank(nn.Module):
         if table is None or names is None:
             missing.extend(f"{prefix}{n}" for n, t in (("table", table), ("names", names)) if t is None)
             return
-        with self._lock:
-            old = self.snapshot
-            rows = json.loads(bytes(names.tolist()))
-            if rows != dict(old.rows) or table.shape != (old.used, self.plan.width):
+        with self._lock, torch.inference_mode(False):
+            held = self._snapshot
+            rows, shape = json.loads(bytes(names.tolist())), (len(held.resting), self.plan.width)
+            if rows != held.rows or table.shape != shape:
                 errors.append(
-                    f"Loading a bank: the state holds adapters {rows} in a table of shape {tuple(table.shape)}, this "
-                    f"bank has {dict(old.rows)} and ({old.used}, {self.plan.width}). Add the same adapters first."
+                    f"Loading a bank: the state holds adapters {told_rows(rows)} and rows at rest of shape "
+                    f"{tuple(table.shape)}, this bank {told_rows(held.rows)} and {shape}. Add the same adapters first."
                 )
                 return
-            self._snapshot = replace(old, table=table.detach().to(old.table).clone())
+            slots = self._table.store(table.detach().to(dtype=self.dtype, device=self._table.device))
+            self._snapshot = held.with_resting(dict(zip(held.resting, slots, strict=True)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the lock behind when copied or pickled."""
@@ -320,10 +395,7 @@ class Bank(nn.Module):
         self._lock = threading.RLock()
 
 
-def _with_capacity(table: Tensor, rows: int) -> Tensor:
-    """Return the table itself if `rows` fit, else a copy of twice the size; rows given out keep their numbers."""
-    if rows <= table.shape[0]:
-        return table
-    larger = torch.ones(max(rows, 2 * table.shape[0]), table.shape[1], dtype=table.dtype, device=table.device)
-    larger[: table.shape[0]] = table
-    return larger
+def _take_loaded(bank: Bank, _: Any) -> None:
+    """Go on with the parameters that `load_state_dict(assign=True)` has put in the place of others."""
+    with bank._lock:
+        bank._snapshot = bank._with_live(bank._snapshot, tuple(bank._snapshot.parameters))

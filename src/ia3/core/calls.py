@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ia3.core.bank import BASE_ROW, Snapshot
 from ia3.core.families import family_of, is_foreign
 from ia3.core.fast.wanted import Wanted
+from ia3.core.heads import Head
 from ia3.core.scaling import broadcast, has_small, scale
 from ia3.core.sites import Plan, Side
+from ia3.core.snapshot import BASE_ROW, Snapshot
 from ia3.errors import BankError, PlanError
 
 # Arguments of a forward pass whose first axis is the examples, the most telling first.
@@ -80,6 +81,11 @@ class Scope:
     expands: bool
     snapshot: Snapshot
 
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The heads of these rows, by the names of their adapters."""
+        return self.snapshot.heads_of(self.rows)
+
 
 @dataclass(frozen=True)
 class Multiplier:
@@ -111,6 +117,11 @@ class Call:
     snapshot: Snapshot
     multipliers: tuple[Multiplier | None, ...]
     wanted: Wanted | None = None
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The heads of these rows, by the names of their adapters."""
+        return self.snapshot.heads_of(self.rows)
 
 
 @dataclass
@@ -304,12 +315,17 @@ def scale_for_call(x: Tensor, multiplier: Multiplier, module: str, axis: Example
 
 
 def spread_for_call(x: Tensor, multiplier: Multiplier, module: str, axis: ExampleAxis) -> Multiplier:
-    """Return a multiplier whose values broadcast against an activation that has the examples first."""
+    """Return a multiplier whose values broadcast against an activation that has the examples first.
+
+    Where a family flattens its tokens, those of each example get its values: (batch · seq, features).
+    """
     values = multiplier.values
     if values.device != x.device:
         values = values.to(x.device)
     batch = values.shape[0]
-    if batch > 1:
+    if batch > 1 and x.dim() == 2 and axis.is_flattened and x.shape[0] % batch == 0:
+        values = values.repeat_interleave(x.shape[0] // batch, dim=0)
+    elif batch > 1:
         if x.dim() < 2 or x.shape[0] != batch:
             raise BankError(
                 f"Scaling {module!r}: the activation has shape {tuple(x.shape)}, expected {batch} examples first, one "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ia3.core.attach import Attachment, attachment_of
-from ia3.core.discovery import projection_sizes
+from ia3.core.labels import count_outputs
 from ia3.core.sites import Site
 from ia3.errors import BankError
 
@@ -96,15 +96,9 @@ def _set_head(model: Any, path: str, part: nn.Module) -> None:
     """Put an adapter's head into the model, whose config and loss then count its labels."""
     base = model.get_submodule(path)
     dtype = next((p.dtype for p in base.parameters()), None)
-    before, after = _outputs(base), _outputs(part)
+    before, after = count_outputs(base), count_outputs(part)
     model.set_submodule(path, part.to(dtype=dtype).train(base.training).requires_grad_(True))
     if before != after and before == getattr(model.config, "num_labels", None):
         model.config.num_labels = after
         if hasattr(model, "num_labels"):
             model.num_labels = after
-
-
-def _outputs(module: nn.Module) -> int | None:
-    """Number of outputs of a head: those of its last linear map."""
-    sizes = [size for size in map(projection_sizes, module.modules()) if size is not None]
-    return sizes[-1][1] if sizes else None

@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import nn
 
+from ia3.errors import BankError
+
 _ENTRANCE = "ia3_entrance"
 
 # (arguments, named arguments, rows or None) → the scope of one forward pass
@@ -25,6 +27,20 @@ Opener = Callable[[tuple[Any, ...], Mapping[str, Any], Any], AbstractContextMana
 def has_entrance(module: nn.Module) -> bool:
     """Whether a module captures rows when it is called."""
     return _ENTRANCE in module.__dict__
+
+
+def take_rows(kwargs: dict[str, Any]) -> Any:
+    """Take the rows out of the named arguments of a call; `adapter_names` is PEFT's word for them.
+
+    A model that swallows arguments it does not know would else run every example through the active adapter.
+
+    Raises:
+        BankError: If both are given.
+    """
+    rows, names = kwargs.pop("rows", None), kwargs.pop("adapter_names", None)
+    if rows is not None and names is not None:
+        raise BankError("Running the model: got rows and adapter_names, which mean the same. Give one of them.")
+    return names if rows is None else rows
 
 
 class Surgery:
@@ -53,7 +69,7 @@ class Surgery:
         attributes[name] = value
 
     def set_entrance(self, path: str, opened: Opener) -> None:
-        """Let the module at `path` take `rows` and run inside the scope that `opened` gives.
+        """Let the module at `path` take `rows` (or `adapter_names`) and run inside the scope that `opened` gives.
 
         The scope is left however the pass ends, an interrupt included; a forward hook would not be called then.
         """
@@ -102,7 +118,8 @@ def _entrance_of(module: nn.Module) -> Callable[..., Any]:
     """Return a forward that looks up its entrance on the module it is called on: a copy finds its own."""
     original = type(module).forward
 
-    def forward(self: Any, *args: Any, rows: Any = None, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rows = take_rows(kwargs)
         entrance = self.__dict__.get(_ENTRANCE)
         if entrance is None:  # the bank was detached while other code held on to this function
             return original(self, *args, **kwargs)

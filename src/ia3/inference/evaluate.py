@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from ia3.inference.metrics import Metrics, score_loss, score_predictions
 from ia3.inference.scoring import score_choices
 
 Array = npt.NDArray[np.float64]
+Adapters = str | int | Sequence[str | int]  # names or rows: one for all, or one for each of the rows given
 Progress = Callable[[int, int | None], object]  # told how many rows are done, and of how many (None: not known)
 
 TOKEN_BUDGET = 2048  # tokens of a batch, padding included
@@ -65,20 +68,91 @@ def evaluate_encoded(
         SettingsError: If a row has no answer.
         MetricsError: If there are no rows, or a number is NaN.
     """
-    options: dict[str, Any] = {"pad_id": pad_id, "decoder_start_id": decoder_start_id, "adapter": adapter}
+    part = HeldOut(encoded, choice_ids, labels, adapter)
+    options: dict[str, Any] = {"pad_id": pad_id, "decoder_start_id": decoder_start_id}
+    return evaluate_together(model, kind, [part], token_budget=token_budget, on_progress=on_progress, **options)[0]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of one adapter that carry their right answer."""
+
+    encoded: Sequence[Encoded]
+    choice_ids: Sequence[Sequence[int]]  # token ids of each label's answer; empty for encoders and free text
+    labels: Sequence[str]  # the closed label set; empty for free text
+    adapter: str | int | None  # name or row; None is the active one
+
+
+def evaluate_together(
+    model: Any,
+    kind: Kind,
+    parts: Sequence[HeldOut],
+    *,
+    pad_id: int,
+    decoder_start_id: int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    on_progress: Progress | None = None,
+) -> list[Metrics]:
+    """Return the metrics of the rows of several adapters, which meet in the same batches where they can.
+
+    Free text meets free text, classifiers meet whatever their labels, and language models score the same choices.
+
+    Args:
+        model: The base, perhaps with a bank; left in the mode it is in.
+        kind: Kind of the base.
+        parts: The rows of each adapter.
+        pad_id: Token id of padding.
+        decoder_start_id: First decoder token; seq2seq only.
+        token_budget: Most tokens of a batch, padding included.
+        on_progress: Told the number of rows done, and of those that meet in the same batches.
+
+    Returns:
+        As `evaluate_encoded`, for each part in order.
+
+    Raises:
+        SettingsError: If a row has no answer.
+        MetricsError: If a part has no rows, or a number is NaN.
+    """
+    options: dict[str, Any] = {"pad_id": pad_id, "decoder_start_id": decoder_start_id}
     options |= {"token_budget": token_budget, "on_progress": on_progress}
-    require_answers(encoded, is_closed=bool(labels))
-    if not labels:
-        summed, targets = sum_target_losses(model, kind, encoded, **options)
-        return score_loss(len(encoded), summed / max(1, targets))
-    scores = score_encoded(model, kind, encoded, choice_ids, **options)
-    gold = [e.choice for e in encoded]
+    groups: dict[Any, list[int]] = {}
+    for number, part in enumerate(parts):
+        require_answers(part.encoded, is_closed=bool(part.labels))
+        groups.setdefault((bool(part.labels), tuple(map(tuple, part.choice_ids))), []).append(number)
+    found: dict[int, Metrics] = {}
+    for (is_closed, choice_ids), numbers in groups.items():
+        inside = [parts[number] for number in numbers]
+        encoded = [e for part in inside for e in part.encoded]
+        adapters = _adapters_of(inside)
+        if is_closed:
+            scored = score_encoded(model, kind, encoded, choice_ids, adapter=adapters, **options)
+        else:
+            scored = target_losses(model, kind, encoded, adapter=adapters, **options)
+        places = accumulate((len(part.encoded) for part in inside), initial=0)
+        for number, part, (start, end) in zip(numbers, inside, pairwise(places), strict=True):
+            found[number] = _metrics(kind, part, scored[start:end])
+    return [found[number] for number in range(len(parts))]
+
+
+def _adapters_of(parts: Sequence[HeldOut]) -> Adapters | None:
+    """Return the adapter of each row of some parts, or the one of all."""
+    first = parts[0].adapter
+    if first is None or all(part.adapter == first for part in parts):
+        return first
+    return [part.adapter for part in parts for _ in part.encoded if part.adapter is not None]
+
+
+def _metrics(kind: Kind, part: HeldOut, scored: Array) -> Metrics:
+    """Return the metrics of one adapter's rows from the scores of its choices, or the losses of its targets."""
+    gold = [e.choice for e in part.encoded]
+    if not part.labels:
+        return score_loss(len(gold), float(scored.sum()) / max(1, sum(len(e.target_ids) for e in part.encoded)))
+    scores = scored[:, : len(part.labels)]
     right = float(-scores[np.arange(len(gold)), gold].sum()) if gold else 0.0
     if kind == "encoder":
-        loss = right / max(1, len(gold))
-        return score_predictions(labels, gold, softmax(scores), loss, loss_unit="example")
-    targets = sum(len(choice_ids[choice]) for choice in gold)
-    return score_predictions(labels, gold, softmax(scores), right / max(1, targets))
+        return score_predictions(part.labels, gold, softmax(scores), right / max(1, len(gold)), loss_unit="example")
+    targets = sum(len(part.choice_ids[choice]) for choice in gold)
+    return score_predictions(part.labels, gold, softmax(scores), right / max(1, targets))
 
 
 def require_answers(encoded: Sequence[Encoded], *, is_closed: bool) -> None:
@@ -103,66 +177,87 @@ def score_encoded(
     *,
     pad_id: int,
     decoder_start_id: int | None = None,
-    adapter: str | int | None = None,
+    adapter: Adapters | None = None,
     token_budget: int = TOKEN_BUDGET,
     on_progress: Progress | None = None,
 ) -> Array:
     """Return the log-probability of every choice for any number of rows; see `score_choices`.
 
     Returns:
-        Shape (rows, choices), float64, in the order of the rows; (0, choices) without rows.
+        Shape (rows, choices), float64, in the order of the rows; (0, choices) without rows. Where adapters with heads
+        of different widths are given, those with fewer choices have −inf behind theirs.
     """
     if not encoded:
         return np.empty((0, len(choice_ids)))
     found: dict[int, Array] = {}
     with evaluating(model):
         for part in length_batches([len(e.prompt_ids) for e in encoded], token_budget):
-            scores = score_choices(
+            scored = score_choices(
                 model,
                 kind,
                 [encoded[i] for i in part],
                 choice_ids,
                 pad_id=pad_id,
                 decoder_start_id=decoder_start_id,
-                rows=adapter,
+                rows=rows_of(adapter, part),
             )
-            found |= zip(part, scores.double().cpu().numpy(), strict=True)
+            found |= zip(part, scored.double().cpu().numpy(), strict=True)
             if on_progress is not None:
                 on_progress(len(found), len(encoded))
-    return np.stack([found[i] for i in range(len(encoded))])
+    width = max(map(len, found.values()))
+    whole = np.full((len(encoded), width), -np.inf)
+    for i, scores in found.items():
+        whole[i, : len(scores)] = scores
+    return whole
+
+
+def rows_of(adapter: Adapters | None, part: Sequence[int]) -> Adapters | None:
+    """Return the rows of some of the examples: their own, or the one of all."""
+    if adapter is None or isinstance(adapter, str | int):
+        return adapter
+    return [adapter[i] for i in part]
+
+
+def sum_target_losses(
+    model: Any, kind: Kind, encoded: Sequence[Encoded], *, adapter: Adapters | None = None, **options: Any
+) -> tuple[float, int]:
+    """Return the summed loss of the rows' own targets in nats, and the number of target tokens; see `target_losses`."""
+    losses = target_losses(model, kind, encoded, adapter=adapter, **options)
+    return float(losses.sum()), sum(len(e.target_ids) for e in encoded)
 
 
 @torch.inference_mode()
-def sum_target_losses(
+def target_losses(
     model: Any,
     kind: Kind,
     encoded: Sequence[Encoded],
     *,
     pad_id: int,
     decoder_start_id: int | None = None,
-    adapter: str | int | None = None,
+    adapter: Adapters | None = None,
     token_budget: int = TOKEN_BUDGET,
     on_progress: Progress | None = None,
-) -> tuple[float, int]:
-    """Return the summed loss of the rows' own targets in nats, and the number of target tokens.
+) -> Array:
+    """Return the loss of each row's own target in nats, summed over its tokens, shape (rows,), float64.
 
-    Args are those of `evaluate_encoded`; the base is a language model.
+    Args are those of `score_encoded`; the base is a language model.
     """
     device = next(model.parameters()).device
-    summed, targets, done = 0.0, 0, 0
+    losses, done = np.zeros(len(encoded)), 0
     with evaluating(model):
         for part in length_batches([len(e) for e in encoded], token_budget):
             batch = collate([encoded[i] for i in part], kind, pad_id, decoder_start_id).to(device)
             positions = batch.labels != IGNORED
-            rows = {} if adapter is None else {"rows": adapter}
+            rows = {} if adapter is None else {"rows": rows_of(adapter, part)}
             logits = logits_at(model, positions, {**batch.inputs, "use_cache": False, **rows})
             wide = logits if logits.dtype == torch.float64 else logits.float()
-            summed += float(functional.cross_entropy(wide, batch.labels[positions], reduction="sum"))
-            targets += int(positions.sum())
+            by_token = torch.zeros(positions.shape, dtype=torch.float64, device=device)
+            by_token[positions] = functional.cross_entropy(wide, batch.labels[positions], reduction="none").double()
+            losses[part] = by_token.sum(dim=1).cpu().numpy()
             done += len(part)
             if on_progress is not None:
                 on_progress(done, len(encoded))
-    return summed, targets
+    return losses
 
 
 def length_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:

@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ia3.bases.kinds import Kind
+from ia3.core.attach import attachment_of
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.evaluate import TOKEN_BUDGET, Progress, evaluating, length_batches
+from ia3.inference.evaluate import TOKEN_BUDGET, Adapters, Progress, evaluating, length_batches, rows_of
 from ia3.inference.logits import known_inputs, run_at
 from ia3.inference.scoring import pad_prompts
 
@@ -35,7 +36,7 @@ def generate_tokens(
     end_id: int,
     pad_id: int,
     decoder_start_id: int | None = None,
-    adapter: str | int | None = None,
+    adapter: Adapters | None = None,
     token_budget: int = TOKEN_BUDGET,
     on_progress: Progress | None = None,
 ) -> list[Tokens]:
@@ -49,7 +50,7 @@ def generate_tokens(
         end_id: Token that ends an answer.
         pad_id: Token id of padding.
         decoder_start_id: First decoder token; seq2seq only.
-        adapter: Name or row of the adapter; None uses the active one.
+        adapter: Name or row of the adapter, or one for each prompt; None uses the active one.
         token_budget: Most tokens of a batch, padding and answers included.
         on_progress: Told the number of rows done, and of all rows.
 
@@ -68,7 +69,7 @@ def generate_tokens(
     answers: dict[int, Tokens] = {}
     with evaluating(model):
         for part in length_batches([len(e.prompt_ids) + max_new_tokens for e in encoded], token_budget):
-            rows = {} if adapter is None else {"rows": adapter}
+            rows = {} if adapter is None else {"rows": _rows_of(model, adapter, part)}
             batch = [encoded[i] for i in part]
             if kind == "causal":
                 inputs = _start_causal(model, batch, pad_id)
@@ -79,6 +80,15 @@ def generate_tokens(
             if on_progress is not None:
                 on_progress(len(answers), len(encoded))
     return [answers[i] for i in range(len(encoded))]
+
+
+def _rows_of(model: Any, adapter: Adapters, part: Sequence[int]) -> Any:
+    """Return the row of all prompts of a batch, or a tensor of one for each, which is cut as prompts are finished."""
+    own = rows_of(adapter, part)
+    if own is None or isinstance(own, str | int):
+        return own
+    bank = attachment_of(model).bank
+    return torch.tensor([bank.row(name) for name in own])
 
 
 def _start_causal(model: Any, encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:

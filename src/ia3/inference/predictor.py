@@ -32,7 +32,9 @@ from ia3.inference.evaluate import (
 )
 from ia3.inference.generate import generate_tokens
 from ia3.inference.metrics import Metrics, score_texts
+from ia3.inference.mixed import classify_mixed, generate_mixed
 from ia3.inference.predictions import Prediction, predictions_of
+from ia3.inference.recorded import Recorded
 from ia3.inference.rows import Row, choose_columns_of, read_rows
 
 MOST_NEW_TOKENS = 64  # of free text, unless asked for more
@@ -49,6 +51,7 @@ def load_predictor(
     name: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    precision: str = "float",
     say: Callable[[str], None] = say_on_stderr,
 ) -> Predictor:
     """Return a predictor from an adapter's folder: its base loaded, the adapter on it, its labels and template known.
@@ -61,6 +64,7 @@ def load_predictor(
         name: Name of the adapter in the bank; by default the folder's.
         device: Where the base goes; not used with a loaded one.
         dtype: Of the base; not used with a loaded one.
+        precision: `float`, or `int8` for the weights of the base's blocks; not used with a loaded one.
         say: Told, a line at a time, what takes long or was chosen.
 
     Returns:
@@ -78,7 +82,7 @@ def load_predictor(
     """
     adapter = load_adapter(adapter_folder)
     doing = f"Loading adapter from {adapter_folder}"
-    known = _Recorded.read(doing, adapter.record)
+    known = Recorded.read(doing, adapter.record)
     chosen = _agreed(doing, "label set", tuple(labels) if labels else None, known.labels)
     given = parse_template(template) if isinstance(template, str) else template
     words = _agreed(doing, "template", given, known.template)
@@ -86,7 +90,9 @@ def load_predictor(
         chosen = _labels_of_head(doing, base.model.config) if base.kind == "encoder" and not chosen else chosen
     else:
         try:
-            base, chosen = _load_base(doing, base or adapter.base_name, adapter.kind, chosen, dtype, device, say)
+            base, chosen = _load_base(
+                doing, base or adapter.base_name, adapter.kind, chosen, (dtype, device, precision), say
+            )
         except BaseError as error:
             hint = "" if base else " The adapter names this base; if it lies elsewhere, say where: base=… (--base)."
             raise BaseError(f"{error}{hint}") from error
@@ -95,15 +101,7 @@ def load_predictor(
             f"{doing}: it is for a base of kind {adapter.kind}, got {base.name!r}, which is {base.kind}."
         )
     attachment = load(base.model, adapter_folder, name)
-    encoding = Encoding(
-        base.tokenizer,
-        base.kind,
-        words or default_template(base.kind, known.label_column),
-        known.text_column,
-        chosen or (),
-        known.max_length or longest_input(base.tokenizer, base.model.config),
-        known.label_column,
-    )
+    encoding = _encoding_of(base, known, words, chosen)
     return Predictor(base, attachment, name or Path(adapter_folder).absolute().name, encoding, adapter.record)
 
 
@@ -122,8 +120,7 @@ def _load_base(
     name: str | Path | None,
     kind: Kind | None,
     labels: tuple[str, ...] | None,
-    dtype: str,
-    device: str,
+    placement: tuple[str, str, str],
     say: Callable[[str], None],
 ) -> tuple[Base, tuple[str, ...] | None]:
     """Return the base, and the labels; for an encoder without any those of its config."""
@@ -134,7 +131,22 @@ def _load_base(
         kind = kind or kind_of(config)
         labels = _labels_of_head(doing, config) if kind == "encoder" and not labels else labels
     heads = labels if kind == "encoder" else None
-    return load_base(name, kind=kind, labels=heads, dtype=dtype, device=device, say=say), labels
+    dtype, device, precision = placement
+    base = load_base(name, kind=kind, labels=heads, dtype=dtype, device=device, precision=precision, say=say)
+    return base, labels
+
+
+def _encoding_of(base: Base, known: Recorded, template: Template | None, labels: tuple[str, ...] | None) -> Encoding:
+    """Return how an adapter's texts become token ids."""
+    return Encoding(
+        base.tokenizer,
+        base.kind,
+        template or default_template(base.kind, known.label_column),
+        known.text_column,
+        labels or (),
+        known.max_length or longest_input(base.tokenizer, base.model.config),
+        known.label_column,
+    )
 
 
 def _labels_of_head(doing: str, config: Any) -> tuple[str, ...]:
@@ -147,39 +159,6 @@ def _labels_of_head(doing: str, config: Any) -> tuple[str, ...]:
             "of the head's outputs: labels=['negative', 'positive']."
         )
     return found
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """What an adapter's record says of labels and words."""
-
-    labels: tuple[str, ...] | None
-    template: Template | None
-    text_column: str
-    label_column: str | None
-    max_length: int | None
-
-    @staticmethod
-    def read(doing: str, record: Mapping[str, Any]) -> _Recorded:
-        """Return the checked values; a folder of PEFT's has none of them.
-
-        Raises:
-            AdapterError: If one is of another type than it must be.
-        """
-        values = {**(record.get("data") or {}), **record}
-        labels, words, length = values.get("labels"), values.get("template"), values.get("max_length")
-        columns = [values.get("text_column"), values.get("label_column")]
-        faults = {
-            "labels": labels is None or all(isinstance(label, str) for label in labels),
-            "template": words is None or all(isinstance(words.get(part), str) for part in ("prompt", "target")),
-            "max_length": length is None or (type(length) is int and length > 0),
-            "text_column or label_column": all(isinstance(column, str | None) for column in columns),
-        }
-        wrong = [name for name, is_right in faults.items() if not is_right]
-        if wrong:
-            raise AdapterError(f"{doing}: {', '.join(wrong)} in ia3.json cannot be used. Save the adapter again.")
-        template = Template(words["prompt"], words["target"]) if words else None
-        return _Recorded(tuple(labels) if labels else None, template, columns[0] or "text", columns[1], length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,37 +186,70 @@ class Predictor:
         """The closed label set; empty for free text."""
         return self.encoding.labels
 
-    def classify(self, texts: Sequence[Row], on_progress: Progress | None = None) -> list[Prediction]:
+    def beside(self, adapter: str) -> Predictor:
+        """Return the predictor of another adapter of the same bank, as its record says that it answers.
+
+        Raises:
+            BankError: If the bank has no adapter of this name.
+            SettingsError: If an encoder's adapter does not record its labels.
+        """
+        if adapter == self.adapter:
+            return self
+        record = self.attachment.records.get(self.attachment.bank.row(adapter), {})
+        doing = f"Answering with adapter {adapter!r}"
+        known = Recorded.read(doing, record)
+        labels = known.labels
+        if self.base.kind == "encoder" and not labels:
+            labels = _labels_of_head(doing, self.base.model.config)
+        encoding = _encoding_of(self.base, known, known.template, labels)
+        return replace(self, adapter=adapter, encoding=encoding, record=record)
+
+    def classify(
+        self,
+        texts: Sequence[Row],
+        on_progress: Progress | None = None,
+        *,
+        adapters: Sequence[str] | None = None,
+    ) -> list[Prediction]:
         """Return the most probable label of each text, with the probability of every label.
 
         Args:
             texts: Texts, dicts with the columns of the template, or examples; any number.
             on_progress: Told the number of texts done, and of all.
+            adapters: Name of the adapter of each text, all in this predictor's bank; they meet in the same batches,
+                each with its own template and labels. Left out, the predictor's own answers all.
 
         Returns:
             One prediction for each text, in order.
 
         Raises:
-            SettingsError: If the adapter answers with free text.
+            BankError: If the bank has no adapter of a name.
+            SettingsError: If an adapter answers with free text, or there is not one for each text.
             TableError: For a text that is empty.
             TemplateError: If the template needs a column that is not there.
         """
+        if adapters is not None:
+            return classify_mixed(self, texts, adapters, on_progress)
         if not self.labels:
             raise SettingsError("Classifying: this adapter answers with free text and has no labels. Use generate.")
-        examples = read_rows(texts, self.encoding.text_column)
-        encoded = self._encode(self.encoding, examples)
+        examples, encoded = self.encode(texts)
         scores = score_encoded(
             self.base.model,
             self.base.kind,
             encoded,
             self.encoding.choice_ids,
             on_progress=on_progress,
-            **self._options(),
+            **self.options(),
         )
         return predictions_of(scores, self.labels, examples)
 
     def generate(
-        self, texts: Sequence[Row], max_new_tokens: int | None = None, on_progress: Progress | None = None
+        self,
+        texts: Sequence[Row],
+        max_new_tokens: int | None = None,
+        on_progress: Progress | None = None,
+        *,
+        adapters: Sequence[str] | None = None,
     ) -> list[str]:
         """Return what the base answers to each text: the most probable token again and again, until the end token.
 
@@ -245,6 +257,7 @@ class Predictor:
             texts: As for `classify`.
             max_new_tokens: Most tokens of an answer; by default those of the longest label, or 64 for free text.
             on_progress: Told the number of texts done, and of all.
+            adapters: As for `classify`; by default the limit is then the largest of theirs.
 
         Returns:
             One answer for each text, in order, without blanks around it.
@@ -252,9 +265,21 @@ class Predictor:
         Raises:
             SettingsError: If the base is an encoder, or has no room for so long an answer.
         """
-        limit = self._most_new_tokens() if max_new_tokens is None else max_new_tokens
+        if adapters is not None:
+            return generate_mixed(self, texts, adapters, max_new_tokens, on_progress)
+        limit = self.most_new_tokens() if max_new_tokens is None else max_new_tokens
+        return self.answers(self.encode(texts, limit)[1], limit, on_progress)
+
+    def encode(self, texts: Sequence[Row], max_new_tokens: int | None = None) -> tuple[list[Example], list[Encoded]]:
+        """Return texts as examples and as token ids, without labels.
+
+        Args:
+            texts: As for `classify`.
+            max_new_tokens: Tokens that shall have room behind each; None for those of the labels.
+        """
+        encoding = self.encoding if max_new_tokens is None else self._encoding_beside(max_new_tokens)
         examples = read_rows(texts, self.encoding.text_column)
-        return self._answers(self._encode(self._encoding_beside(limit), examples), limit, on_progress)
+        return examples, self._encode(encoding, examples)
 
     def evaluate(
         self,
@@ -299,7 +324,7 @@ class Predictor:
                 self.encoding.choice_ids,
                 self.labels,
                 on_progress=on_progress,
-                **self._options(),
+                **self.options(),
             )
         return self._evaluate_texts(table.examples, encoded, on_progress)
 
@@ -307,19 +332,26 @@ class Predictor:
         self, examples: Sequence[Example], encoded: Sequence[Encoded], on_progress: Progress | None
     ) -> Metrics:
         require_answers(encoded, is_closed=False)
-        summed, targets = sum_target_losses(self.base.model, self.base.kind, encoded, **self._options())
+        summed, targets = sum_target_losses(self.base.model, self.base.kind, encoded, **self.options())
         limit = min(_MOST_EVALUATED_TOKENS, max(len(e.target_ids) for e in encoded))
         prompts = self._encode(self._encoding_beside(limit), examples)
         template = self.encoding.template
         gold = [template.render_target(e.label, e.fields) for e in examples if e.label is not None]
-        return score_texts(gold, self._answers(prompts, limit, on_progress), summed / targets)
+        return score_texts(gold, self.answers(prompts, limit, on_progress), summed / targets)
 
     def _encode(self, encoding: Encoding, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Encoded]:
         if examples:
             check_prompt(encoding.template, tuple(examples[0].fields), text_column=encoding.text_column)
         return list(encoding.encode(examples if is_labelled else [replace(e, label=None) for e in examples]))
 
-    def _answers(self, encoded: Sequence[Encoded], limit: int, on_progress: Progress | None) -> list[str]:
+    def answers(
+        self,
+        encoded: Sequence[Encoded],
+        limit: int,
+        on_progress: Progress | None,
+        adapters: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Return what the base writes behind each prompt, with its own adapter or with one for each."""
         tokenizer: Any = self.base.tokenizer
         answers = generate_tokens(
             self.base.model,
@@ -328,12 +360,13 @@ class Predictor:
             max_new_tokens=limit,
             end_id=tokenizer.eos_token_id,
             on_progress=on_progress,
-            **self._options(),
+            **(self.options() if adapters is None else {**self.options(), "adapter": adapters}),
         )
         plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         return [tokenizer.decode(list(ids), **plain).strip() for ids in answers]
 
-    def _most_new_tokens(self) -> int:
+    def most_new_tokens(self) -> int:
+        """Return the tokens of the longest label's answer, or of free text."""
         return max((len(ids) for ids in self.encoding.choice_ids), default=MOST_NEW_TOKENS)
 
     def _encoding_beside(self, max_new_tokens: int) -> Encoding:
@@ -355,7 +388,8 @@ class Predictor:
             )
         return self.encoding.with_max_length(longest)
 
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """Return what scoring and generating are told."""
         return {
             "pad_id": self.base.pad_id,
             "decoder_start_id": self.base.decoder_start_id,

@@ -32,7 +32,7 @@ from ia3.peft.storage import plan_for, save_adapters
 from ia3.peft.targets import covers, select
 
 # What lies on a model beside its bank, in its `__dict__`.
-_OWN_ATTRIBUTES = ("peft_config", "_ia3_generate", "_ia3_partial")
+_OWN_ATTRIBUTES = ("peft_config", "_ia3_partial")
 
 
 def get_peft_model(
@@ -98,9 +98,7 @@ def _attach_empty(model: Any, plan: Plan, heads: Sequence[str]) -> Any:
     is_double = next(model.parameters()).dtype == torch.float64
     attach(model, Bank(plan, dtype=torch.float64 if is_double else torch.float32), heads=heads, save=save_adapters)
     own = vars(model)
-    # the class's methods take their place: they know adapter_names and PEFT's arguments
-    own["_ia3_generate"] = own.pop("generate", None)
-    own.pop("save_pretrained", None)
+    own.pop("save_pretrained", None)  # the class's takes its place: it knows PEFT's arguments
     own["peft_config"], own["_ia3_partial"] = {}, set()
     plain: Any = type(model)
     model.__class__ = _with_methods(plain)
@@ -124,6 +122,9 @@ def _without_methods(model: Any) -> Any:
 
 class PeftModel(nn.Module):
     """A transformers model with adapters and PEFT's methods; made by `get_peft_model` or `PeftModel.from_pretrained`.
+
+    `model(…, adapter_names=[…])` and `model.generate(…, adapter_names=[…])` take a name for each input: each goes
+    through its own adapter, `__base__` through none. Beams and returned sequences follow their input.
 
     Attributes:
         peft_config: The config of each adapter, by name.
@@ -182,20 +183,13 @@ class PeftModel(nn.Module):
         attachment_of(made).activate(adapter_name)
         return made if is_trainable else made.eval()
 
-    def __call__(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
-        """Run the model; with `adapter_names` each example through its own adapter, `__base__` through none."""
-        if adapter_names is not None:
-            kwargs["rows"] = adapter_names
-        return super().__call__(*args, **kwargs)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse to generate: a language model's own `generate`, which knows `adapter_names`, stands before this one.
 
-    def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
-        """Generate; with `adapter_names` each input through its own adapter, `__base__` through none."""
-        if adapter_names is not None:
-            kwargs["rows"] = adapter_names
-        scaled = vars(self)["_ia3_generate"]
-        if scaled is None:
-            raise SettingsError(f"Generating: {type(self).__name__} is no language model. Load the base as one.")
-        return scaled(*args, **kwargs)
+        Raises:
+            SettingsError: Always.
+        """
+        raise SettingsError(f"Generating: {type(self).__name__} is no language model. Load the base as one.")
 
     def get_base_model(self) -> Any:
         """Return the transformers model; with the bank on it, as PEFT's has its layers in it."""
@@ -204,9 +198,8 @@ class PeftModel(nn.Module):
     @property
     def active_adapter(self) -> str | None:
         """Name of the adapter that is used where none is named, or None if the last one was deleted."""
-        row = attachment_of(self).active
-        bank = attachment_of(self).bank
-        return next((name for name in bank.names if bank.row(name) == row), None)
+        attachment = attachment_of(self)
+        return None if attachment.active is None else attachment.bank.snapshot.names.get(attachment.active)
 
     @property
     def active_adapters(self) -> list[str]:
@@ -291,7 +284,6 @@ class PeftModel(nn.Module):
         """Remove an adapter; if it was active, the first of the others becomes active, with a warning."""
         attachment = attachment_of(self)
         was_active = self._known(adapter_name) == self.active_adapter
-        attachment.records.pop(attachment.bank.row(adapter_name), None)
         attachment.bank.remove(adapter_name)
         del self.peft_config[adapter_name]
         vars(self)["_ia3_partial"].discard(adapter_name)

@@ -32,7 +32,9 @@ def test_compiled_blocks_give_the_loss_and_the_gradients_of_the_plain_ones(
     with accelerate(attachment, compiled=True) as acceleration:
         assert acceleration.counts["compiled blocks"] == COMPILED[family]
         for batch, r, plain in zip(batches, rows, expected, strict=True):
-            assert_same(loss_and_gradients(model, attachment, family, batch, r), plain, 1e-5)
+            found = loss_and_gradients(model, attachment, family, batch, r)
+            assert float(found["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-5)
+            assert_same(found, plain, 5e-5)  # sums in another order: mT5's gradients were seen to differ by 1.6e-5
         assert acceleration.compile_failure is None
 
 

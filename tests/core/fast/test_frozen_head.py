@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ia3.core.fast import products
-from ia3.core.fast.frozen_head import head_loss, head_loss_plain
+from ia3.core.fast.frozen_head import head_logprobs, head_loss, head_loss_plain
 from tests.core.fast.kept import Kept
 
 VOCABULARY, WIDTH = 37, 5
@@ -199,3 +200,57 @@ def test_one_gradient_a_position_is_kept_and_no_logits(dtype: torch.dtype) -> No
     with torch.no_grad(), Kept() as kept:
         assert torch.equal(head_loss(hidden, weight, None, _targets(6)), loss)
     assert not kept.bytes
+
+
+def _plain_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    logits = functional.linear(hidden, weight, bias)
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=1).gather(1, targets)
+
+
+def _weighted_sum(make: Callable[[Tensor], Tensor], weights: Tensor, hidden: Tensor) -> Tensor:
+    return (make(hidden) * weights).sum()
+
+
+@pytest.mark.parametrize("has_bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("chunk", CHUNKS.values(), ids=CHUNKS)
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_log_probabilities_and_their_gradient_equal_the_plain_ones(tokens: int, chunk: int, has_bias: bool) -> None:
+    targets = torch.randint(0, VOCABULARY, (6, tokens), generator=torch.Generator().manual_seed(5))
+    above = _numbers(6, tokens, seed=3, dtype=torch.float64)  # a gradient of its own for every token
+    for dtype, digits in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        hidden, weight = _numbers(6, WIDTH, dtype=dtype), _numbers(VOCABULARY, WIDTH, seed=1, dtype=dtype)
+        bias = _numbers(VOCABULARY, seed=2, dtype=dtype) if has_bias else None
+        fast, plain = (
+            _run(partial(_weighted_sum, make, above), hidden)
+            for make in (
+                partial(head_logprobs, weight=weight, bias=bias, targets=targets, chunk=chunk),
+                partial(_plain_logprobs, weight=weight, bias=bias, targets=targets),
+            )
+        )
+        for found, expected in zip(fast, plain, strict=True):
+            torch.testing.assert_close(found, expected, rtol=digits, atol=50 * digits)
+        with torch.no_grad():
+            found = head_logprobs(hidden, weight, bias, targets, chunk=chunk)
+        torch.testing.assert_close(found, _plain_logprobs(hidden, weight, bias, targets), rtol=digits, atol=50 * digits)
+
+
+def test_log_probabilities_pass_gradcheck_and_refuse_a_second_derivative() -> None:
+    weight = _numbers(VOCABULARY, WIDTH, seed=1, dtype=torch.float64)
+    hidden = _numbers(3, WIDTH, dtype=torch.float64).requires_grad_(True)
+    targets = torch.tensor([[0, 36], [20, 20], [5, 1]])
+    assert torch.autograd.gradcheck(lambda h: head_logprobs(h, weight, None, targets, chunk=7 * WIDTH), (hidden,))
+    (gradient,) = torch.autograd.grad(
+        head_logprobs(hidden, weight, None, targets).square().sum(), hidden, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_log_probabilities_keep_one_gradient_a_position_and_no_logits() -> None:
+    hidden, weight = _numbers(6, WIDTH).requires_grad_(True), _numbers(VOCABULARY, WIDTH, seed=1)
+    targets = torch.zeros(6, 3, dtype=torch.long)
+    with Kept() as kept:
+        head_logprobs(hidden, weight, None, targets)
+    assert kept.total == 6 * WIDTH * 4 + targets.numel() * 8
+    loss, gradient = _run(lambda h: head_logprobs(h, weight, None, targets[:0]).sum(), torch.zeros(0, WIDTH))
+    assert loss == 0 and gradient.shape == (0, WIDTH)

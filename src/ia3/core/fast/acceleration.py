@@ -21,6 +21,7 @@ from ia3.core.attach import FASTER, Attachment
 from ia3.core.fast.activations import Activation, activation_of
 from ia3.core.fast.compiling import Compiled, install_compiled
 from ia3.core.fast.gates import gate_and_scale
+from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.norms import rms_norm
 from ia3.core.fast.products import linear_forward, takes
 from ia3.core.fast.wanted import LAST_BLOCKS, only_at, put, take
@@ -216,12 +217,14 @@ class Acceleration:
             if gated is None:
                 continue
             gate, linear, last, activation = gated
-            group = numbers.get((f"{path}.{linear}", "output"))
-            if (f"{path}.{gate}", "output") in numbers or getattr(module, linear).weight.dtype not in _WIDE:
+            branch = getattr(module, linear)
+            is_int8 = isinstance(branch, Int8Linear)  # it multiplies by its vector itself
+            if (f"{path}.{gate}", "output") in numbers or not (is_int8 or branch.weight.dtype in _WIDE):
                 continue
+            group = None if is_int8 else numbers.get((f"{path}.{linear}", "output"))
             forward = partial(_gated_forward, self.attachment, module, (gate, linear, last), activation, group)
-            weight = getattr(module, gate).weight
-            x = _numbers(weight, weight.shape[1])
+            like = branch.scale.to(next(self.attachment.model.parameters()).dtype) if is_int8 else branch.weight
+            x = _numbers(like, branch.in_features)
             if self._agrees((type(module), activation.name), module, forward, x):
                 self._surgery.set(path, "forward", forward)
                 self.counts["gates"] += 1
@@ -231,7 +234,7 @@ class Acceleration:
         if kind not in self._verdicts:
             with _evaluated(module):
                 try:
-                    self._verdicts[kind] = _is_same(module.forward(x), forward(x), x.dtype)
+                    self._verdicts[kind] = _is_same(module.forward(x), forward(x), _computed_in(module, x))
                 except Exception:  # a module that wants more than an activation
                     self._verdicts[kind] = False
         return self._verdicts[kind]
@@ -288,6 +291,11 @@ def _is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return bool((difference <= tolerance * size).all())
 
 
+def _computed_in(module: nn.Module, x: Tensor) -> torch.dtype:
+    """Return how exactly a module computes: in int8 a last bit before a projection can be a whole step behind it."""
+    return torch.int8 if any(isinstance(part, Int8Linear) for part in module.modules()) else x.dtype
+
+
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
     """Have every module inside in eval mode, so that no dropout draws."""
@@ -332,7 +340,7 @@ def _norm(module: nn.Module, epsilon: float, offset: float, x: Tensor) -> Tensor
 def _gated(module: nn.Module) -> tuple[str, str, str, Activation] | None:
     """Return the names of a gated feed-forward's parts and its activation, or None for another module."""
     for gate, linear, last, act in _GATED:
-        if all(isinstance(getattr(module, name, None), nn.Linear) for name in (gate, linear, last)):
+        if all(isinstance(getattr(module, name, None), nn.Linear | Int8Linear) for name in (gate, linear, last)):
             activation = activation_of(getattr(module, act, None))
             return None if activation is None else (gate, linear, last, activation)
     return None

@@ -9,6 +9,7 @@ run repays that is decided from its size alone, never from a measurement, so tha
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -54,7 +55,8 @@ def repays_compiling(parameters: int, tokens: int, threads: int, library: Librar
 def repeated_blocks(attachment: Attachment) -> list[tuple[str, nn.Module]]:
     """Return the paths and modules of the blocks that are alike and hold sites on plain linear projections.
 
-    Lists of blocks with sites on other modules (fused convolutions), or with hooks of other code, are left out.
+    Lists of blocks with sites on other modules (fused convolutions, projections in int8), or with hooks of other code,
+    are left out.
     """
     sites = {group.module for group in attachment.groups}
     modules = dict(attachment.model.named_modules())
@@ -100,7 +102,10 @@ def _forward(
     call = attachment.call
     if call is not None and torch.is_grad_enabled() and compiled.failure is None:
         try:
-            return compiled.run(twin, _scales(call, slots), args, kwargs)
+            with warnings.catch_warnings():
+                # the compiler looks at the scales' gradients, which they have none of: they are no leaves
+                warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
+                return compiled.run(twin, _scales(call, slots), args, kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:  # code it cannot take, or no C++ compiler at hand
             compiled.failure = f"{type(error).__name__}: {error}".splitlines()[0]
     return plain(*args, **kwargs)
