@@ -53,3 +53,41 @@ def test_another_place_of_the_same_base_is_taken(
     capsys.readouterr()
     assert main(["evaluate", table, "--adapter", encoder, "--base", str(tmp_path / "moved"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 20
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_a_base_alone_is_measured_in_the_same_form(
+    kind: str, home: Path, table: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = request.getfixturevalue(kind)
+    capsys.readouterr()
+    command = ["evaluate", table, "--base", str(home / kind), "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert main([*command, "--calibrate"]) == 0
+    calibrated = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", table, "--adapter", adapter, "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert found.keys() == calibrated.keys() == {*other, "base", "calibrated"}
+    assert (found["adapter"], found["base"], found["calibrated"]) == (None, str(home / kind), False)
+    assert calibrated["calibrated"] and calibrated["loss"] == found["loss"]
+    assert (found["rows"], found["labels"]) == (20, ["down", "up"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "got neither --adapter nor --base, expected one"),
+        (["--adapter", "somewhere", "--calibrate"], "--calibrate is for a base without an adapter"),
+    ],
+)
+def test_what_is_measured_must_be_clear(
+    words: list[str], told: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", table, *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_encoder_alone_has_nothing_to_measure(home: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", table, "--base", str(home / "encoder")]) == 2
+    assert "is an encoder, whose head for these labels is not trained" in capsys.readouterr().err

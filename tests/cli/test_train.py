@@ -63,7 +63,8 @@ def test_json_is_one_document_and_settings_are_those_of_the_options(
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     assert train(*options, "--dropout", "--class-weights", "--max-length", "20", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["settings"] == {**given, "dropout": True, "class_weights": True}
+    rest = {"recipe": "default", "losses": "lm", "optimizer": "adamw", "patience": 0}
+    assert found["settings"] == {**given, **rest, "dropout": True, "class_weights": True}
     assert (found["steps"], found["stopped"], found["labels"]) == (2, False, ["down", "up"])
     assert json.loads((tmp_path / "out" / "ia3.json").read_text())["max_length"] == 20
 

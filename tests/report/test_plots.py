@@ -54,7 +54,7 @@ BINS = [CalibrationBin(0.8, 0.9, 20, 0.86, 0.75), CalibrationBin(0.9, 1.0, 80, 0
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that would be written; nothing is written."""
     figures: list[Any] = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "write_figure", lambda figure, path: figures.append(figure))
     return figures
 
 

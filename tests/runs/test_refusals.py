@@ -114,6 +114,6 @@ def test_an_evaluation_without_numbers_names_its_epoch(
     def overflow(*args: Any, **options: Any) -> None:
         raise MetricsError("Scoring predictions: the loss is no number, got nan, expected a number of nats.")
 
-    monkeypatch.setattr("ia3.runs.run.evaluate_encoded", overflow)
+    monkeypatch.setattr("ia3.runs.run.evaluate_together", overflow)
     with pytest.raises(RunError, match=r"Evaluating after step 3 \(epoch 1\): .*the loss is no number, got nan"):
         run(base("causal"), tmp_path)

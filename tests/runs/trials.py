@@ -21,7 +21,10 @@ from typing import Any
 
 import torch
 
+import ia3.runs.many_run
 import ia3.runs.run
+from ia3.runs.many_results import ManyResult
+from ia3.runs.many_run import train_tasks
 from ia3.runs.training_run import Result, train_adapter
 
 ROWS = [(f"good news number {i}, {'very ' * (i % 4)}good", "up") for i in range(9)]
@@ -38,6 +41,23 @@ def run(base: Any, output: Path, **options: Any) -> Result:
     source = options.pop("source", ROWS)
     fixed = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     return train_adapter(source, base, output, device="auto", now=lambda: fixed, **(SETTINGS | options))
+
+
+def _rows(name: str, labels: tuple[str, ...], count: int) -> list[tuple[str, str]]:
+    return [(f"{name} {i} {'very ' * (i % 3)}{labels[i % len(labels)]}", labels[i % len(labels)]) for i in range(count)]
+
+
+TASKS: list[dict[str, Any]] = [
+    {"name": "books", "table": _rows("book", ("bad", "good"), 17)},
+    {"name": "games", "table": _rows("game", ("bad", "good"), 12), "settings": {"epochs": 2, "seed": 3}},
+    {"name": "mail", "table": _rows("mail", ("ham", "spam", "news"), 14), "settings": {"batch_size": 4}},
+]
+
+
+def run_many(base: Any, output: Path, tasks: Any = None, **options: Any) -> ManyResult:
+    """Train TASKS in one run at a fixed time, with SETTINGS and whatever differs from them."""
+    given = {"now": lambda: datetime(2026, 1, 2, tzinfo=UTC), **SETTINGS, **options}
+    return train_tasks(TASKS if tasks is None else tasks, base, output, **given)
 
 
 def stop_after(steps: int) -> dict[str, Any]:
@@ -90,9 +110,11 @@ def _child(base: Path, output: Path, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     if not options.pop("draws", False):  # two thirds of a tiny run's time
         ia3.runs.run.draw_curves = ia3.runs.run.draw_confusion = lambda *args: None  # type: ignore[assignment]
+    ia3.runs.many_run.draw_tasks = lambda *args: None  # type: ignore[assignment]
     kill_at = options.pop("kill_at", None)
+    train = options.pop("train", run)
     reached = _killer(output, kill_at) if kill_at else lambda: None
-    run(base, output, on_event=lambda event: reached(), checkpoint_seconds=0, **options)
+    train(base, output, on_event=lambda event: reached(), checkpoint_seconds=0, **options)
 
 
 def _killer(folder: Path, instant: int) -> Callable[[], None]:

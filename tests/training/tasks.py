@@ -18,8 +18,9 @@ from ia3.data.encoding import Encoding
 from ia3.data.tables import read_table
 from ia3.data.templates import default_template
 from ia3.training.checkpoint import Checkpoint
-from ia3.training.loop import Callbacks, Evaluation, Outcome, Task, train_loop, trained_tensors
+from ia3.training.loop import train_loop
 from ia3.training.settings import Settings
+from ia3.training.tasks import Callbacks, Evaluation, Outcome, Task, trained_tensors
 from tests.models import save_tiny_base
 
 KINDS = ("causal", "seq2seq", "encoder")
@@ -65,7 +66,7 @@ def make_task(
     dropout: bool = False,
 ) -> Task:
     """Return a task whose vectors are away from one; free text without labels. `folder` keeps its bases."""
-    base = _load(folder, kind, dtype, labels if kind == "encoder" else None, dropout)
+    base = load_tiny(folder, kind, dtype, labels if kind == "encoder" else None, dropout)
     encoding = Encoding(base.tokenizer, kind, default_template(kind, "label"), "text", labels)
     attachment = attach(copy.deepcopy(base.model), head_modules=base.head_modules, name=ADAPTER)
     width = attachment.bank.plan.width
@@ -82,7 +83,7 @@ def make_task(
 
 
 @cache
-def _load(folder: Path, kind: Any, dtype: str, labels: tuple[str, ...] | None, dropout: bool) -> Base:
+def load_tiny(folder: Path, kind: Any, dtype: str, labels: tuple[str, ...] | None, dropout: bool) -> Base:
     """Load a base once; it is copied before anything is put on it."""
     place = save_base(folder / f"{kind}{'-dropout' * dropout}", kind, dropout=dropout)
     return load_base(place, kind=kind, labels=labels, dtype=dtype, device="cpu", say=lambda line: None)
@@ -111,7 +112,7 @@ class Watcher:
         self.callbacks = Callbacks(
             evaluate=self.evaluate,
             on_event=self.events.append,
-            on_best=lambda: self.best.append(copy_trained(task)),
+            on_best=lambda adapter: self.best.append(copy_trained(task)),
             on_checkpoint=self.checkpoints.append,
             should_stop=lambda: self.steps >= stop_after,
             checkpoint_seconds=seconds,
@@ -124,9 +125,9 @@ class Watcher:
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == kind]
 
-    def evaluate(self) -> Evaluation | None:
-        loss = next(self.losses, None)
-        return None if loss is None else Evaluation(loss, 0.5)
+    def evaluate(self, adapters: Sequence[str]) -> list[Evaluation | None]:
+        losses = [next(self.losses, None) for _ in adapters]
+        return [None if loss is None else Evaluation(loss, 0.5) for loss in losses]
 
 
 def run_loop(

@@ -14,6 +14,7 @@ from ia3.errors import RunError
 from ia3.training import writing
 from ia3.training.checkpoint import (
     Checkpoint,
+    TaskState,
     has_checkpoints,
     newest_checkpoint,
     remove_checkpoints,
@@ -28,12 +29,14 @@ def _checkpoint(step: int, *, best: bool = True) -> Checkpoint:
     parameter.grad = torch.ones(7)
     optimizer.step()
     kept = {"vectors": torch.full((7,), 0.1)} if best else {}
-    return Checkpoint(
-        step, "a run", trained, optimizer.state_dict(), kept, 2 * best, 0.1 if best else math.inf, 0.3, 11.0
-    )
+    best_loss = 0.1 if best else math.inf
+    task = TaskState(step, trained, optimizer.state_dict(), kept, 2 * best, best_loss, 0.3, 11.0)
+    return Checkpoint(step, "a run", (task, TaskState(), TaskState(2, trained, fault="it diverged")))
 
 
 def _same(a: object, b: object) -> bool:
+    if isinstance(a, TaskState):
+        a, b = vars(a), vars(b)
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -82,7 +85,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str, tmp
     path = save_checkpoint(tmp_path, _checkpoint(5))
     whole = path.read_bytes()
     if damage in ("other", "later format"):
-        torch.save({"format": 99} if damage == "later format" else {"format": 1, "step": 5}, path)
+        torch.save({"format": 99} if damage == "later format" else {"format": 2, "step": 5}, path)
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"step 5"}[damage])
     read = newest_checkpoint(tmp_path)
@@ -97,7 +100,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "run"),)
 
     (tmp_path / "step-00000001.pt").write_bytes(pickle.dumps(Bomb()))
-    torch.save({"format": 1, "step": Bomb()}, tmp_path / "step-00000002.pt")
+    torch.save({"format": 2, "step": Bomb()}, tmp_path / "step-00000002.pt")
     with pytest.raises(RunError, match=r"none of its 2 checkpoints can be read\. Start again with --overwrite"):
         newest_checkpoint(tmp_path)
     assert has_checkpoints(tmp_path) and not (tmp_path / "run").exists()

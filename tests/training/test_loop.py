@@ -19,9 +19,10 @@ from ia3.data.batches import collate, epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError
 from ia3.training import loop
-from ia3.training.loop import Outcome, Task, train_loop, trained_tensors
+from ia3.training.loop import train_loop
 from ia3.training.losses import count_targets
 from ia3.training.settings import Settings
+from ia3.training.tasks import Outcome, Task, trained_tensors
 from tests.training.tasks import KINDS, ROWS, SHORT, TOTAL, Watcher, copy_trained, make_task, run_loop, same_bits
 
 
@@ -115,8 +116,9 @@ def test_the_base_is_in_training_mode_in_steps_with_dropout_alone_and_never_in_a
     handle = model.register_forward_pre_hook(lambda module, args: modes.append({m.training for m in model.modules()}))
     watcher = Watcher(task)
 
-    def evaluate() -> None:
+    def evaluate(adapters: Sequence[str]) -> list[None]:
         at_evaluation.append({m.training for m in model.modules()})
+        return [None]
 
     train_loop(
         task,

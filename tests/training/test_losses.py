@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ia3.core.fast.acceleration import accelerated
 from ia3.data.batches import IGNORED, collate
-from ia3.training.loop import Task, micro_batches, trained_tensors
+from ia3.training.loop import micro_batches
 from ia3.training.losses import class_weights, count_targets, sum_loss
+from ia3.training.tasks import Task, trained_tensors
 from tests.training.tasks import ADAPTER, KINDS, make_task
 
 WEIGHTED = pytest.mark.parametrize("is_weighted", [False, True], ids=["plain", "weighted"])
@@ -206,3 +207,24 @@ def test_a_micro_batch_without_targets_costs_nothing(bases: Path) -> None:
         loss = sum_loss(task.attachment.model, "causal", batch, ADAPTER)
     assert loss == 0
     assert all(not gradient.any() for gradient in _gradients(task, loss).values())
+
+
+@pytest.mark.parametrize("is_fast", [False, True], ids=["plain", "fast"])
+@WEIGHTED
+@pytest.mark.parametrize("kind", KINDS)
+def test_shares_weigh_examples_and_their_gradient_is_each_examples_loss(
+    kind: str, is_weighted: bool, is_fast: bool, bases: Path
+) -> None:
+    task = make_task(bases, kind)
+    model, weights = task.attachment.model, _weights(task, is_weighted)
+    shares = torch.linspace(0.1, 1, len(task.train), dtype=torch.float64).requires_grad_()
+    with accelerated(task.attachment) if is_fast else nullcontext():
+        loss = sum_loss(model, task.kind, _batch(task), ADAPTER, weights, shares)
+        loss.backward()
+        alone = [
+            sum_loss(model, task.kind, collate([e], task.kind, task.pad_id, task.decoder_start_id), ADAPTER, weights)
+            for e in task.train
+        ]
+    losses = torch.stack(alone).detach()
+    torch.testing.assert_close(shares.grad, losses, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(loss.detach(), (losses * shares.detach()).sum(), rtol=1e-5, atol=0)

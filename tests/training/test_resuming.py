@@ -52,7 +52,7 @@ def test_stopped_before_an_epoch_ended_the_numbers_as_they_are_are_kept(bases: P
     outcome, watcher = run_loop(task, losses=[1.0], stop_after=2)
     assert (outcome.steps, outcome.best_epoch, outcome.is_stopped) == (2, 0, True) and math.isnan(outcome.best_loss)
     assert len(watcher.best) == 1 and same_bits(watcher.best[0], copy_trained(task))
-    assert same_bits(watcher.checkpoints[-1].trained, {n: t.cpu() for n, t in copy_trained(task).items()})
+    assert same_bits(watcher.checkpoints[-1].tasks[0].trained, {n: t.cpu() for n, t in copy_trained(task).items()})
 
 
 def test_stopped_after_an_epoch_its_numbers_are_kept(bases: Path) -> None:
@@ -60,7 +60,7 @@ def test_stopped_after_an_epoch_its_numbers_are_kept(bases: Path) -> None:
     outcome, watcher = run_loop(task, losses=[1.0], stop_after=5)
     assert (outcome.steps, outcome.best_epoch, outcome.is_stopped) == (5, 1, True)
     assert len(watcher.best) == 1 and same_bits(watcher.best[0], copy_trained(task))
-    assert not same_bits(watcher.checkpoints[-1].trained, copy_trained(task))  # to go on from
+    assert not same_bits(watcher.checkpoints[-1].tasks[0].trained, copy_trained(task))  # to go on from
 
 
 def test_stopped_before_the_first_step_nothing_is_kept(bases: Path) -> None:

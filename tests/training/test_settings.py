@@ -53,6 +53,7 @@ def test_an_unknown_setting_is_an_error_with_near_matches() -> None:
         ("weight_decay", math.inf, "weight_decay is inf, expected a number of at least 0"),
         ("clip", -1.0, r"clip is -1\.0, expected a number of at least 0"),
         ("clip", math.nan, "clip is nan, expected a number of at least 0"),
+        ("patience", -1, "patience is -1, expected at least 0"),
         ("seed", -1, r"seed is -1, expected a number in \[0, 2³²\)"),
         ("seed", 2**32, "seed is 4294967296"),
         ("epochs", 2.0, r"epochs is 2\.0, expected a whole number"),
@@ -62,6 +63,8 @@ def test_an_unknown_setting_is_an_error_with_near_matches() -> None:
         ("warmup", True, "warmup is True, expected a number"),
         ("dropout", 1, "dropout is 1, expected True or False"),
         ("class_weights", "no", "class_weights is 'no', expected True or False"),
+        ("losses", "ul", r"losses is 'ul', expected one of lm, lm\+ul\+ln"),
+        ("optimizer", "sgd", "optimizer is 'sgd', expected one of adamw, adafactor"),
     ],
 )
 def test_a_value_outside_its_range_is_an_error_that_names_both(name: str, value: Any, told: str) -> None:
@@ -119,3 +122,8 @@ def test_every_step_has_a_rate_above_zero_and_at_most_one(warmup: float, total: 
     assert all(0 < rate <= 1 for rate in rates)
     top = rates.index(max(rates))
     assert rates[:top] == sorted(rates[:top]) and rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_compiled_blocks_and_losses_over_choices_exclude_each_other() -> None:
+    with pytest.raises(SettingsError, match=r"compile is 'on' and losses 'lm\+ul\+ln'"):
+        Settings(losses="lm+ul+ln", compile="on")

@@ -1,13 +1,19 @@
-"""`ia3 evaluate`: how good an adapter is on a table with labels."""
+"""`ia3 evaluate`: how good an adapter is on a table with labels, or a base alone."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ia3.cli.options import add_adapter, add_columns, add_json, load_options
 from ia3.cli.output import print_json, print_lines, say
-from ia3.cli.parsing import Verb
+from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import CountedProgress
+
+if TYPE_CHECKING:
+    from ia3.data.examples import Table
+    from ia3.inference.metrics import Metrics
 
 _SHOWN_FAULTS = 20
 
@@ -17,37 +23,66 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "table", metavar="TABLE", help="CSV, TSV, JSONL, JSON or Parquet file, a folder of them, or a hub data set."
     )
-    add_adapter(parser, words=True)
+    add_adapter(parser, words=True, required=False)
+    group = parser.add_argument_group("without an adapter")
+    group.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="Divide the base's probabilities by those it gives without a text (with --base and no --adapter).",
+    )
     add_columns(parser.add_argument_group("data"), recorded=True)
     add_json(parser, "the metrics")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate an adapter on a table."""
-    from ia3.data.tables import read_table
+    """Evaluate an adapter, or a base alone, on a table."""
+    metrics = _evaluate_adapter(options) if options.adapter else _evaluate_base(options)
+    if options.json:
+        measured = {"adapter": options.adapter} if options.adapter else {"adapter": None, "base": options.base}
+        calibrated = {} if options.adapter else {"calibrated": options.calibrate}
+        print_json({"table": options.table, **measured, **calibrated, **metrics.to_json()})
+    else:
+        print_lines(metrics.lines())
+    return 0
+
+
+def _evaluate_adapter(options: argparse.Namespace) -> Metrics:
     from ia3.inference.predictor import load_predictor
     from ia3.inference.rows import choose_columns_of
 
+    if options.calibrate:
+        raise UsageError("evaluate: --calibrate is for a base without an adapter, got --adapter too. Leave one out.")
     predictor = load_predictor(options.adapter, say=say, **load_options(options))
     encoding = predictor.encoding
     own = choose_columns_of(options.table, {"text": encoding.text_column, "label": encoding.label_column})
+    table = _read_table(options, options.text or own["text"], options.label or own["label"], predictor.labels)
+    with CountedProgress("rows") as progress:
+        return predictor.evaluate(table, on_progress=progress.show)
+
+
+def _evaluate_base(options: argparse.Namespace) -> Metrics:
+    from ia3.inference.zero_shot import load_zero_shot
+
+    if not options.base:
+        raise UsageError("evaluate: got neither --adapter nor --base, expected one. See 'ia3 evaluate --help'.")
+    table = _read_table(options, options.text, options.label, options.labels or ())
+    given = {name: value for name, value in load_options(options).items() if name != "base"}
+    zero_shot = load_zero_shot(options.base, table, say=say, **given)
+    with CountedProgress("rows") as progress:
+        return zero_shot.evaluate(table, is_calibrated=options.calibrate, on_progress=progress.show)
+
+
+def _read_table(options: argparse.Namespace, text: str | None, label: str | None, labels: Sequence[str]) -> Table:
+    """Read the table and say what was chosen and left out."""
+    from ia3.data.tables import read_table
+
     table = read_table(
-        options.table,
-        text=options.text or own["text"],
-        label=options.label or own["label"],
-        known_labels=predictor.labels or None,
-        skip_bad_rows=options.skip_bad_rows,
+        options.table, text=text, label=label, known_labels=labels or None, skip_bad_rows=options.skip_bad_rows
     )
     for note in table.notes:
         say(note)
     say_skipped([str(fault) for fault in table.faults])
-    with CountedProgress("rows") as progress:
-        metrics = predictor.evaluate(table, on_progress=progress.show)
-    if options.json:
-        print_json({"table": options.table, "adapter": options.adapter, **metrics.to_json()})
-    else:
-        print_lines(metrics.lines())
-    return 0
+    return table
 
 
 def say_skipped(faults: list[str], count: int | None = None) -> None:
@@ -61,12 +96,13 @@ def say_skipped(faults: list[str], count: int | None = None) -> None:
 
 VERB = Verb(
     name="evaluate",
-    summary="Measure an adapter on a table with labels.",
-    usage="TABLE --adapter DIR [OPTIONS]",
+    summary="Measure an adapter, or a base alone, on a table with labels.",
+    usage="TABLE (--adapter DIR | --base BASE) [OPTIONS]",
     examples=(
         "ia3 evaluate held_out.csv --adapter runs/news",
         "ia3 evaluate mail.jsonl --adapter runs/mail --text body --label team --json",
         "ia3 evaluate held_out.csv --adapter from_peft --base path/to/base --labels negative neutral positive",
+        "ia3 evaluate held_out.csv --base gemma-3-270m --calibrate",
     ),
     configure=configure,
     run=run,

@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from ia3.cli import adapters, bases, demo, evaluate, generate, merge, plan, predict, show, train
+from ia3.cli import adapters, bases, demo, evaluate, generate, merge, plan, predict, recipes, show, sweep, train
 from ia3.cli.interrupts import Interrupts
 from ia3.cli.parsing import UsageError, Verb, read_arguments
 from ia3.errors import IA3Error, near_matches
@@ -27,7 +27,9 @@ VERBS: tuple[Verb, ...] = (
     demo.VERB,
     bases.VERB,
     plan.VERB,
+    recipes.VERB,
     train.VERB,
+    sweep.VERB,
     evaluate.VERB,
     predict.VERB,
     generate.VERB,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+PRECISIONS = ("float", "int8")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
@@ -14,18 +15,20 @@ def add_json(parser: argparse.ArgumentParser, what: str = "the result") -> None:
     group.add_argument("--json", action="store_true", help=f"Print {what} as one JSON document on stdout.")
 
 
-def add_adapter(parser: argparse.ArgumentParser, *, words: bool) -> None:
+def add_adapter(parser: argparse.ArgumentParser, *, words: bool, required: bool = True) -> None:
     """Add `--adapter` and what says how it and its base are loaded.
 
     Args:
         parser: The verb's.
         words: Whether labels and template may be given, for folders of PEFT's that do not record them.
+        required: Whether there must be an adapter.
     """
     group = parser.add_argument_group("adapter and base")
     group.add_argument(
-        "--adapter", required=True, metavar="DIR", help="Adapter folder that 'ia3 train' or PEFT has written."
+        "--adapter", required=required, metavar="DIR", help="Adapter folder that 'ia3 train' or PEFT has written."
     )
     add_base(group)
+    add_precision(group)
     if words:
         group.add_argument(
             "--labels",
@@ -48,7 +51,7 @@ def add_base(group: argparse._ActionsContainer) -> None:
 
 def load_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_adapter` has read, under the names that `load_predictor` has for it."""
-    return {name: getattr(options, name) for name in ("base", "labels", "template", "dtype", "device")}
+    return {name: getattr(options, name) for name in ("base", "labels", "template", "dtype", "device", "precision")}
 
 
 def add_placement(group: argparse._ActionsContainer) -> None:
@@ -66,6 +69,19 @@ def add_placement(group: argparse._ActionsContainer) -> None:
         default="auto",
         metavar="DEVICE",
         help="Where it runs: auto, cpu, cuda, cuda:1, mps (default: %(default)s).",
+    )
+
+
+def add_precision(group: argparse._ActionsContainer) -> None:
+    """Add `--base-precision`, read as `precision`."""
+    group.add_argument(
+        "--base-precision",
+        dest="precision",
+        choices=PRECISIONS,
+        default="float",
+        metavar="PRECISION",
+        help="float keeps the base's weights in its number type; int8 rounds those of the blocks, which takes a "
+        "quarter of the memory (default: %(default)s).",
     )
 
 

@@ -125,8 +125,15 @@ class CountedProgress:
 class TrainingProgress:
     """Shows the events of a training run: a bar over its steps, and a line for each epoch."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, is_terminal: bool | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        is_terminal: bool | None = None,
+        tells_epochs: bool = True,
+    ) -> None:
         self._options: dict[str, Any] = {"clock": clock, "is_terminal": is_terminal}
+        self._tells_epochs = tells_epochs
         self._progress: Progress | None = None
         self._rate: float | None = None  # examples per second, a moving mean
 
@@ -139,8 +146,10 @@ class TrainingProgress:
             speed = event["examples_per_second"]
             self._rate = speed if self._rate is None else _MEMORY * self._rate + (1 - _MEMORY) * speed
             self._progress.advance(note=f"{self._rate:.1f} examples/s, loss {event['loss']:.4f}")
-        elif event["event"] == "epoch":
+        elif event["event"] == "epoch" and self._tells_epochs:
             self.line(epoch_line(event))
+        elif event["event"] == "diverged":
+            self.line(f"given up: {event['what']}")
         elif event["event"] == "end":
             self.close()
 
@@ -171,7 +180,8 @@ def epoch_line(event: Mapping[str, Any]) -> str:
         parts.append(f"accuracy {100 * event['eval_accuracy']:.1f} %")
     if event["is_best"] and event["eval_loss"] is not None:
         parts.append("the best so far, saved")
-    return f"epoch {event['epoch']}: {', '.join(parts)}"
+    task = f"{event['task']}, " if event.get("task") else ""
+    return f"{task}epoch {event['epoch']}: {', '.join(parts)}"
 
 
 def time_in_words(seconds: float) -> str:

@@ -13,21 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.interrupts import Interrupts
-from ia3.cli.options import add_columns, add_json, add_placement
+from ia3.cli.options import add_json
 from ia3.cli.output import print_json, print_lines, say
-from ia3.cli.parsing import Verb, number, whole_number
+from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import TrainingProgress, time_in_words
-from ia3.training.settings import COMPILE, DEFAULTS, Settings
+from ia3.cli.several import add_tasks, given_without_tasks, tell_tasks, train_several
+from ia3.cli.train_options import add_data, add_places, add_training, training_arguments
 
 if TYPE_CHECKING:
     from ia3.runs.training_run import Result
 
 STOPPED = 130
-# of the options below: those that are settings, under the same name
-_SETTINGS = (
-    "epochs", "max_steps", "learning_rate", "head_learning_rate", "batch_size", "token_budget", "warmup",
-    "weight_decay", "clip", "dropout", "class_weights", "compile", "seed",
-)  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,102 +31,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "table",
         metavar="TABLE",
+        nargs="?",
         help="CSV, TSV, JSONL, JSON or Parquet file, a folder of them, or a hub data set (user/name or "
-        "user/name:split).",
+        "user/name:split); without it --tasks names the tables.",
     )
-    group = parser.add_argument_group("base and output")
-    group.add_argument(
-        "--base", required=True, metavar="BASE", help="Folder, GGUF file, named base ('ia3 bases') or hub id."
-    )
-    group.add_argument("--output", required=True, metavar="DIR", help="Folder that the adapter and its record go to.")
-    either = group.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="Go on with the run in the output folder.")
-    either.add_argument("--overwrite", action="store_true", help="Replace the run in the output folder.")
-    add_placement(group)
-    _add_data(parser)
-    _add_training(parser)
+    add_places(parser, "Folder that the adapter and its record go to.")
+    add_data(parser)
+    add_tasks(parser)
+    add_training(parser)
     add_json(parser, "what the run gave")
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data")
-    either = group.add_mutually_exclusive_group()
-    either.add_argument("--eval", metavar="TABLE", help="Table to evaluate on after each epoch.")
-    either.add_argument(
-        "--eval-fraction",
-        type=number,
-        default=0.1,
-        metavar="SHARE",
-        help="Share of the rows that is held out for that, without --eval; 0 holds out none (default: %(default)s).",
-    )
-    add_columns(group, recorded=False)
-    group.add_argument(
-        "--template",
-        metavar="T",
-        help="Prompt in Jinja2, or 'PROMPT ||| TARGET', or a file of it (default: of the kind of base).",
-    )
-    group.add_argument(
-        "--answers",
-        choices=("auto", "labels", "text"),
-        default="auto",
-        help="Whether the labels are a closed set or free text; auto looks at them (default: %(default)s).",
-    )
-    group.add_argument(
-        "--max-length",
-        type=whole_number,
-        metavar="N",
-        help="Most tokens of an example, the text is cut (default: the base's limit, so that all it can read stays).",
-    )
-
-
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
-    add = group.add_argument
-    add("--epochs", type=whole_number, metavar="N", help=f"Passes over the rows ({_default('epochs')}).")
-    add("--max-steps", type=whole_number, metavar="N", help="Optimizer steps, whatever --epochs says.")
-    add("--learning-rate", type=number, metavar="X", help=f"Highest rate of the vectors ({_default('learning_rate')}).")
-    add(
-        "--head-learning-rate",
-        type=number,
-        metavar="X",
-        help=f"Highest rate of an encoder's head ({_default('head_learning_rate')}).",
-    )
-    add("--batch-size", type=whole_number, metavar="N", help=f"Examples of a step ({_default('batch_size')}).")
-    add(
-        "--token-budget",
-        type=whole_number,
-        metavar="N",
-        help=f"Most tokens through the base at once; only splits a step ({_default('token_budget')}).",
-    )
-    add("--warmup", type=number, metavar="SHARE", help=f"Share of steps with a rising rate ({_default('warmup')}).")
-    add(
-        "--weight-decay",
-        type=number,
-        metavar="X",
-        help=f"Pull of the vectors towards one ({_default('weight_decay')}).",
-    )
-    add("--clip", type=number, metavar="X", help=f"Largest norm of a gradient, 0 for any ({_default('clip')}).")
-    add("--dropout", action="store_true", default=None, help="Turn the base's own dropout on (default: off).")
-    add("--class-weights", action="store_true", default=None, help="Let rare labels count more (default: off).")
-    add(
-        "--compile",
-        choices=COMPILE,
-        help="Compile the base's blocks, half a minute; auto where the run is long enough (default: auto).",
-    )
-    add("--seed", type=whole_number, metavar="N", help=f"Of order, split and a new head ({_default('seed')}).")
-
-
-def _default(name: str) -> str:
-    """Return a setting's default in words, with the kinds of base that differ."""
-    usual = getattr(Settings(), name)
-    others = [f"{kind}s {value:g}" for kind, s in DEFAULTS.items() if (value := getattr(s, name)) != usual]
-    return f"default: {'; '.join([f'{usual:g}', *others])}"
-
-
 def run(options: argparse.Namespace) -> int:
-    """Train an adapter."""
-    from ia3.runs.training_run import train_adapter
-
+    """Train an adapter, or one for each of several tasks."""
+    is_several = options.tasks is not None or options.task_column is not None
+    _check(options, is_several=is_several)
     progress = TrainingProgress()
     with Interrupts() as interrupts:
 
@@ -138,36 +53,47 @@ def run(options: argparse.Namespace) -> int:
             interrupts.begin()
             progress.show(event)
 
+        talk = {"say": progress.line, "on_event": on_event, "should_stop": interrupts.is_asked}
         try:
-            result = train_adapter(
-                options.table,
-                options.base,
-                options.output,
-                say=progress.line,
-                on_event=on_event,
-                should_stop=interrupts.is_asked,
-                **_arguments(options),
-            )
+            if is_several:
+                many = train_several(options, talk)
+            else:
+                one = _train_one(options, talk)
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(f"stopped at once. {_what_is_left(Path(options.output))}") from error
+            raise KeyboardInterrupt(f"stopped at once. {what_is_left(Path(options.output))}") from error
         finally:
             progress.close()
-    _tell(result, options.output, options.eval or "the rows held out", as_json=options.json)
-    return STOPPED if result.outcome.is_stopped else 0
+    if is_several:
+        tell_tasks(many, options, what_is_left)
+        return STOPPED if many.is_stopped else 0
+    _tell(one, options.output, options.eval or "the rows held out", as_json=options.json)
+    return STOPPED if one.outcome.is_stopped else 0
 
 
-def _arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options under the names that `train_adapter` has for them."""
-    given = vars(options)
-    same = ("eval_fraction", "text", "label", "template", "answers", "max_length", "dtype", "device")
-    flags = ("skip_bad_rows", "resume", "overwrite")
-    return {"eval_source": options.eval, **{name: given[name] for name in (*same, *flags, *_SETTINGS)}}
+def _check(options: argparse.Namespace, *, is_several: bool) -> None:
+    """Raise for options that contradict each other."""
+    if options.tasks is not None and options.table is not None:
+        raise UsageError("train: got a table and --tasks, which names the tables. Leave one of them out.")
+    if options.tasks is None and options.table is None:
+        raise UsageError("train: expected a table, or --tasks FILE. See 'ia3 train --help'.")
+    if options.tasks is not None and options.eval is not None:
+        raise UsageError("train: --eval cannot stand beside --tasks. Give each task its own: eval: FILE.")
+    extra = given_without_tasks(options)
+    if not is_several and extra:
+        raise UsageError(f"train: {extra} is for several tasks. Give --tasks or --task-column, or leave it out.")
+
+
+def _train_one(options: argparse.Namespace, talk: dict[str, Any]) -> Result:
+    from ia3.runs.training_run import train_adapter
+
+    arguments = training_arguments(options)
+    return train_adapter(options.table, options.base, options.output, eval_source=options.eval, **talk, **arguments)
 
 
 def _tell(result: Result, folder: str, measured: str, *, as_json: bool) -> None:
     """Print what the run gave, and say where it lies."""
     if result.outcome.is_stopped:
-        say(f"ia3: stopped after step {result.outcome.steps}. {_what_is_left(Path(folder))}")
+        say(f"ia3: stopped after step {result.outcome.steps}. {what_is_left(Path(folder))}")
     if as_json:
         print_json(result.to_json())
         return
@@ -186,12 +112,14 @@ def _result_lines(result: Result, folder: str, measured: str) -> Sequence[str]:
     return lines
 
 
-def _what_is_left(folder: Path) -> str:
+def what_is_left(folder: Path) -> str:
     """Return where the best adapter so far lies, and how to go on."""
     from ia3.runs.folder import CHECKPOINTS
 
     if (folder / "adapter_config.json").is_file():
         left = f"The best adapter so far lies in {folder}."
+    elif any(folder.glob("*/adapter_config.json")):
+        left = f"The best adapters so far lie in folders of {folder}."
     else:
         left = "No adapter is saved yet."
     if any((folder / CHECKPOINTS).glob("step-*.pt")):
@@ -201,14 +129,16 @@ def _what_is_left(folder: Path) -> str:
 
 VERB = Verb(
     name="train",
-    summary="Train an adapter on a table of labelled text.",
-    usage="TABLE --base BASE --output DIR [OPTIONS]",
+    summary="Train an adapter on a table of labelled text, or many in one run.",
+    usage="[TABLE] --base BASE --output DIR [OPTIONS]",
     examples=(
         "ia3 train news.csv --base minilm --output runs/news",
         "ia3 train news.csv --base gemma-3-270m --output runs/news --epochs 3 --eval held_out.csv",
         "ia3 train mail.jsonl --text body --label team --base path/to/base --output runs/mail --class-weights",
         "ia3 train news.csv --base gemma-3-270m --output runs/mood --template '{{ text }}\\nMood: ||| {{ label }}'",
         "ia3 train news.csv --base minilm --output runs/news --resume",
+        "ia3 train --tasks tasks.yaml --base minilm --output runs/all",
+        "ia3 train reviews.csv --task-column product --base minilm --output runs/by-product",
     ),
     configure=configure,
     run=run,

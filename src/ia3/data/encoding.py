@@ -28,6 +28,7 @@ class Encoded:
     target_ids: tuple[int, ...]  # what it answers, end token included; empty for encoders and unlabelled rows
     choice: int  # position of the label in the label set; -1 for free text and unlabelled rows
     truncated: bool  # whether its text was cut
+    choices: tuple[tuple[int, ...], ...] = ()  # token ids of every answer it could have; empty for encoders, free text
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.target_ids)
@@ -117,8 +118,8 @@ class Encoding:
             target = self.choice_ids[choice] if choice >= 0 else self.target_ids(example.label, example)
         limit = self._prompt_limit(target)
         if limit is None or len(ids) <= limit:
-            return Encoded(index, ids, target, choice, truncated=False)
-        return Encoded(index, self._cut(example, limit), target, choice, truncated=True)
+            return Encoded(index, ids, target, choice, truncated=False, choices=self.choice_ids)
+        return Encoded(index, self._cut(example, limit), target, choice, truncated=True, choices=self.choice_ids)
 
     def _choice(self, example: Example) -> int:
         if not self.labels or example.label is None:

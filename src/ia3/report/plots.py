@@ -57,7 +57,7 @@ def draw_curves(steps: Sequence[_Row], epochs: Sequence[_Row], path: str | Path)
         RunError: There is no finite loss in any row.
     """
     train = _points(steps, "step", "loss")
-    ends = [row for row in epochs if _is_number(row.get("train_loss")) or _is_number(row.get("eval_loss"))]
+    ends = [row for row in epochs if is_number(row.get("train_loss")) or is_number(row.get("eval_loss"))]
     if not len(train) and not ends:
         raise RunError(
             f"Drawing the curves {Path(path).name}: the run has no loss, got {len(steps)} steps and {len(epochs)} "
@@ -78,7 +78,7 @@ def draw_curves(steps: Sequence[_Row], epochs: Sequence[_Row], path: str | Path)
     if panels[0].dataLim.width == 0:  # one step; around it matplotlib would count in hundredths
         panels[0].set_xlim(panels[0].dataLim.x0 - 1, panels[0].dataLim.x0 + 1)
     _mark_epochs(panels, epochs)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], path: str | Path) -> None:
@@ -107,12 +107,12 @@ def draw_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], pa
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     shares = _draw_cells(axes, counts)
     _write_counts(axes, counts, shares, cell * _POINTS)
-    _name_cells(axes, [_fit(label) for label in labels], counts.sum(axis=1), cell * _POINTS)
+    _name_cells(axes, [fit_label(label) for label in labels], counts.sum(axis=1), cell * _POINTS)
     rows, right = int(counts.sum()), int(np.trace(counts))
     share = f", {100 * right / rows:.1f} % right" if rows else ""
-    _title(axes, f"Confusion on {rows:,} rows{share}", "", height=side, lift=0.2)
+    title_axes(axes, f"Confusion on {rows:,} rows{share}", "", height=side, lift=0.2)
     axes.text(-0.5, -0.5 - 0.08 / cell, "colour: share of the gold label's rows", color=_GREY, fontsize=_SIZE)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_reliability(bins: Sequence[CalibrationBin], path: str | Path) -> None:
@@ -139,13 +139,13 @@ def draw_reliability(bins: Sequence[CalibrationBin], path: str | Path) -> None:
     _draw_dots(above, filled)
     _draw_heights(below, filled)
     rows = sum(b.count for b in filled)
-    _title(above, f"Calibration error {calibration_error(filled):.3f}", f"on {rows:,} rows", height=3.4)
-    _write(figure, path)
+    title_axes(above, f"Calibration error {calibration_error(filled):.3f}", f"on {rows:,} rows", height=3.4)
+    write_figure(figure, path)
 
 
 def _draw_losses(axes: Any, train: _Float, ends: Sequence[_Row], best: _Row | None) -> None:
     """Draw the loss of every step (steps, 2), its moving mean, and the losses of the epochs."""
-    _clean(axes)
+    clean_axes(axes)
     names: list[tuple[float, str, str]] = []  # (height in data, text, colour) of the names at the right edge
     if len(train):
         smooth = _moving_mean(train[:, 1])
@@ -166,13 +166,13 @@ def _draw_losses(axes: Any, train: _Float, ends: Sequence[_Row], best: _Row | No
         names.append((float(evals[-1, 1]), "eval", _ORANGE))
     if best is not None:
         _ring(axes, best["step"], best["eval_loss"], _ORANGE)
-    _name_lines(axes, names)
-    _title(axes, "Loss", "" if best is None else _tell(best), height=2.8, lift=0.16)
+    name_lines(axes, names)
+    title_axes(axes, "Loss", "" if best is None else _tell(best), height=2.8, lift=0.16)
 
 
 def _scale_losses(axes: Any, raw: _Float, smooth: _Float, ends: Sequence[_Row]) -> None:
     """Choose a linear or logarithmic axis, with limits that a few outliers of the raw losses do not set."""
-    others = [row[key] for row in ends for key in ("train_loss", "eval_loss") if _is_number(row.get(key))]
+    others = [row[key] for row in ends for key in ("train_loss", "eval_loss") if is_number(row.get(key))]
     low, high = float(np.percentile(raw, 2)), float(np.percentile(raw, 99.5))
     low, high = min([low, *smooth, *others]), max([high, *smooth, *others])
     lowest = min([*smooth, *others])
@@ -189,17 +189,17 @@ def _scale_losses(axes: Any, raw: _Float, smooth: _Float, ends: Sequence[_Row]) 
 
 def _draw_accuracy(axes: Any, accuracy: _Float, best: _Row | None) -> None:
     """Draw the eval accuracy in per cent at the end of every epoch; `accuracy` has shape (epochs, 2)."""
-    _clean(axes)
+    clean_axes(axes)
     percent = 100 * accuracy[:, 1]
     axes.plot(accuracy[:, 0], percent, color=_GREEN, linewidth=1.6, marker="o", markersize=_dot(accuracy))
     low, high = float(percent.min()), float(percent.max())
     room = max(0.15 * (high - low), 1.0)
     axes.set_ylim(max(low - room, -0.4), min(high + room, 100.4))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    if best is not None and _is_number(best.get("eval_accuracy")):
+    if best is not None and is_number(best.get("eval_accuracy")):
         _ring(axes, best["step"], 100 * best["eval_accuracy"], _GREEN)
-    _name_lines(axes, [(float(percent[-1]), f"eval, {percent[-1]:.1f} %", _GREEN)])
-    _title(axes, "Accuracy in %", "", height=1.3)
+    name_lines(axes, [(float(percent[-1]), f"eval, {percent[-1]:.1f} %", _GREEN)])
+    title_axes(axes, "Accuracy in %", "", height=1.3)
 
 
 def _mark_epochs(panels: Sequence[Any], epochs: Sequence[_Row]) -> None:
@@ -223,7 +223,7 @@ def _ring(axes: Any, x: float, y: float, colour: str) -> None:
     axes.plot([x], [y], marker="o", markersize=9, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.4)
 
 
-def _name_lines(axes: Any, names: Sequence[tuple[float, str, str]]) -> None:
+def name_lines(axes: Any, names: Sequence[tuple[float, str, str]]) -> None:
     """Write each (height, text, colour) beside the right edge at its height, moved apart where they would overlap."""
     gap = 1.5 * _SIZE / (axes.get_position().height * axes.figure.get_figheight() * _POINTS)
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -286,7 +286,7 @@ def _name_cells(axes: Any, names: Sequence[str], support: npt.NDArray[np.int64],
 
 def _draw_dots(axes: Any, bins: Sequence[CalibrationBin]) -> None:
     """Draw the accuracy of each bin over its mean confidence, with its interval and the gap to the diagonal."""
-    _clean(axes)
+    clean_axes(axes)
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     for b in bins:
         assert b.confidence is not None and b.accuracy is not None  # bins are the filled ones
@@ -304,7 +304,7 @@ def _draw_dots(axes: Any, bins: Sequence[CalibrationBin]) -> None:
 
 def _draw_heights(axes: Any, bins: Sequence[CalibrationBin]) -> None:
     """Draw the number of rows of each bin as a bar with its count above."""
-    _clean(axes)
+    clean_axes(axes)
     highest = max(b.count for b in bins)
     for b in bins:
         axes.bar((b.lower + b.upper) / 2, b.count, width=0.85 * (b.upper - b.lower), color=_BLUE, alpha=0.55)
@@ -316,7 +316,7 @@ def _draw_heights(axes: Any, bins: Sequence[CalibrationBin]) -> None:
     axes.set_xlabel("probability of the prediction", color=_GREY, fontsize=_SIZE)
 
 
-def _clean(axes: Any) -> None:
+def clean_axes(axes: Any) -> None:
     """Leave two thin spines and a faint horizontal grid."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -327,7 +327,7 @@ def _clean(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _title(axes: Any, text: str, more: str, *, height: float, lift: float = 0.0) -> None:
+def title_axes(axes: Any, text: str, more: str, *, height: float, lift: float = 0.0) -> None:
     """Write a title `lift` inches above the left upper corner and quieter words behind it; `height` is in inches."""
     y = 1 + (0.1 + lift) / height
     title = axes.text(0, y, text, transform=axes.transAxes, fontsize=_SIZE + 2, fontweight="bold", color=_INK)
@@ -338,23 +338,24 @@ def _title(axes: Any, text: str, more: str, *, height: float, lift: float = 0.0)
 
 def _points(rows: Sequence[_Row], x: str, y: str) -> _Float:
     """Return the rows' (x, y) with a finite y, shape (points, 2), in the order of x."""
-    found = sorted((float(row[x]), float(row[y])) for row in rows if _is_number(row.get(y)))
+    found = sorted((float(row[x]), float(row[y])) for row in rows if is_number(row.get(y)))
     return np.array(found, dtype=np.float64).reshape(-1, 2)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _tell(best: _Row) -> str:
     accuracy = best.get("eval_accuracy")
-    more = f", accuracy {100 * accuracy:.1f} %" if isinstance(accuracy, float) and _is_number(accuracy) else ""
+    more = f", accuracy {100 * accuracy:.1f} %" if isinstance(accuracy, float) and is_number(accuracy) else ""
     return f"○ best epoch {best['epoch']}: eval loss {best['eval_loss']:.4g}{more}"
 
 
 def _best_epoch(epochs: Sequence[_Row]) -> _Row | None:
     """Return the row of the lowest eval loss, the first of equals."""
-    return min((row for row in epochs if _is_number(row.get("eval_loss"))), key=lambda r: r["eval_loss"], default=None)
+    return min((row for row in epochs if is_number(row.get("eval_loss"))), key=lambda r: r["eval_loss"], default=None)
 
 
 def _moving_mean(values: _Float) -> _Float:
@@ -367,7 +368,7 @@ def _moving_mean(values: _Float) -> _Float:
     return means
 
 
-def _fit(label: str) -> str:
+def fit_label(label: str) -> str:
     """Return the label in characters that the fonts can draw, at most 32 of them."""
     shown = "".join(
         c if ord(c) in _drawable() else c.encode("unicode_escape").decode("ascii") for c in printable(label)
@@ -388,7 +389,7 @@ def _drawable() -> frozenset[int]:
     return frozenset(c for name in _fonts() for c in get_font(findfont(FontProperties(family=name))).get_charmap())
 
 
-def _write(figure: Figure, path: str | Path) -> None:
+def write_figure(figure: Figure, path: str | Path) -> None:
     """Write the figure, cropped to what is drawn, beside `path`, and rename it."""
     drawn = io.BytesIO()
     look: dict[str, Any] = {"dpi": _DPI, "facecolor": "white", "bbox_inches": "tight", "pad_inches": 0.15}

@@ -57,19 +57,21 @@ def read_rows(
     label: str | None = None,
     answers: Answers = "auto",
     kind: Kind | None = None,
+    labels: Sequence[str] | None = None,
     skip_bad_rows: bool = False,
     seed: int = 0,
 ) -> Rows:
     """Read the table (and the eval table), find the label set and hold rows out.
 
     Args:
-        source: What `read_table` reads.
-        eval_source: Rows to evaluate on; without it a part of `source` is held out.
+        source: A table, or what `read_table` reads.
+        eval_source: Rows to evaluate on, likewise; without it a part of `source` is held out.
         eval_fraction: Share that is held out, in [0, 1); 0 holds out nothing.
         text: Text column.
         label: Label column.
         answers: Whether the labels are a closed set, free text, or to be found out.
         kind: Of the base, if known: for an encoder only labels of which none repeats look like free text.
+        labels: The closed label set, where it is known already; empty for free text.
         skip_bad_rows: Leave bad rows out instead of stopping.
         seed: Decides the split.
 
@@ -77,16 +79,24 @@ def read_rows(
         TableError: For bad rows, and for labels of the eval table that do not occur in the training table.
         SettingsError: For a fraction outside its range.
     """
-    table = read_table(source, text=text, label=label, skip_bad_rows=skip_bad_rows)
-    labels, note = _closed_labels(table, answers, kind)
-    notes = [*table.notes, note]
+    is_read = isinstance(source, Table)
+    table = source if is_read else read_table(source, text=text, label=label, skip_bad_rows=skip_bad_rows)
+    if labels is None:
+        labels, note = closed_labels(table, answers, kind)
+        notes = [*table.notes, note]
+    else:
+        labels, notes = tuple(labels), []  # all is said of the table that it is a part of
     if eval_source is not None:
-        held_out = read_table(
-            eval_source,
-            text=table.text_column if text is None else text,
-            label=table.label_column if label is None else label,
-            known_labels=labels or None,
-            skip_bad_rows=skip_bad_rows,
+        held_out = (
+            eval_source
+            if isinstance(eval_source, Table)
+            else read_table(
+                eval_source,
+                text=table.text_column if text is None else text,
+                label=table.label_column if label is None else label,
+                known_labels=labels or None,
+                skip_bad_rows=skip_bad_rows,
+            )
         )
         if held_out.faults:
             notes.append(f"{len({fault.origin for fault in held_out.faults})} bad eval rows are left out.")
@@ -160,14 +170,22 @@ def check_answers(rows: Rows, kind: Kind) -> None:
         )
 
 
-def data_name(source: Any) -> str:
-    """Return what a table is called in records: its file's or folder's name, its hub id, or `rows`."""
+def data_name(source: Any, part: str = "") -> str:
+    """Return what a table is called in records: its file's or folder's name, its hub id, or `rows`.
+
+    Args:
+        source: What was read, or a table.
+        part: What a table that was read already is called beside others of its file.
+    """
     if isinstance(source, str | Path):
         return Path(source).name if Path(source).exists() else str(source)
+    if isinstance(source, Table) and source.examples:
+        return f"{Path(source.examples[0].origin.file).name}{f' ({part})' if part else ''}"
     return "rows"
 
 
-def _closed_labels(table: Table, answers: Answers, kind: Kind | None) -> tuple[tuple[str, ...], str]:
+def closed_labels(table: Table, answers: Answers, kind: Kind | None) -> tuple[tuple[str, ...], str]:
+    """Return the closed label set of a table, empty for free text, and what was decided in words."""
     distinct, rows = {example.label for example in table.examples}, len(table.examples)
     most = max(2, rows - 1 if kind == "encoder" else min(_MOST_LABELS, rows // 2))
     if answers == "text":

@@ -1,7 +1,7 @@
 """The output folder of a run: what lies in it, and when it may be used.
 
     adapter_config.json, adapter_model.safetensors, ia3.json, README.md    the adapter
-    run.jsonl, curves.png, confusion.png                                  the record
+    run.jsonl, curves.png, confusion.png, sweep.csv                       the record
     checkpoints/                                                          while the run is unfinished
 
 A folder that holds a run or an adapter is refused without `resume` or `overwrite`; files that are not a run's own are
@@ -26,9 +26,10 @@ RECORD = "run.jsonl"
 CURVES = "curves.png"
 CONFUSION = "confusion.png"
 CHECKPOINTS = "checkpoints"
-_ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", "ia3.json")
+SWEEP = "sweep.csv"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", "ia3.json")
 # In the order of their removal: without its config the folder is no adapter, without its record no run.
-OWN_FILES = (ADAPTER_CONFIG, RECORD, *_ADAPTER_FILES[1:], "README.md", CURVES, CONFUSION)
+OWN_FILES = (ADAPTER_CONFIG, RECORD, *ADAPTER_FILES[1:], "README.md", CURVES, CONFUSION, SWEEP)
 _MODEL = "config.json"
 
 
@@ -141,7 +142,7 @@ def _check_resumable(folder: Path, used: list[str]) -> None:
             f"Resuming {folder}: the run is finished ({ends[-1]['step']} steps). Use the adapter in it, or give "
             "--overwrite to train again."
         )
-    held = [name for name in _ADAPTER_FILES if name in used]
+    held = [name for name in ADAPTER_FILES if name in used]
     if held and not events:
         raise RunError(
             f"Resuming {folder}: it holds {', '.join(held)} and no record of a run to go on with. Give --overwrite to "

@@ -1,4 +1,4 @@
-"""A run under way: it trains, keeps its record in the folder, and writes the adapter whenever it is the best so far.
+"""A run under way: it trains one or many tasks, keeps its record, and writes each adapter whenever it is the best.
 
 What is trained on what is hashed, so that a resumed run is the same run. This file knows folders and records; reading
 tables and loading bases is done before it.
@@ -6,41 +6,53 @@ tables and loading bases is done before it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
-from array import array
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ia3.adapters.attached import adapter_of
-from ia3.adapters.folder import save_adapter
-from ia3.adapters.record import RECORD_FILE, describe_base, make_record, versions
+from ia3.adapters.record import RECORD_FILE, describe_base
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.data.encoding import Encoded
-from ia3.data.examples import Table, ascii_safe
 from ia3.errors import RunError
-from ia3.inference.evaluate import TOKEN_BUDGET, evaluate_encoded
+from ia3.inference.evaluate import TOKEN_BUDGET, HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError
-from ia3.report.card import CardFacts, write_card
 from ia3.report.plots import draw_confusion, draw_curves
-from ia3.runs.dataset import Dataset
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, RECORD
+from ia3.runs.identity import (
+    differences,
+    differences_of_place,
+    digest_of,
+    hash_of,
+    ids_of,
+    parts_of_base,
+    parts_of_dataset,
+    parts_of_settings,
+    place,
+)
+from ia3.runs.saving import Progressed, RunTask, save_task
 from ia3.training.checkpoint import Checkpoint, newest_checkpoint, remove_checkpoints, save_checkpoint
-from ia3.training.loop import Callbacks, Evaluation, Outcome, Task, train_loop
-from ia3.training.records import Event, RunLog, finite, keep_events, read_events
+from ia3.training.loop import train_together
+from ia3.training.records import Event, RunLog, keep_events, read_events
+from ia3.training.sampling import Sampling
 from ia3.training.settings import Settings
+from ia3.training.tasks import Callbacks, Evaluation, Outcome, Task
 
-ADAPTER = "default"  # name of the row in training, PEFT's name for an only adapter
+ADAPTER = "default"  # name of the row of the only task, PEFT's name for an only adapter
+SHARED = "shared stage"  # name of the row that is trained on all tasks first
 _MOST_DRAWN = 100  # labels of a confusion matrix; 1000 would be a picture of 40,000 by 40,000 points
+
+
+@dataclass(frozen=True)
+class SharedStage:
+    """What one row is trained on before the tasks, which then begin with its numbers."""
+
+    train: tuple[Encoded, ...]
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -50,29 +62,40 @@ class Setup:
     folder: Path
     base: Base
     attachment: Attachment
-    dataset: Dataset
-    settings: Settings
-    table: str  # what the table is called in the record
-    eval_table: str | None
+    tasks: tuple[RunTask, ...]
     say: Callable[[str], None]
     now: Callable[[], datetime]
     checkpoint_seconds: float  # between checkpoints within an epoch
+    shared: SharedStage | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    is_mixed: bool = True  # whether examples of different tasks meet in a batch
+
+    @property
+    def is_named(self) -> bool:
+        """Whether events name their task."""
+        return bool(self.tasks[0].name)
 
 
 class Run:
-    """One run; `train`, then `finish`."""
+    """One run; `train`, then `finish`, then `close`."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.base_facts = describe_base(
-            setup.base.model, name=setup.base.given, head_modules=setup.base.head_modules
-        ) | {"kind": setup.base.kind, "dtype": str(setup.base.model.dtype).removeprefix("torch.")}
-        self.metrics: Metrics | None = None  # of the numbers that the row has now
-        self.saved_metrics: Metrics | None = None  # of the adapter in the folder
-        self.step = 0
-        self.epoch = 0
+        base, attachment = setup.base, setup.attachment
+        measured = describe_base(base.model, head_modules=base.head_modules)
+        for task in setup.tasks:  # measured once, for every time that one is written
+            attachment.records[attachment.bank.row(task.adapter)] = {"base": measured}
+        self.base_facts = (
+            measured | {"name": base.given} | {"kind": base.kind, "dtype": str(base.model.dtype).removeprefix("torch.")}
+        )
+        self.metrics: dict[str, Metrics] = {}  # by adapter: of the numbers that the row has now
+        self.saved_metrics: dict[str, Metrics | None] = {}  # of its best numbers so far
+        self._at: dict[str, tuple[int, int]] = {}  # step and epoch of each adapter
+        self._tasks = {task.adapter: task for task in setup.tasks}
 
-    def train(self, on_event: Callable[[Event], None], should_stop: Callable[[], bool], *, resume: bool) -> Outcome:
+    def train(
+        self, on_event: Callable[[Event], None], should_stop: Callable[[], bool], *, resume: bool
+    ) -> tuple[Outcome, ...]:
         """Train with the folder as the record.
 
         Args:
@@ -80,17 +103,21 @@ class Run:
             should_stop: Asked before every step.
             resume: Go on from the folder's newest checkpoint.
 
+        Returns:
+            How each task ended.
+
         Raises:
             RunError: If there is nothing to resume, or it is another run.
         """
         folder = self.setup.folder
         checkpoint = self._checkpoint() if resume else None
-        keep_events(folder / RECORD, step=None if checkpoint is None else checkpoint.step)
+        done = self._take_up(checkpoint)
         has_start = any(event["event"] == "start" for event in read_events(folder / RECORD))
         with RunLog(folder / RECORD) as log:
 
             def tell(event: Event) -> None:
-                self.step, self.epoch = event["step"], event.get("epoch", self.epoch)
+                adapter = event.get("task", ADAPTER)
+                self._at[adapter] = event["step"], event.get("epoch", self._at.get(adapter, (0, 0))[1])
                 log.write(event)
                 on_event(event)
 
@@ -101,10 +128,7 @@ class Run:
             start = self._start_event()
             if not has_start:
                 log.write(start)
-            if checkpoint is not None:
-                self.step = checkpoint.step
-                self.epoch = math.ceil(self.step / self.setup.settings.steps_per_epoch(len(self.setup.dataset.train)))
-            on_event(start | {"step": self.step})
+            on_event(start | {"step": done})
             callbacks = Callbacks(
                 evaluate=self._evaluate,
                 on_event=tell,
@@ -113,61 +137,88 @@ class Run:
                 should_stop=should_stop,
                 checkpoint_seconds=self.setup.checkpoint_seconds,
             )
-            outcome = train_loop(self._task(), self.setup.settings, callbacks, run=self.identity, resume=checkpoint)
-            tell(
-                {
-                    "event": "end",
-                    "step": outcome.steps,
-                    "stopped": outcome.is_stopped,
-                    "best_epoch": outcome.best_epoch,
-                }
+            outcomes = train_together(
+                self._trained(),
+                callbacks,
+                run=self.identity,
+                resume=checkpoint,
+                sampling=self.setup.sampling,
+                is_mixed=self.setup.is_mixed,
             )
-        return outcome
+            end = self._end_event(outcomes)
+            log.write(end)
+            on_event(end)
+        return outcomes[-len(self.setup.tasks) :]
 
-    def finish(self, outcome: Outcome) -> Metrics | None:
-        """Draw the pictures, drop a finished run's checkpoints, and return the saved adapter's metrics."""
+    def _take_up(self, checkpoint: Checkpoint | None) -> int:
+        """Make the record that of a checkpoint, and return the number of steps that are done."""
+        states = {}
+        if checkpoint is not None:
+            states = {t.adapter: s for (t, _), s in zip(self._trained(), checkpoint.tasks, strict=True)}
+        for adapter, state in states.items():
+            per_epoch = 1 if adapter == SHARED else self._steps_per_epoch(self._tasks[adapter])
+            self._at[adapter] = state.step, math.ceil(state.step / per_epoch)
+        done = sum(state.step for state in states.values())
+        # that a task was given up is told at the step it did not take
+        of_tasks = {adapter: state.step + bool(state.fault) for adapter, state in states.items()}
+        keep_events(self.setup.folder / RECORD, step=None if checkpoint is None else done, of_tasks=of_tasks)
+        return done
+
+    def finish(self, outcomes: Sequence[Outcome]) -> list[Metrics | None]:
+        """Draw the pictures of an only task, and return each saved adapter's metrics."""
+        tasks = self.setup.tasks
+        unknown = [  # they were saved before the run was resumed; the rows hold their best epoch again
+            task.adapter
+            for task, outcome in zip(tasks, outcomes, strict=True)
+            if outcome.best_epoch and self.saved_metrics.get(task.adapter) is None
+        ]
+        self._evaluate(unknown)
+        self.saved_metrics |= {adapter: self.metrics[adapter] for adapter in unknown if adapter in self.metrics}
+        metrics = [self.saved_metrics.get(task.adapter) for task in tasks]
+        if not self.setup.is_named:
+            self._draw(metrics[0])
+        return metrics
+
+    def close(self, outcomes: Sequence[Outcome]) -> None:
+        """Drop the checkpoints of a run that has ended, when all that it gives is on disk."""
+        if not any(outcome.is_stopped for outcome in outcomes):
+            remove_checkpoints(self.setup.folder / CHECKPOINTS)
+
+    def _draw(self, metrics: Metrics | None) -> None:
         folder = self.setup.folder
         events = read_events(folder / RECORD)
         steps = [event for event in events if event["event"] == "step"]
         if steps:
             draw_curves(steps, [event for event in events if event["event"] == "epoch"], folder / CURVES)
-        if outcome.best_epoch and self.saved_metrics is None:  # it was saved before the run was resumed
-            self._evaluate()  # the row holds the best epoch again
-            self.saved_metrics = self.metrics
-        metrics = self.saved_metrics
         if metrics is not None and len(metrics.labels) > _MOST_DRAWN:
             self.setup.say(
                 f"The confusion of {len(metrics.labels)} labels is not drawn; {RECORD_FILE} has its numbers."
             )
         elif metrics is not None and metrics.labels:
             draw_confusion(metrics.labels, metrics.confusion, folder / CONFUSION)
-        if not outcome.is_stopped:
-            remove_checkpoints(folder / CHECKPOINTS)
-        return metrics
+
+    # -- the same run -------------------------------------------------------------------------------------------------
 
     @cached_property
     def identity(self) -> str:
         """A hash of what makes two runs the same run: base, rows, words and settings."""
-        return hashlib.sha256(json.dumps(self._parts, sort_keys=True).encode()).hexdigest()
+        return digest_of(self._parts)
 
     @cached_property
     def _parts(self) -> dict[str, Any]:
-        rows, encoding = self.setup.dataset.rows, self.setup.dataset.encoding
-        plan = self.setup.attachment.bank.plan
-        parts = {
-            "base": self.base_facts["fingerprint"],
-            "kind": self.base_facts["kind"],
-            "dtype": self.base_facts["dtype"],
-            "sites": f"{len(plan.sites)} sites {_hash(repr(site).encode() for site in plan.sites)}",
-            "rows": _rows_in_words(rows.train),
-            "eval rows": None if rows.held_out is None else _rows_in_words(rows.held_out),
-            "labels": rows.labels,
-            **encoding.template.to_json(),
-            "max_length": encoding.max_length,
-            _TOKEN_IDS: _hash(map(_ids, (*self.setup.dataset.train, *self.setup.dataset.held_out))),
-            **self.setup.settings.to_json(),
-        }
-        return {name: finite(value) for name, value in parts.items()}
+        setup = self.setup
+        base = parts_of_base(self.base_facts, setup.attachment.bank.plan)
+        datasets = {id(task.dataset): task.dataset for task in setup.tasks}
+        told = {number: parts_of_dataset(dataset) for number, dataset in datasets.items()}
+        tasks = {t.name: told[id(t.dataset)] | parts_of_settings(t.settings) for t in setup.tasks}
+        if not setup.is_named:
+            return base | tasks[""]
+        parts: dict[str, Any] = {"sampling": setup.sampling.by, "temperature": setup.sampling.temperature}
+        parts |= {"batches": "mixed" if setup.is_mixed else "apart", "shared stage": None}
+        if setup.shared is not None:
+            settings = parts_of_settings(setup.shared.settings)
+            parts["shared stage"] = {**settings, "examples": hash_of(map(ids_of, setup.shared.train))}
+        return base | parts | {"tasks": tasks}
 
     def _checkpoint(self) -> Checkpoint | None:
         """Return the checkpoint to go on from, or None to start at the first step of the same run."""
@@ -176,7 +227,7 @@ class Run:
         start = next((event for event in events if event["event"] == "start"), None)
         if start is not None and start["run"] != self._parts:
             raise RunError(
-                f"Resuming {folder}: this is another run: {_differences(start['run'], self._parts)}. Give the same "
+                f"Resuming {folder}: this is another run: {differences(start['run'], self._parts)}. Give the same "
                 "table and settings, or --overwrite to start again."
             )
         checkpoint = newest_checkpoint(folder / CHECKPOINTS)
@@ -185,153 +236,148 @@ class Run:
             return None
         if checkpoint.run != self.identity:
             raise RunError(f"Resuming {folder}: its checkpoint is of another run. Give --overwrite to start again.")
-        self.setup.say(f"Resuming after step {checkpoint.step}.")
-        changed = [] if start is None else _differences_of_place(start)
+        self.setup.say(f"Resuming after step {sum(task.step for task in checkpoint.tasks)}.")
+        changed = [] if start is None else differences_of_place(start)
         if changed:
             self.setup.say(f"The run began elsewhere ({'; '.join(changed)}): its last bits may differ.")
         return checkpoint
 
-    def _task(self) -> Task:
-        base, dataset = self.setup.base, self.setup.dataset
+    # -- what is trained ----------------------------------------------------------------------------------------------
+
+    def _trained(self) -> list[tuple[Task, Settings]]:
+        """Return the tasks of the loop, the shared stage first."""
+        setup = self.setup
+        shared = (
+            [] if setup.shared is None else [(self._task(SHARED, SHARED, setup.shared.train, 0), setup.shared.settings)]
+        )
+        source = None if setup.shared is None else SHARED
+        return [
+            *shared,
+            *(
+                (self._task(t.name, t.adapter, t.dataset.train, len(t.dataset.encoding.labels), source), t.settings)
+                for t in setup.tasks
+            ),
+        ]
+
+    def _task(self, name: str, adapter: str, train: Iterable[Encoded], choices: int, source: str | None = None) -> Task:
+        base = self.setup.base
         return Task(
             attachment=self.setup.attachment,
-            adapter=ADAPTER,
+            adapter=adapter,
             kind=base.kind,
-            train=dataset.train,
+            train=tuple(train),
             pad_id=base.pad_id,
             decoder_start_id=base.decoder_start_id,
-            choices=len(dataset.encoding.labels),
+            choices=choices,
+            name=name,
+            starts_from=source,
         )
 
+    def _steps_per_epoch(self, task: RunTask) -> int:
+        return task.settings.steps_per_epoch(len(task.dataset.train))
+
+    # -- the record ---------------------------------------------------------------------------------------------------
+
     def _start_event(self) -> Event:
-        setup, rows = self.setup, self.setup.dataset.rows
-        faults = (*rows.train.faults, *(rows.held_out.faults if rows.held_out else ()))
-        return {
+        setup = self.setup
+        total = sum(settings.total_steps(len(task.train)) for task, settings in self._trained())
+        start = {
             "event": "start",
             "step": 0,
             "time": setup.now().isoformat(timespec="seconds"),
-            "total_steps": setup.settings.total_steps(len(setup.dataset.train)),
+            "total_steps": total,
             "run": self._parts,
-            "table": setup.table,
-            "statistics": setup.dataset.report.to_json(),
-            "eval_table": setup.eval_table,
-            "notes": [*rows.notes, *setup.dataset.notes],
+        }
+        if setup.is_named:
+            return start | {"tasks": {task.name: self._facts(task) for task in setup.tasks}, **place()}
+        return start | self._facts(setup.tasks[0]) | place()
+
+    def _facts(self, task: RunTask) -> dict[str, Any]:
+        """Return what is told of a task's tables before it is trained."""
+        rows = task.dataset.rows
+        faults = (*rows.train.faults, *(rows.held_out.faults if rows.held_out else ()))
+        return {
+            "table": task.table,
+            "statistics": task.dataset.report.to_json(),
+            "eval_table": task.eval_table,
+            "notes": [*rows.notes, *task.dataset.notes],
             "skipped_rows": [str(fault) for fault in faults],
-            **_place(),
         }
 
-    def _evaluate(self) -> Evaluation | None:
-        setup, encoding = self.setup, self.setup.dataset.encoding
-        if not setup.dataset.held_out:
-            return None
+    def _end_event(self, outcomes: Sequence[Outcome]) -> Event:
+        is_stopped = any(outcome.is_stopped for outcome in outcomes)
+        end: Event = {"event": "end", "step": sum(outcome.steps for outcome in outcomes), "stopped": is_stopped}
+        if not self.setup.is_named:
+            return end | {"best_epoch": outcomes[0].best_epoch}
+        ended = zip(self.setup.tasks, outcomes[-len(self.setup.tasks) :], strict=True)
+        return end | {"tasks": {t.name: {"steps": o.steps, "best_epoch": o.best_epoch} for t, o in ended}}
+
+    # -- during the training ------------------------------------------------------------------------------------------
+
+    def _evaluate(self, adapters: Sequence[str]) -> list[Evaluation | None]:
+        """Evaluate some adapters on their held-out rows, together."""
+        measured = [a for a in adapters if a in self._tasks and self._tasks[a].dataset.held_out]
+        if not measured:
+            return [None] * len(adapters)
         try:
-            self.metrics = evaluate_encoded(
-                setup.base.model,
-                setup.base.kind,
-                setup.dataset.held_out,
-                encoding.choice_ids,
-                encoding.labels,
-                pad_id=setup.base.pad_id,
-                decoder_start_id=setup.base.decoder_start_id,
-                adapter=ADAPTER,
-                token_budget=min(TOKEN_BUDGET, setup.settings.token_budget),
-            )
+            self.metrics |= dict(zip(measured, self._measure(measured), strict=True))
         except MetricsError as error:
-            raise RunError(f"Evaluating after step {self.step} (epoch {self.epoch}): {error}") from error
-        loss = self.metrics.loss if self.metrics.loss is not None else math.nan
-        return Evaluation(loss, self.metrics.accuracy if encoding.labels else None)
+            if not self.setup.is_named:
+                step, epoch = self._at.get(ADAPTER, (0, 0))
+                raise RunError(f"Evaluating after step {step} (epoch {epoch}): {error}") from error
+            self._measure_alone(measured)
+        return [self._evaluation(adapter) if adapter in measured else None for adapter in adapters]
 
-    def _save(self) -> None:
-        """Write the adapter as the row now is."""
-        self.saved_metrics = self.metrics
-        adapter = replace(adapter_of(self.setup.attachment, ADAPTER), record=self._record())
-        save_adapter(adapter, self.setup.folder, extra_files={"README.md": write_card(self._card())})
+    def _measure_alone(self, adapters: Sequence[str]) -> None:
+        """Evaluate each adapter for itself, so that one without numbers does not take the others' away."""
+        for adapter in adapters:
+            self.metrics.pop(adapter, None)
+            try:
+                self.metrics[adapter] = self._measure([adapter])[0]
+            except MetricsError:  # the loop gives it up
+                continue
 
-    def _record(self) -> dict[str, Any]:
-        setup, encoding = self.setup, self.setup.dataset.encoding
-        rows = setup.dataset.rows
-        record = make_record(
-            self.base_facts,
-            data={
-                "name": setup.table,
-                "rows": len(rows.train.examples),
-                "fingerprint": rows.train.fingerprint,
-                "eval_name": setup.eval_table,
-                "eval_rows": 0 if rows.held_out is None else len(rows.held_out.examples),
-                "eval_fingerprint": None if rows.held_out is None else rows.held_out.fingerprint,
-                "skipped_rows": len(rows.train.faults),
-                "eval_skipped_rows": 0 if rows.held_out is None else len(rows.held_out.faults),
-                "text_column": rows.train.text_column,
-                "label_column": rows.train.label_column,
-            },
-            settings=setup.settings.to_json(),
-            template=encoding.template.to_json(),
-            labels=encoding.labels or None,
-            metrics=None if self.metrics is None else self.metrics.to_json(),
-            created=setup.now().isoformat(timespec="seconds"),
-        )
-        return record | {"max_length": encoding.max_length, "steps": self.step, "epoch": self.epoch}
-
-    def _card(self) -> CardFacts:
-        setup, encoding = self.setup, self.setup.dataset.encoding
-        name = setup.base.name
-        return CardFacts(
-            name=setup.folder.resolve().name,
-            base_name=name,
-            base_hub_id=name if "/" in name and not Path(name).exists() else None,
-            kind=setup.base.kind,
-            labels=encoding.labels,
-            prompt=encoding.template.prompt,
-            target=encoding.template.target,
-            data_name=setup.table,
-            rows=len(setup.dataset.rows.train.examples),
-            fingerprint=setup.dataset.rows.train.fingerprint,
-            trainable=sum(p.numel() for p in setup.attachment.bank.parameters()),
-            settings=setup.settings.to_json(),
-            versions=versions(),
-            metrics=None if self.metrics is None else self.metrics.to_json(),
-            eval_name=setup.eval_table,
+    def _measure(self, adapters: Sequence[str]) -> list[Metrics]:
+        parts = [self._held_out(self._tasks[adapter]) for adapter in adapters]
+        base = self.setup.base
+        return evaluate_together(
+            base.model,
+            base.kind,
+            parts,
+            pad_id=base.pad_id,
+            decoder_start_id=base.decoder_start_id,
+            token_budget=min(TOKEN_BUDGET, self.setup.tasks[0].settings.token_budget),
         )
 
+    def _held_out(self, task: RunTask) -> HeldOut:
+        encoding = task.dataset.encoding
+        return HeldOut(task.dataset.held_out, encoding.choice_ids, encoding.labels, task.adapter)
 
-_TOKEN_IDS = "token ids (other columns, or another tokenizer)"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+    def _evaluation(self, adapter: str) -> Evaluation:
+        metrics = self.metrics.get(adapter)
+        if metrics is None:
+            return Evaluation(math.nan, None)
+        loss = metrics.loss if metrics.loss is not None else math.nan
+        return Evaluation(loss, metrics.accuracy if self._tasks[adapter].dataset.encoding.labels else None)
 
+    def _save(self, adapter: str) -> None:
+        """Write an adapter as its row now is, where it has a folder of its own."""
+        task = self._tasks.get(adapter)
+        if task is None:
+            return
+        self.saved_metrics[adapter] = self.metrics.get(adapter)
+        if task.folder is not None:
+            self.write(task, task.folder)
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    told = [name for name in names if name != _TOKEN_IDS] or names  # what changed those stands there already
-    return ", ".join(f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}" for name in told)
+    def write(self, task: RunTask, folder: Path) -> None:
+        """Write the adapter of a task into a folder."""
+        setup = self.setup
+        step, epoch = self._at.get(task.adapter, (0, 0))
+        progressed = Progressed(step, epoch, self.saved_metrics.get(task.adapter))
+        save_task(task, folder, setup.base, setup.attachment, self.base_facts, progressed, setup.now())
 
-
-def _short(value: Any) -> str:
-    text = _DIGEST.sub(lambda match: match[0][:12], json.dumps(value, ensure_ascii=False))
-    return ascii_safe(text if len(text) <= 60 else text[:59] + "…")
-
-
-def _place() -> dict[str, Any]:
-    """Return what the last bits of a run depend on beside what is trained on what."""
-    return {"versions": versions(), "threads": torch.get_num_threads()}
-
-
-def _differences_of_place(start: Mapping[str, Any]) -> list[str]:
-    old = {**(start.get("versions") or {}), "threads": start.get("threads")}
-    new = {**versions(), "threads": torch.get_num_threads()}
-    return [f"{name} {old.get(name)}, now {value}" for name, value in new.items() if old.get(name) != value]
-
-
-def _rows_in_words(table: Table) -> str:
-    return f"{len(table.examples)} rows {table.fingerprint}"
-
-
-def _ids(encoded: Encoded) -> bytes:
-    """Return what the base reads and answers of one example, apart from every other."""
-    numbers = (len(encoded.prompt_ids), *encoded.prompt_ids, len(encoded.target_ids), *encoded.target_ids)
-    return array("q", (*numbers, encoded.choice)).tobytes()
-
-
-def _hash(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    def write_best(self, task: RunTask, outcome: Outcome, folder: Path) -> None:
+        """Write the adapter of a task whose training has ended: its row holds the best epoch again."""
+        per_epoch = self._steps_per_epoch(task)
+        self._at[task.adapter] = min(outcome.steps, outcome.best_epoch * per_epoch), outcome.best_epoch
+        self.write(task, folder)

@@ -20,9 +20,10 @@ from ia3.inference.metrics import Metrics
 from ia3.runs.dataset import Answers, Rows, check_answers, data_name, encode_rows, read_rows
 from ia3.runs.folder import check_folder, open_folder
 from ia3.runs.run import ADAPTER, Run, Setup
-from ia3.training.loop import Outcome
+from ia3.runs.saving import RunTask
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
+from ia3.training.tasks import Outcome
 
 Say = Callable[[str], None]
 
@@ -66,6 +67,7 @@ def train_adapter(
     max_length: int | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    precision: str = "float",
     skip_bad_rows: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -91,6 +93,7 @@ def train_adapter(
         max_length: Most tokens of an example; the text is cut.
         dtype: Of the base: `auto`, `float32`, `bfloat16`, …. The vectors stay fp32. A loaded base has its own.
         device: `auto`, `cpu`, `cuda`, `mps`, …. A loaded base has its own.
+        precision: `float`, or `int8` for the weights of the base's blocks. A loaded base has its own.
         skip_bad_rows: Leave bad rows out, listed in the record, instead of stopping.
         resume: Go on from the folder's last checkpoint.
         overwrite: Replace the run in the folder.
@@ -110,7 +113,7 @@ def train_adapter(
     began = now()
     folder = Path(output).expanduser()
     check_folder(folder, resume=resume, overwrite=overwrite)
-    kind = _kind(base, dtype, device, say)
+    kind = kind_of_base(base, dtype, device, say, precision)
     chosen = settings_for(kind, **settings)
     rows = read_rows(
         source,
@@ -124,11 +127,11 @@ def train_adapter(
         seed=chosen.seed,
     )
     check_answers(rows, kind)
-    _check_weights(rows, chosen)
+    check_weights(rows, chosen)
     if isinstance(base, Base):
-        loaded, rows = base, _in_order_of(base, rows)
+        loaded, rows = base, in_order_of(base, rows)
     else:
-        loaded = _load(base, kind, rows, dtype, device, chosen.seed, say)
+        loaded = _load(base, kind, rows, dtype, device, precision, chosen.seed, say)
     words = parse_template(template) if isinstance(template, str) else template
     dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
     for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines()):
@@ -137,19 +140,22 @@ def train_adapter(
     with open_folder(folder, resume=resume, overwrite=overwrite):
         attachment = attach(loaded.model, head_modules=loaded.head_modules, name=ADAPTER)
         try:
-            run = Run(Setup(folder, loaded, attachment, dataset, chosen, *names, say, now, checkpoint_seconds))
-            outcome = run.train(on_event, should_stop, resume=resume)
-            metrics = run.finish(outcome)
+            task = RunTask("", ADAPTER, folder, dataset, chosen, *names)
+            run = Run(Setup(folder, loaded, attachment, (task,), say, now, checkpoint_seconds))
+            outcomes = run.train(on_event, should_stop, resume=resume)
+            metrics = run.finish(outcomes)
+            run.close(outcomes)
         finally:
             attachment.detach()
-    return Result(folder, outcome, metrics, rows.labels, chosen, (now() - began).total_seconds())
+    return Result(folder, outcomes[0], metrics[0], rows.labels, chosen, (now() - began).total_seconds())
 
 
-def _kind(base: str | Path | Base, dtype: str, device: str, say: Say) -> Kind:
-    """Return the kind of the base; a loaded one takes no other dtype or device."""
+def kind_of_base(base: str | Path | Base, dtype: str, device: str, say: Say, precision: str = "float") -> Kind:
+    """Return the kind of the base; a loaded one takes no other dtype, device or precision."""
     if not isinstance(base, Base):
         return kind_of(load_config(base, say))
-    given = [f"{name} {value!r}" for name, value in (("dtype", dtype), ("device", device)) if value != "auto"]
+    defaults = (("dtype", dtype, "auto"), ("device", device, "auto"), ("precision", precision, "float"))
+    given = [f"{name} {value!r}" for name, value, default in defaults if value != default]
     if given:
         raise SettingsError(
             f"Training {base.name!r}: {' and '.join(given)} cannot be given to a base that is loaded already. Load it "
@@ -158,7 +164,8 @@ def _kind(base: str | Path | Base, dtype: str, device: str, say: Say) -> Kind:
     return base.kind
 
 
-def _check_weights(rows: Rows, settings: Settings) -> None:
+def check_weights(rows: Rows, settings: Settings) -> None:
+    """Raise a SettingsError if labels are to be weighed and there are none."""
     if settings.class_weights and not rows.labels:
         raise SettingsError(
             "Checking the settings: class_weights is on and the answers are free text, expected a closed set of "
@@ -166,18 +173,28 @@ def _check_weights(rows: Rows, settings: Settings) -> None:
         )
 
 
-def _load(base: str | Path, kind: Kind, rows: Rows, dtype: str, device: str, seed: int, say: Say) -> Base:
+def _load(
+    base: str | Path, kind: Kind, rows: Rows, dtype: str, device: str, precision: str, seed: int, say: Say
+) -> Base:
     labels = rows.labels if kind == "encoder" else None
-    return load_base(base, kind=kind, labels=labels, dtype=dtype, device=device, seed=seed, say=say)
+    return load_base(
+        base, kind=kind, labels=labels, dtype=dtype, device=device, precision=precision, seed=seed, say=say
+    )
 
 
-def _in_order_of(base: Base, rows: Rows) -> Rows:
-    """Take the labels in the order of a loaded encoder's head."""
+def in_order_of(base: Base, rows: Rows, *, is_strict: bool = True) -> Rows:
+    """Take the labels in the order of a loaded encoder's head.
+
+    Raises:
+        SettingsError: If it has other labels; unless the task gets a head of its own, and `is_strict` is false.
+    """
     if base.kind != "encoder":
         return rows
     names: dict[int, str] = base.model.config.id2label
     labels = tuple(names[i] for i in sorted(names))
     if set(labels) != set(rows.labels):
+        if not is_strict:
+            return rows
         raise SettingsError(
             f"Training {base.name!r}: its head has the labels {list(labels)}, the table {list(rows.labels)}. Load it "
             f"for the table: ia3.load_base({base.name!r}, labels={list(rows.labels)})."

@@ -1,15 +1,16 @@
 """Checkpoints: enough to go on from a step so that the run ends in the same bits as an uninterrupted one.
 
 Each is one file and whole: it gets its name when all of it is on disk. Order, dropout and schedule are functions of
-(seed, step); what is kept is the step, the numbers, and the optimizer.
+(seed, step); what is kept of each task is the step, the numbers, and the optimizer.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,34 @@ from torch import Tensor
 from ia3.errors import RunError
 from ia3.training.writing import remove_parts, write_whole
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 _KEPT = 2  # the one before the newest stays until the next is written
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """The state of a run after a number of steps."""
+class TaskState:
+    """The state of one task after a number of steps; as made, before its first."""
 
-    step: int  # optimizer steps done
+    step: int = 0  # optimizer steps done
+    trained: dict[str, Tensor] = field(default_factory=dict)  # every trained tensor by name; empty before the first
+    optimizer: dict[str, Any] = field(default_factory=dict)  # its state dict; empty before the first step
+    best: dict[str, Tensor] = field(default_factory=dict)  # of the best epoch so far; empty before the first
+    best_epoch: int = 0  # counted from 1; 0 before the first
+    best_loss: float = math.inf  # its eval loss; inf before the first
+    epoch_loss: float = 0.0  # summed loss of the epoch under way
+    epoch_targets: float = 0.0  # and what it is divided by
+    fault: str | None = None  # why it was given up
+    is_early: bool = False  # whether it ended before its last step, since no epoch was better any more
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after a number of rounds; with one task a round is a step."""
+
+    step: int  # rounds done
     run: str  # what is trained on what, with which settings: a hash
-    trained: dict[str, Tensor]  # every trained tensor by name
-    optimizer: dict[str, Any]  # its state dict
-    best: dict[str, Tensor]  # the trained tensors of the best epoch so far; empty before the first
-    best_epoch: int  # counted from 1; 0 before the first
-    best_loss: float  # its eval loss; inf before the first
-    epoch_loss: float  # summed loss of the epoch under way
-    epoch_targets: float  # and what it is divided by
+    tasks: tuple[TaskState, ...]  # in the order of the run
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -54,7 +65,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
     content = io.BytesIO()
-    torch.save({"format": FORMAT, **vars(checkpoint)}, content)
+    tasks = [vars(task) for task in checkpoint.tasks]
+    torch.save({"format": FORMAT, "step": checkpoint.step, "run": checkpoint.run, "tasks": tasks}, content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())
@@ -81,8 +93,8 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     for _, path in found:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if state.pop("format", None) == FORMAT:
-                return Checkpoint(**state)
+            if state["format"] == FORMAT:
+                return Checkpoint(state["step"], state["run"], tuple(TaskState(**task) for task in state["tasks"]))
         except Exception:  # damaged from outside: the one before it is whole
             continue
     if found:

@@ -1,79 +1,40 @@
-"""The loop: optimizer steps over length-bucketed batches, an evaluation after each epoch, the best epoch kept.
+"""The loop: rounds in which one or many tasks take an optimizer step each, an evaluation after each epoch.
 
-It is told what to do by values and tells what happens through callbacks; it knows nothing of tables, files' names or
-the command line. The same seed gives the same adapter bits on the same machine and thread count.
+In a round the examples of all tasks are pooled, sorted by length and cut by the token budget, so that a batch mixes
+tasks; each example's loss is divided by the targets of its own task's step, and each row's gradient comes from its own
+examples alone. Training one adapter is the same with one task. The loop is told what to do by values and tells what
+happens through callbacks; it knows nothing of tables, files' names or the command line. The same seed gives the same
+adapter bits on the same machine and thread count.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ia3.bases.kinds import Kind
-from ia3.core.attach import Attachment
 from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
 from ia3.core.fast.products import fastest_library
-from ia3.data.batches import Batch, collate, epoch_batches, split_by_tokens
+from ia3.data.batches import Batch, collate, split_by_tokens
 from ia3.data.encoding import Encoded
-from ia3.errors import RunError
+from ia3.errors import RunError, SettingsError
 from ia3.inference.evaluate import evaluating
 from ia3.training.checkpoint import Checkpoint
-from ia3.training.losses import class_weights, count_targets, sum_loss
-from ia3.training.records import Event
+from ia3.training.learner import Learner
+from ia3.training.losses import count_targets, sum_loss
+from ia3.training.sampling import Sampling, has_turn
 from ia3.training.settings import Settings
+from ia3.training.t_few import check_choices, few_shot_loss, learns_from_choices, step_factors
+from ia3.training.tasks import Callbacks, Outcome, Task, trained_tensors
 
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained on what."""
-
-    attachment: Attachment  # of the base
-    adapter: str  # name of the row in training
-    kind: Kind
-    train: tuple[Encoded, ...]
-    pad_id: int
-    decoder_start_id: int | None
-    choices: int  # size of the closed label set; 0 for free text
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the loop needs of an evaluation on held-out rows."""
-
-    loss: float  # nats per target token; per example for encoders
-    accuracy: float | None  # of the most probable choice; None for free text
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """What the loop calls; everything but `evaluate` may do nothing."""
-
-    evaluate: Callable[[], Evaluation | None]  # None without held-out rows
-    on_event: Callable[[Event], None] = lambda event: None
-    on_best: Callable[[], None] = lambda: None  # the row now holds the best epoch so far
-    on_checkpoint: Callable[[Checkpoint], object] = lambda checkpoint: None
-    should_stop: Callable[[], bool] = lambda: False
-    clock: Callable[[], float] = time.monotonic
-    checkpoint_seconds: float = 10.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended; the row holds the best epoch's numbers."""
-
-    steps: int  # done in total
-    best_epoch: int  # counted from 1; 0 if it was stopped before the first ended
-    best_loss: float  # eval loss of that epoch; nan if nothing was held out
-    is_stopped: bool  # before its last step
+__all__ = ["Callbacks", "Outcome", "Task", "micro_batches", "train_loop", "train_together", "trained_tensors"]
+# Settings of the model and not of a row: all tasks of a run have the same.
+OF_THE_RUN = ("losses", "token_budget", "dropout", "compile")
 
 
 def train_loop(
@@ -94,215 +55,245 @@ def train_loop(
     Raises:
         RunError: If the loss is no longer a number, naming the step.
     """
-    total = settings.total_steps(len(task.train))
-    per_epoch = settings.steps_per_epoch(len(task.train))
-    trained = trained_tensors(task.attachment, task.adapter)
-    optimizer = _make_optimizer(trained, settings)
-    weights = _choice_weights(task, settings)
-    state = resume or Checkpoint(0, run, {}, {}, {}, 0, math.inf, 0.0, 0.0)
+    return train_together([(task, settings)], callbacks, run=run, resume=resume)[0]
+
+
+def train_together(
+    tasks: Sequence[tuple[Task, Settings]],
+    callbacks: Callbacks,
+    *,
+    run: str,
+    resume: Checkpoint | None = None,
+    sampling: Sampling | None = None,
+    is_mixed: bool = True,
+) -> tuple[Outcome, ...]:
+    """Train many adapters of one base and leave each row at its best epoch.
+
+    A task whose loss or gradient is no longer a number is given up; the others go on.
+
+    Args:
+        tasks: What is trained on what, and how; they differ in their rows and share everything of the model.
+        callbacks: Where results go.
+        run: Identity of the run, kept in its checkpoints.
+        resume: Where to go on; None starts anew.
+        sampling: How turns are shared out; equally if left out.
+        is_mixed: Whether examples of different tasks meet in a batch; if not, each task ends in the bits that it has
+            when it is trained alone.
+
+    Returns:
+        How each ended.
+
+    Raises:
+        RunError: If every task was given up.
+        SettingsError: If two tasks differ in a setting of the whole run.
+    """
+    _check_settings([settings for _, settings in tasks])
+    for task, settings in tasks:
+        check_choices(task.train, settings.losses, task.kind)
+    learners = [Learner(task, settings) for task, settings in tasks]
     if resume is not None:
-        _load(trained, resume.trained)
-        optimizer.load_state_dict(copy.deepcopy(resume.optimizer))  # which would be trained on in place
-    lengths = [len(encoded) for encoded in task.train]
-    saved_at, saved_step = callbacks.clock(), state.step
-    order: list[list[int]] = []
+        for learner, state in zip(learners, resume.tasks, strict=True):
+            learner.load(state)
+    rounds = _Rounds(learners, callbacks, sampling or Sampling(), is_mixed)
+    _run_rounds(rounds, run, 0 if resume is None else resume.step)
+    for learner in learners:
+        if not learner.state.best and learner.state.step and not learner.state.fault:
+            callbacks.on_best(learner.task.adapter)  # stopped before the first epoch ended
+        learner.keep_best()
+    return tuple(learner.outcome() for learner in learners)
+
+
+def _run_rounds(rounds: _Rounds, run: str, number: int) -> None:
+    """Run round after round, from a number on, and hand out a checkpoint now and then and at the end."""
+    callbacks, learners = rounds.callbacks, rounds.learners
+    first = learners[0]
+    saved_at, saved = callbacks.clock(), number
+    due: set[int] = set()  # learners that have ended an epoch since the last checkpoint
+
+    def save() -> None:
+        callbacks.on_checkpoint(Checkpoint(number, run, tuple(learner.filled_state() for learner in learners)))
+
     with (
-        accelerated(task.attachment, compiled=_compiles(task, settings)),
-        _training_mode(task.attachment.model, settings),
+        accelerated(first.task.attachment, compiled=_compiles(learners)),
+        _training_mode(first.task.attachment.model, first.settings),
     ):
-        for step in range(state.step, total):
-            if callbacks.should_stop():
-                break
-            epoch, position = divmod(step, per_epoch)
-            if position == 0 or not order:
-                order = epoch_batches(lengths, settings.batch_size, settings.seed, epoch)
-            began = callbacks.clock()
-            chosen = [task.train[i] for i in order[position]]
-            loss, targets, rate = _step(task, settings, optimizer, chosen, state, total, weights)
-            state = replace(
-                state, step=step + 1, epoch_loss=state.epoch_loss + loss, epoch_targets=state.epoch_targets + targets
-            )
-            seconds = max(callbacks.clock() - began, 1e-9)
-            callbacks.on_event(_step_event(state, epoch, loss / targets, rate, len(chosen) / seconds))
-            if position == per_epoch - 1 or step == total - 1:
-                state = _end_epoch(task, settings, callbacks, state, epoch, trained)
-                state = replace(state, epoch_loss=0.0, epoch_targets=0.0)
-            elif callbacks.clock() - saved_at < callbacks.checkpoint_seconds:
+        while any(learner.is_active for learner in learners) and not callbacks.should_stop():
+            due |= rounds.run(number)
+            number += 1
+            is_due = bool(due) and all(i in due or not rounds.is_ready(one) for i, one in enumerate(learners))
+            if not is_due and callbacks.clock() - saved_at < callbacks.checkpoint_seconds:
                 continue
-            callbacks.on_checkpoint(_filled(state, trained, optimizer))
-            saved_at, saved_step = callbacks.clock(), state.step
-    is_stopped = state.step < total
-    if state.step > saved_step:
-        callbacks.on_checkpoint(_filled(state, trained, optimizer))
-    if state.best:
-        _load(trained, state.best)
-    elif state.step:  # stopped before the first epoch ended
-        callbacks.on_best()
-    best_loss = state.best_loss if math.isfinite(state.best_loss) else math.nan
-    return Outcome(state.step, state.best_epoch, best_loss, is_stopped)
+            save()
+            saved_at, saved = callbacks.clock(), number
+            due = set()
+    if number > saved:
+        save()
 
 
-def trained_tensors(attachment: Attachment, adapter: str) -> dict[str, Tensor]:
-    """Return every tensor that an adapter trains, by name: its row and its head's parameters and buffers."""
-    snapshot = attachment.bank.snapshot
-    row = snapshot.row(adapter)
-    tensors: dict[str, Tensor] = {"vectors": snapshot.vector(row)}
-    if row in snapshot.heads:
-        head = snapshot.heads[row]
-        tensors |= {f"head.{name}": tensor for name, tensor in (*head.named_parameters(), *head.named_buffers())}
-    return tensors
+@dataclass(frozen=True)
+class _Turn:
+    """One learner's step in a round."""
+
+    learner: Learner
+    examples: list[Encoded]
+    targets: float  # what its loss is divided by
 
 
-def _make_optimizer(trained: dict[str, Tensor], settings: Settings) -> torch.optim.AdamW:
-    heads = [tensor for name, tensor in trained.items() if name != "vectors" and tensor.requires_grad]
-    groups = [{"params": [trained["vectors"]], "lr": settings.learning_rate, "highest": settings.learning_rate}]
-    if heads:
-        rate = settings.head_learning_rate
-        groups.append({"params": heads, "lr": rate, "highest": rate})
-    # the pull towards one is done by _step: AdamW's own pulls towards zero
-    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+class _Rounds:
+    """Runs rounds: the learners that have their turn take a step."""
+
+    def __init__(self, learners: Sequence[Learner], callbacks: Callbacks, sampling: Sampling, is_mixed: bool) -> None:
+        self.learners, self.callbacks, self.is_mixed = learners, callbacks, is_mixed
+        self._places = {learner.task.adapter: place for place, learner in enumerate(learners)}
+        counted = [learner for learner in learners if self._source(learner) or not self._is_source(learner)]
+        weights = sampling.weights([learner.total for learner in counted])
+        self._weights = {learner.task.adapter: weight for learner, weight in zip(counted, weights, strict=True)}
+
+    def run(self, number: int) -> set[int]:
+        """Run one round and return the places of the learners whose epoch it has ended."""
+        ready = [learner for learner in self.learners if self.is_ready(learner)]
+        began = self.callbacks.clock()
+        turns = [self._turn(l) for l in ready if has_turn(self._weights.get(l.task.adapter, 1.0), number)]
+        summed = [loss for group in self._groups(turns) for loss in _backward(group)]
+        rates = [turn.learner.take_step(loss, turn.targets) for turn, loss in zip(turns, summed, strict=True)]
+        seconds = max(self.callbacks.clock() - began, 1e-9)
+        speed = sum(len(turn.examples) for turn in turns) / seconds
+        for turn, loss, rate in zip(turns, summed, rates, strict=True):
+            self._tell(turn, loss, rate, speed)
+        return self._end_epochs([t.learner for t, rate in zip(turns, rates, strict=True) if rate is not None])
+
+    def is_ready(self, learner: Learner) -> bool:
+        """Whether a learner has steps to take and what it starts from is trained."""
+        source = self._source(learner)
+        return learner.is_active and (source is None or not source.is_active)
+
+    def _turn(self, learner: Learner) -> _Turn:
+        source = self._source(learner)
+        if source is not None and not learner.state.step:
+            learner.start_from(source)
+        examples = learner.next_examples()
+        targets = sum(count_targets([e], learner.task.kind) * learner.weight(e) for e in examples)
+        return _Turn(learner, examples, targets)
+
+    def _groups(self, turns: list[_Turn]) -> list[list[_Turn]]:
+        """Return the turns whose examples may meet in a batch."""
+        return [turns] if self.is_mixed and turns else [[turn] for turn in turns]
+
+    def _tell(self, turn: _Turn, loss: float, rate: float | None, speed: float) -> None:
+        if rate is None:
+            self._tell_fault(turn.learner)
+            return
+        told = {"loss": loss / turn.targets, "learning_rate": rate, "examples_per_second": speed}
+        self.callbacks.on_event(turn.learner.event("step", **told))
+
+    def _tell_fault(self, learner: Learner) -> None:
+        """Tell that a task is given up, or raise if nothing is left to go on with."""
+        fault = learner.state.fault
+        stuck = [other for other in self.learners if self._source(other) is learner]
+        if stuck or all(other.state.fault for other in self.learners):
+            many = f"All {len(self.learners)} tasks have diverged. The last: " if len(self.learners) > 1 else ""
+            raise RunError(f"{'' if stuck else many}{fault}")
+        self.callbacks.on_event(learner.event("diverged", what=fault) | {"step": learner.state.step + 1})
+
+    def _end_epochs(self, stepped: Sequence[Learner]) -> set[int]:
+        ended = [learner for learner in stepped if learner.is_at_an_end]
+        if not ended:
+            return set()
+        with evaluating(ended[0].task.attachment.model):
+            evaluations = self.callbacks.evaluate([learner.task.adapter for learner in ended])
+        for learner, evaluation in zip(ended, evaluations, strict=True):
+            if evaluation is not None and math.isnan(evaluation.loss):
+                learner.give_up("the loss on the rows held out", evaluation.loss)
+                self._tell_fault(learner)
+                continue
+            event = learner.end_epoch(evaluation)
+            self.callbacks.on_event(event)
+            if event["is_best"]:
+                self.callbacks.on_best(learner.task.adapter)
+        return {self._places[learner.task.adapter] for learner in ended}
+
+    def _source(self, learner: Learner) -> Learner | None:
+        name = learner.task.starts_from
+        return None if name is None else self.learners[self._places[name]]
+
+    def _is_source(self, learner: Learner) -> bool:
+        return any(other.task.starts_from == learner.task.adapter for other in self.learners)
 
 
-def _compiles(task: Task, settings: Settings) -> bool:
-    """Whether the blocks are compiled: as the settings say, or where the run repays it."""
-    if settings.compile != "auto":
-        return settings.compile == "on"
-    model = task.attachment.model
-    if next(model.parameters()).device.type != "cpu":  # nothing was measured there
-        return False
-    blocks = sum(p.numel() for _, block in repeated_blocks(task.attachment) for p in block.parameters())
-    mean = sum(map(len, task.train)) / max(1, len(task.train))
-    tokens = round(mean * settings.batch_size * settings.total_steps(len(task.train)))
-    return repays_compiling(blocks, tokens, torch.get_num_threads(), fastest_library())
+def _backward(turns: Sequence[_Turn]) -> list[float]:
+    """Run the examples of some turns through the model and back; return the summed loss of each turn.
 
-
-def _choice_weights(task: Task, settings: Settings) -> Tensor | None:
-    if not settings.class_weights or task.choices == 0:
-        return None
-    device = next(task.attachment.model.parameters()).device
-    return class_weights(task.train, task.choices).to(device)
-
-
-def _step(
-    task: Task,
-    settings: Settings,
-    optimizer: torch.optim.Optimizer,
-    chosen: Sequence[Encoded],
-    state: Checkpoint,
-    total: int,
-    weights: Tensor | None,
-) -> tuple[float, float, float]:
-    """Take one optimizer step; return the summed loss, what it is divided by, and the vectors' learning rate."""
+    Every target counts 1 / (targets of its own task's step). The loss of an example is the gradient of the whole with
+    respect to that share, so the backward pass gives it as well.
+    """
+    first = turns[0].learner
+    task, settings = first.task, first.settings
     if settings.dropout:  # a function of (seed, step), so that a resumed run draws the same masks
-        torch.manual_seed(settings.seed * 1_000_003 + state.step)
-    targets = count_targets(chosen, task.kind, None if weights is None else weights.cpu())
-    summed = 0.0
-    for batch in micro_batches(task, chosen, settings.token_budget):
-        loss = sum_loss(task.attachment.model, task.kind, batch, task.adapter, weights)
-        (loss / targets).backward()
-        summed += float(loss.detach())
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    _check_finite("the loss", summed, settings, state)
-    _check_finite("the norm of the gradient", float(norm), settings, state)
-    if settings.clip:
-        torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
-    factor = settings.rate(state.step, total)
-    for group in optimizer.param_groups:
-        group["lr"] = group["highest"] * factor
-    if settings.weight_decay:
-        with torch.no_grad():
-            vectors = parameters[0]
-            vectors.sub_((vectors - 1) * optimizer.param_groups[0]["lr"] * settings.weight_decay)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return summed, targets, optimizer.param_groups[0]["lr"]
-
-
-def _check_finite(what: str, value: float, settings: Settings, state: Checkpoint) -> None:
-    if math.isfinite(value):
-        return
-    kept = f" The adapter of epoch {state.best_epoch}, the best so far, is kept." if state.best_epoch else ""
-    raise RunError(
-        f"Training: {what} is {value} at step {state.step + 1}, expected a number. Lower the learning rate "
-        f"({settings.learning_rate:g}), or load the base in float32.{kept}"
-    )
+        torch.manual_seed(settings.seed * 1_000_003 + first.state.step)
+    examples = [encoded for turn in turns for encoded in turn.examples]
+    owners = [number for number, turn in enumerate(turns) for _ in turn.examples]
+    weights = [turn.learner.weight(encoded) for turn in turns for encoded in turn.examples]
+    factors = None
+    if learns_from_choices(settings.losses, task.kind):
+        factors = [step_factors(turn.examples, [turn.learner.weight(e) for e in turn.examples]) for turn in turns]
+    bank, device = task.attachment.bank, next(task.attachment.model.parameters()).device
+    found: list[tuple[list[int], Any]] = []
+    batches = micro_batches(task, examples, settings.token_budget)
+    for part, batch in zip(_parts(examples, settings.token_budget), batches, strict=True):
+        names = [turns[owners[i]].learner.task.adapter for i in part]
+        rows = names[0] if len(set(names)) == 1 else names
+        shares = torch.tensor([weights[i] / turns[owners[i]].targets for i in part], dtype=bank.dtype, device=device)
+        shares.requires_grad_()
+        if factors is None:
+            loss = sum_loss(task.attachment.model, task.kind, batch, rows, None, shares)
+        else:
+            own = [examples[i] for i in part]
+            loss = few_shot_loss(task, own, rows, [factors[owners[i]] for i in part], settings.token_budget, shares)
+        loss.backward()
+        found.append((part, shares.grad))
+    summed = [0.0] * len(turns)
+    for part, losses in found:
+        for i, loss in zip(part, losses.tolist(), strict=True):
+            summed[owners[i]] += weights[i] * loss
+    return summed
 
 
 def micro_batches(task: Task, chosen: Sequence[Encoded], budget: int) -> Iterator[Batch]:
-    """Yield the micro-batches of a step, on the model's device."""
+    """Yield the micro-batches of some examples, on the model's device."""
     device = next(task.attachment.model.parameters()).device
-    lengths = [len(encoded) for encoded in chosen]
-    for part in split_by_tokens(range(len(chosen)), lengths, budget):
+    for part in _parts(chosen, budget):
         yield collate([chosen[i] for i in part], task.kind, task.pad_id, task.decoder_start_id).to(device)
 
 
-def _end_epoch(
-    task: Task,
-    settings: Settings,
-    callbacks: Callbacks,
-    state: Checkpoint,
-    epoch: int,
-    trained: dict[str, Tensor],
-) -> Checkpoint:
-    """Evaluate, tell, and keep the numbers if they are the best so far."""
-    with evaluating(task.attachment.model):
-        evaluation = callbacks.evaluate()
-    train_loss = state.epoch_loss / state.epoch_targets
-    measured = evaluation.loss if evaluation is not None else train_loss
-    # without held-out rows the last epoch is the one to keep
-    is_best = evaluation is None or measured < state.best_loss or not state.best
-    if is_best:
-        state = replace(
-            state,
-            best={name: tensor.detach().clone().cpu() for name, tensor in trained.items()},
-            best_epoch=epoch + 1,
-            best_loss=math.inf if evaluation is None else measured,
-        )
-    callbacks.on_event(
-        {
-            "event": "epoch",
-            "epoch": epoch + 1,
-            "step": state.step,
-            "train_loss": train_loss,
-            # a weighted loss is no mean over tokens
-            "train_perplexity": None if settings.class_weights else _perplexity(train_loss, task.kind),
-            "eval_loss": None if evaluation is None else evaluation.loss,
-            "eval_perplexity": None if evaluation is None else _perplexity(evaluation.loss, task.kind),
-            "eval_accuracy": None if evaluation is None else evaluation.accuracy,
-            "is_best": is_best,
-        }
-    )
-    if is_best:
-        callbacks.on_best()
-    return state
+def _parts(chosen: Sequence[Encoded], budget: int) -> list[list[int]]:
+    return split_by_tokens(range(len(chosen)), [len(encoded) for encoded in chosen], budget)
 
 
-def _perplexity(loss: float, kind: Kind) -> float | None:
-    """Return exp(loss); None for an encoder, whose loss is of examples, and where it overflows."""
-    return None if kind == "encoder" or loss > 700 else math.exp(loss)
+def _check_settings(settings: Sequence[Settings]) -> None:
+    for name in OF_THE_RUN:
+        values = sorted({str(getattr(one, name)) for one in settings})
+        if len(values) > 1:
+            raise SettingsError(
+                f"Training tasks together: {name} is {' and '.join(values)}, expected the same for all, since it is "
+                "the model's and not a row's. Give it once, for the whole run."
+            )
 
 
-def _step_event(state: Checkpoint, epoch: int, loss: float, rate: float, speed: float) -> Event:
-    return {
-        "event": "step",
-        "step": state.step,
-        "epoch": epoch + 1,
-        "loss": loss,
-        "learning_rate": rate,
-        "examples_per_second": speed,
-    }
-
-
-def _filled(state: Checkpoint, trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> Checkpoint:
-    tensors = {name: tensor.detach().clone().cpu() for name, tensor in trained.items()}
-    return replace(state, trained=tensors, optimizer=copy.deepcopy(optimizer.state_dict()))
-
-
-def _load(trained: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, tensor in trained.items():
-            tensor.copy_(values[name])
+def _compiles(learners: Sequence[Learner]) -> bool:
+    """Whether the blocks are compiled: as the settings say, or where the run repays it."""
+    settings, attachment = learners[0].settings, learners[0].task.attachment
+    if settings.compile != "auto":
+        return settings.compile == "on"
+    if learns_from_choices(settings.losses, learners[0].task.kind):  # their caches are not compiled
+        return False
+    if next(attachment.model.parameters()).device.type != "cpu":  # nothing was measured there
+        return False
+    blocks = sum(p.numel() for _, block in repeated_blocks(attachment) for p in block.parameters())
+    tokens = 0.0
+    for learner in learners:
+        mean = sum(map(len, learner.task.train)) / max(1, len(learner.task.train))
+        tokens += mean * learner.settings.batch_size * learner.total
+    return repays_compiling(blocks, round(tokens), torch.get_num_threads(), fastest_library())
 
 
 @contextmanager

@@ -21,7 +21,9 @@ from ia3.data.encoding import Encoded
 from ia3.inference.logits import class_logits, logits_at
 
 
-def sum_loss(model: Any, kind: Kind, batch: Batch, rows: Any, weights: Tensor | None = None) -> Tensor:
+def sum_loss(
+    model: Any, kind: Kind, batch: Batch, rows: Any, weights: Tensor | None = None, shares: Tensor | None = None
+) -> Tensor:
     """Return the cross-entropy summed over the targets of a micro-batch.
 
     Args:
@@ -30,26 +32,38 @@ def sum_loss(model: Any, kind: Kind, batch: Batch, rows: Any, weights: Tensor | 
         batch: The micro-batch, on the model's device.
         rows: Rows of its examples.
         weights: Weight of each choice, shape (choices,), fp32; None for one each.
+        shares: Weight of each example, shape (batch,), fp32; None for one each. If it requires a gradient, that is each
+            example's summed loss: d(Σ share · loss) / d(share).
 
     Returns:
         A scalar in nats, fp32 (float64 on a float64 base).
     """
+    by_example = _by_example(batch, weights, shares)
     if kind == "encoder":
         logits = _wide(class_logits(model, {**batch.inputs, "rows": rows}))
-        by_choice = None if weights is None else weights.to(logits.dtype)
-        return functional.cross_entropy(logits, batch.choices, weight=by_choice, reduction="sum")
+        return _weighted(logits, batch.choices, by_example)
     positions = batch.labels != IGNORED
     inputs = {**batch.inputs, "use_cache": False, "rows": rows}
     targets = batch.labels[positions]
-    by_token = None if weights is None else weights[batch.choices].unsqueeze(1).expand_as(batch.labels)[positions]
+    by_token = None if by_example is None else by_example.unsqueeze(1).expand_as(batch.labels)[positions]
     acceleration = acceleration_of(model)
     if acceleration is not None and acceleration.has_head:
         head = model.get_output_embeddings()
         return head_loss(acceleration.hidden_at(positions, inputs), head.weight, head.bias, targets, by_token)
-    logits = _wide(logits_at(model, positions, inputs))
-    if by_token is None:
+    return _weighted(_wide(logits_at(model, positions, inputs)), targets, by_token)
+
+
+def _by_example(batch: Batch, weights: Tensor | None, shares: Tensor | None) -> Tensor | None:
+    """Return how much each example's targets count, shape (batch,)."""
+    by_choice = None if weights is None else weights[batch.choices]
+    return by_choice if shares is None else shares if by_choice is None else shares * by_choice
+
+
+def _weighted(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the weighted sum of the cross-entropies of logits (targets, choices); weights have shape (targets,)."""
+    if weights is None:
         return functional.cross_entropy(logits, targets, reduction="sum")
-    return (functional.cross_entropy(logits, targets, reduction="none") * by_token).sum()
+    return (functional.cross_entropy(logits, targets, reduction="none") * weights.to(logits.dtype)).sum()
 
 
 def count_targets(encoded: Sequence[Encoded], kind: Kind, weights: Tensor | None = None) -> float:

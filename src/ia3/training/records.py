@@ -1,8 +1,9 @@
 """The record of a run: one JSON line for every step and epoch, in `run.jsonl`.
 
-Events are plain dictionaries with an `event` of `start`, `step`, `epoch` or `end`. A resumed run drops the lines behind
-its checkpoint first, so that every step stands there once. A number that is not finite is written as null, for which
-JSON has a word. This file knows lines of JSON.
+Events are plain dictionaries with an `event` of `start`, `step`, `epoch`, `diverged` or `end`; in a run of several
+tasks `task` names the one that it is of. A resumed run drops the lines behind its checkpoint first, so that every step
+stands there once. A number that is not finite is written as null, for which JSON has a word. This file knows lines of
+JSON.
 """
 
 from __future__ import annotations
@@ -47,12 +48,19 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
-def keep_events(path: Path, *, step: int | None) -> None:
-    """Rewrite a record without what happened after a step, and without its end; None leaves nothing."""
+def keep_events(path: Path, *, step: int | None, of_tasks: Mapping[str, int] | None = None) -> None:
+    """Rewrite a record without what happened after a step, and without its end.
+
+    Args:
+        path: The record.
+        step: The step, which is that of every event that names no task; None leaves nothing.
+        of_tasks: The step of each task, by the name in its events.
+    """
     if not path.exists():
         return
+    steps = of_tasks or {}
     events = [] if step is None else read_events(path)
-    kept = [event for event in events if event["event"] != "end" and event["step"] <= (step or 0)]
+    kept = [e for e in events if e["event"] != "end" and e["step"] <= steps.get(str(e.get("task")), step or 0)]
     write_whole(path, b"".join(map(_line, kept)))
 
 

@@ -11,19 +11,22 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ia3.errors import SettingsError, near_matches
+from ia3.training.recipes import find_recipe
 
 if TYPE_CHECKING:
     from ia3.bases.kinds import Kind
 
 COMPILE = ("auto", "on", "off")
+LOSSES = ("lm", "lm+ul+ln")
+OPTIMIZERS = ("adamw", "adafactor")
 
 
 def settings_for(kind: Kind, **overrides: Any) -> Settings:
-    """Return the defaults of a kind of base with some settings changed.
+    """Return the defaults of a kind of base with some settings changed: first by the recipe, then as given.
 
     Args:
         kind: Kind of the base.
-        overrides: Settings by name; None keeps the default.
+        overrides: Settings by name; None keeps the recipe's. `epochs` without `max_steps` takes a recipe's away.
 
     Raises:
         SettingsError: For an unknown name or a value outside its range; names all of them.
@@ -37,7 +40,11 @@ def settings_for(kind: Kind, **overrides: Any) -> Settings:
     if unknown:
         hints = "".join(near_matches(name, known) for name in unknown)
         raise SettingsError(f"Reading the settings: there is no setting {', '.join(map(repr, unknown))}.{hints}")
-    return replace(DEFAULTS[kind], **{name: value for name, value in overrides.items() if value is not None})
+    given = {name: value for name, value in overrides.items() if value is not None}
+    changes = find_recipe(given.get("recipe", "default")).changes_for(kind)
+    if "epochs" in given:
+        changes.pop("max_steps", None)
+    return replace(DEFAULTS[kind], **{**changes, **given})
 
 
 def _faults(settings: Settings) -> list[str]:
@@ -57,9 +64,13 @@ def _outside_range(settings: Settings) -> Sequence[str | None]:
         None if 0 <= settings.warmup < 1 else f"warmup is {settings.warmup}, expected a share in [0, 1)",
         None if 0 <= settings.weight_decay < math.inf else f"weight_decay is {settings.weight_decay}, {_NOT_NEGATIVE}",
         None if 0 <= settings.clip < math.inf else f"clip is {settings.clip}, {_NOT_NEGATIVE}",
-        None
-        if settings.compile in COMPILE
-        else f"compile is {settings.compile!r}, expected one of {', '.join(COMPILE)}",
+        _below(settings, "patience", 0),
+        _not_among(settings, "losses", LOSSES),
+        _not_among(settings, "optimizer", OPTIMIZERS),
+        _not_among(settings, "compile", COMPILE),
+        "compile is 'on' and losses 'lm+ul+ln', whose choices go on from a cache that compiled blocks do not take"
+        if settings.compile == "on" and settings.losses == "lm+ul+ln"
+        else None,
         None if 0 <= settings.seed < 2**32 else f"seed is {settings.seed}, expected a number in [0, 2³²)",
     )
 
@@ -77,6 +88,11 @@ def _odd_type(name: str, value: Any) -> str | None:
     return None if is_right else f"{name} is {value!r}, expected {words[kind]}"
 
 
+def _not_among(settings: Settings, name: str, known: Sequence[str]) -> str | None:
+    value = getattr(settings, name)
+    return None if value in known else f"{name} is {value!r}, expected one of {', '.join(known)}"
+
+
 def _below(settings: Settings, name: str, least: int) -> str | None:
     value = getattr(settings, name)
     return None if value >= least else f"{name} is {value}, expected at least {least}"
@@ -92,6 +108,9 @@ class Settings:
     """How an adapter is trained.
 
     Attributes:
+        recipe: Name of the set of settings that these began with; see `ia3.training.recipes`.
+        losses: `lm` (cross-entropy of the answer), or `lm+ul+ln` (T-Few's three, over all choices).
+        optimizer: `adamw` or `adafactor`.
         epochs: Passes over the training rows; each row exactly once in each.
         max_steps: Ends the run earlier, or later where there are fewer steps in `epochs`; None for no say.
         learning_rate: Highest rate of the vectors; falls linearly to zero.
@@ -103,11 +122,15 @@ class Settings:
         clip: Largest norm of a step's gradient; 0 for no clipping.
         dropout: Whether the base's own dropout is on.
         class_weights: Whether rare labels count more, by n / (labels · n_label).
+        patience: Epochs without a better one after which training ends early; 0 never does.
         compile: Whether the base's blocks are compiled, which takes half a minute: `on`, `off`, or `auto` where the run
             is long enough to repay it.
         seed: Decides order, split, a fresh head and dropout.
     """
 
+    recipe: str = "default"
+    losses: str = "lm"
+    optimizer: str = "adamw"
     epochs: int = 3
     max_steps: int | None = None
     learning_rate: float = 8e-3
@@ -119,6 +142,7 @@ class Settings:
     clip: float = 1.0
     dropout: bool = False
     class_weights: bool = False
+    patience: int = 0
     compile: str = "auto"
     seed: int = 0
 

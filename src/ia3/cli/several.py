@@ -1,0 +1,97 @@
+"""Several tasks in one `ia3 train`: the options that ask for it, and what is printed of the result."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ia3.cli.output import align_columns, print_json, print_lines, say
+from ia3.cli.parsing import number, whole_number
+from ia3.cli.progress import time_in_words
+from ia3.cli.train_options import training_arguments
+
+if TYPE_CHECKING:
+    from ia3.runs.many_results import ManyResult, TaskResult
+
+_OPTIONS = ("sampling", "temperature", "batches", "shared_steps", "store")
+_SAMPLINGS = ("equal", "proportional", "temperature")
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """Add the options for several tasks."""
+    group = parser.add_argument_group("several tasks in one run")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--tasks", metavar="FILE", help="YAML or JSONL file of tasks: name, table, text, label, template, settings …"
+    )
+    either.add_argument("--task-column", metavar="COLUMN", help="Make a task of the rows of each value of a column.")
+    group.add_argument(
+        "--sampling",
+        choices=_SAMPLINGS,
+        help="How often a task has its turn: all alike, by its size, or by size^(1/temperature) (default: equal).",
+    )
+    group.add_argument("--temperature", type=number, metavar="T", help="Of --sampling temperature (default: 2).")
+    group.add_argument(
+        "--batches",
+        choices=("mixed", "apart"),
+        help="Whether tasks meet in a batch; apart is slower, in the same bits as training alone (default: mixed).",
+    )
+    group.add_argument(
+        "--shared-steps",
+        type=whole_number,
+        metavar="N",
+        help="Steps in which one adapter learns from all tasks first; each then begins with its numbers (default: 0).",
+    )
+    group.add_argument("--store", metavar="FILE", help="Put all adapters into a packed store as well.")
+
+
+def given_without_tasks(options: argparse.Namespace) -> str:
+    """Return the first of the options for several tasks that was given, as it is written; "" if none."""
+    given = next((name for name in _OPTIONS if getattr(options, name) is not None), "")
+    return f"--{given.replace('_', '-')}" if given else ""
+
+
+def train_several(options: argparse.Namespace, talk: Mapping[str, Any]) -> ManyResult:
+    """Train the tasks of a file, or of a column."""
+    from ia3.runs.many_run import train_by_column, train_tasks
+    from ia3.runs.tasks_file import read_tasks
+
+    own = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
+    arguments = {**talk, **own, **training_arguments(options)}
+    if options.tasks is not None:
+        return train_tasks(read_tasks(options.tasks), options.base, options.output, **arguments)
+    arguments["eval_source"] = options.eval
+    return train_by_column(options.table, options.task_column, options.base, options.output, **arguments)
+
+
+def tell_tasks(result: ManyResult, options: argparse.Namespace, what_is_left: Callable[[Path], str]) -> None:
+    """Print what the run gave."""
+    if result.is_stopped:
+        say(f"ia3: stopped. {what_is_left(result.folder)}")
+    for task in result.tasks:
+        if task.outcome.fault:
+            say(f"ia3: {task.outcome.fault}")
+    if options.json:
+        print_json(result.to_json())
+        return
+    rows = [("task", "steps", "epoch", "loss", "accuracy", "rows"), *map(_row, result.tasks)]
+    saved = [task for task in result.tasks if task.folder is not None]
+    steps = sum(task.outcome.steps for task in result.tasks)
+    lines = [*align_columns(rows, right=range(1, 6)), ""]
+    lines.append(f"{steps} steps in {time_in_words(result.seconds)}; {len(saved)} adapters lie in {options.output}")
+    if saved:
+        lines.append(f"use one: ia3 predict TABLE --adapter {shlex.quote(str(saved[0].folder))} --output answers.csv")
+    print_lines(lines)
+
+
+def _row(task: TaskResult) -> tuple[str, ...]:
+    metrics = task.metrics
+    loss = "" if metrics is None or metrics.loss is None else f"{metrics.loss:.3f}"
+    share = None if metrics is None else metrics.accuracy
+    accuracy = "" if share is None or not task.labels else f"{100 * share:.1f} %"
+    epoch = "diverged" if task.outcome.fault and not task.outcome.best_epoch else str(task.outcome.best_epoch or "")
+    rows = "" if metrics is None else str(metrics.rows)
+    return task.name, str(task.outcome.steps), epoch, loss, accuracy, rows

@@ -1,0 +1,175 @@
+"""`ia3 sweep`: one table, many settings at once, each a row of one bank; a table, a picture, and the best one saved."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ia3.cli.interrupts import Interrupts
+from ia3.cli.options import add_json
+from ia3.cli.output import align_columns, print_json, print_lines, say
+from ia3.cli.parsing import UsageError, Verb, number, whole_number
+from ia3.cli.progress import TrainingProgress, time_in_words
+from ia3.cli.train_options import add_data, add_places, add_training, training_arguments
+
+if TYPE_CHECKING:
+    from ia3.runs.sweep import Group, SweepResult
+
+STOPPED = 130
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("table", metavar="TABLE", help="What 'ia3 train' takes.")
+    group = parser.add_argument_group("what is compared")
+    group.add_argument(
+        "--learning-rates",
+        metavar="X,X,…",
+        type=_numbers,
+        help="Highest rates of the vectors (default: one, the usual).",
+    )
+    group.add_argument(
+        "--seeds",
+        metavar="N,N,…",
+        type=_whole_numbers,
+        default="0,1,2",
+        help="Seeds of each combination; the rows held out are the same for all (default: %(default)s).",
+    )
+    group.add_argument(
+        "--vary",
+        metavar="NAME=V,V,…",
+        action="append",
+        default=[],
+        help="Values of another setting, such as batch_size=8,16; may be given again. All combinations are run.",
+    )
+    group.add_argument(
+        "--batches",
+        choices=("mixed", "apart"),
+        default="mixed",
+        help="Whether runs meet in a batch (default: %(default)s).",
+    )
+    add_places(parser, "Folder that the best adapter and the record of all go to.")
+    add_data(parser)
+    add_training(parser, is_varied=True)
+    add_json(parser, "what the sweep gave")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a sweep."""
+    from ia3.runs.sweep import sweep
+
+    vary = _vary(options)
+    progress = TrainingProgress(tells_epochs=False)
+    with Interrupts() as interrupts:
+
+        def on_event(event: dict[str, Any]) -> None:
+            interrupts.begin()
+            progress.show(event)
+
+        try:
+            result = sweep(
+                options.table,
+                options.base,
+                options.output,
+                vary=vary,
+                seeds=options.seeds,
+                eval_source=options.eval,
+                batches=options.batches,
+                say=progress.line,
+                on_event=on_event,
+                should_stop=interrupts.is_asked,
+                **training_arguments(options),
+            )
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("stopped at once. The same command with --resume goes on.") from error
+        finally:
+            progress.close()
+    if result.is_stopped:
+        say("ia3: stopped. The same command with --resume goes on.")
+    if options.json:
+        print_json(result.to_json())
+    else:
+        print_lines(_lines(result, options.output))
+    return STOPPED if result.is_stopped else 0
+
+
+def _vary(options: argparse.Namespace) -> dict[str, Sequence[Any]]:
+    """Return the values of each setting that is compared."""
+    vary: dict[str, Sequence[Any]] = {}
+    if options.learning_rates is not None:
+        vary["learning_rate"] = options.learning_rates
+    for given in options.vary:
+        name, mark, values = given.partition("=")
+        name = name.strip().replace("-", "_")
+        if not mark or not values.strip():
+            raise UsageError(f"sweep: --vary got {given!r}, expected NAME=VALUE,VALUE. See 'ia3 sweep --help'.")
+        if name in vary:
+            raise UsageError(f"sweep: the values of {name!r} are given twice. Give them once.")
+        vary[name] = [_value(part.strip()) for part in values.split(",")]
+    return vary
+
+
+def _value(text: str) -> Any:
+    """Return the number, the yes or no, or the word that a value spells."""
+    for read in (int, float):
+        try:
+            value = read(text)
+        except ValueError:
+            continue
+        return value
+    return {"true": True, "on": True, "false": False, "off": False}.get(text.lower(), text)
+
+
+def _numbers(text: str) -> list[float]:
+    return [number(part) for part in text.split(",")]
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [whole_number(part) for part in text.split(",")]
+
+
+def _lines(result: SweepResult, folder: str) -> list[str]:
+    has_accuracy = any(group.accuracies for group in result.groups)
+    heading = ("settings", "loss", "from", "to", *(("accuracy", "from", "to") if has_accuracy else ()), "runs")
+    rows = [heading, *(_row(group, has_accuracy=has_accuracy) for group in result.groups)]
+    lines = ["medians over the seeds, on the rows held out; the lowest loss first", ""]
+    lines += [*align_columns(rows, right=range(1, len(heading))), ""]
+    runs = [one for group in result.groups for one in group.runs]
+    diverged = sum(one.outcome.fault is not None for one in runs)
+    if diverged:
+        lines.append(f"{diverged} of {len(runs)} runs diverged; {Path(folder) / 'sweep.csv'} says which")
+    lines.append(f"{sum(one.outcome.steps for one in runs)} steps in {time_in_words(result.seconds)}")
+    if result.best is not None:
+        which = f"{result.best.variant.name}, epoch {result.best.outcome.best_epoch}"
+        lines.append(f"the best ({which}, loss {result.best.outcome.best_loss:.4f}) lies in {folder}")
+        lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
+    return lines
+
+
+def _row(group: Group, *, has_accuracy: bool) -> tuple[str, ...]:
+    accuracies = tuple(f"{100 * value:.1f} %" for value in _spread(group.accuracies)) if has_accuracy else ()
+    losses = tuple(f"{value:.4f}" if math.isfinite(value) else "diverged" for value in _spread(group.losses))
+    return group.name, *losses, *accuracies, str(len(group.runs))
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return median, lowest and highest; NaN without any."""
+    return (statistics.median(values), min(values), max(values)) if values else (math.nan,) * 3
+
+
+VERB = Verb(
+    name="sweep",
+    summary="Compare settings on one table, all in one run, and save the best.",
+    usage="TABLE --base BASE --output DIR [OPTIONS]",
+    examples=(
+        "ia3 sweep reviews.csv --base minilm --learning-rates 4e-3,8e-3,2e-2 --seeds 0,1,2 --output runs/sweep",
+        "ia3 sweep news.csv --base gemma-3-270m --vary batch_size=4,16 --seeds 0,1 --output runs/sizes --epochs 2",
+    ),
+    configure=configure,
+    run=run,
+)

@@ -1,0 +1,132 @@
+"""Options of the verbs that train: places, rows and words, settings; each with the same meaning in all of them.
+
+Everything is plain argparse; nothing imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ia3.cli.options import add_columns, add_placement, add_precision
+from ia3.cli.parsing import number, whole_number
+from ia3.training.recipes import RECIPES
+from ia3.training.settings import COMPILE, DEFAULTS, LOSSES, OPTIMIZERS, Settings
+
+# of the options below: those that are settings, under the same name
+SETTINGS = (
+    "recipe", "losses", "optimizer",
+    "epochs", "max_steps", "learning_rate", "head_learning_rate", "batch_size", "token_budget", "warmup",
+    "weight_decay", "clip", "dropout", "class_weights", "compile", "patience", "seed",
+)  # fmt: skip
+
+
+def add_places(parser: argparse.ArgumentParser, output: str) -> None:
+    """Add `--base`, `--output` and what goes with them; `output` is the help of that option."""
+    group = parser.add_argument_group("base and output")
+    group.add_argument(
+        "--base", required=True, metavar="BASE", help="Folder, GGUF file, named base ('ia3 bases') or hub id."
+    )
+    group.add_argument("--output", required=True, metavar="DIR", help=output)
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="Go on with the run in the output folder.")
+    either.add_argument("--overwrite", action="store_true", help="Replace the run in the output folder.")
+    add_placement(group)
+    add_precision(group)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add what says which rows are learned from and how they are worded."""
+    group = parser.add_argument_group("data")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--eval", metavar="TABLE", help="Table to evaluate on after each epoch.")
+    either.add_argument(
+        "--eval-fraction",
+        type=number,
+        default=0.1,
+        metavar="SHARE",
+        help="Share of the rows that is held out for that, without --eval; 0 holds out none (default: %(default)s).",
+    )
+    add_columns(group, recorded=False)
+    group.add_argument(
+        "--template",
+        metavar="T",
+        help="Prompt in Jinja2, or 'PROMPT ||| TARGET', or a file of it (default: of the kind of base).",
+    )
+    group.add_argument(
+        "--answers",
+        choices=("auto", "labels", "text"),
+        default="auto",
+        help="Whether the labels are a closed set or free text; auto looks at them (default: %(default)s).",
+    )
+    group.add_argument(
+        "--max-length",
+        type=whole_number,
+        metavar="N",
+        help="Most tokens of an example, the text is cut (default: the base's limit, so that all it can read stays).",
+    )
+
+
+def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) -> None:
+    """Add the settings; those that a sweep has lists of are left out if they are varied."""
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--recipe", metavar="NAME", help=f"Settings to begin with: {', '.join(RECIPES)} (default: default).")
+    add("--losses", choices=LOSSES, help="Of the answer alone, or of all choices as in T-Few (default: lm).")
+    add("--optimizer", choices=OPTIMIZERS, help="What takes the steps (default: adamw).")
+    add("--epochs", type=whole_number, metavar="N", help=f"Passes over the rows ({_default('epochs')}).")
+    add(
+        "--patience",
+        type=whole_number,
+        metavar="N",
+        help=f"Epochs without a better one, then it ends; 0 never ({_default('patience')}).",
+    )
+    add("--max-steps", type=whole_number, metavar="N", help="Optimizer steps, whatever --epochs says.")
+    if not is_varied:
+        rate = f"Highest rate of the vectors ({_default('learning_rate')})."
+        add("--learning-rate", type=number, metavar="X", help=rate)
+    add(
+        "--head-learning-rate",
+        type=number,
+        metavar="X",
+        help=f"Highest rate of an encoder's head ({_default('head_learning_rate')}).",
+    )
+    add("--batch-size", type=whole_number, metavar="N", help=f"Examples of a step ({_default('batch_size')}).")
+    add(
+        "--token-budget",
+        type=whole_number,
+        metavar="N",
+        help=f"Most tokens through the base at once; only splits a step ({_default('token_budget')}).",
+    )
+    add("--warmup", type=number, metavar="SHARE", help=f"Share of steps with a rising rate ({_default('warmup')}).")
+    add(
+        "--weight-decay",
+        type=number,
+        metavar="X",
+        help=f"Pull of the vectors towards one ({_default('weight_decay')}).",
+    )
+    add("--clip", type=number, metavar="X", help=f"Largest norm of a gradient, 0 for any ({_default('clip')}).")
+    add("--dropout", action="store_true", default=None, help="Turn the base's own dropout on (default: off).")
+    add("--class-weights", action="store_true", default=None, help="Let rare labels count more (default: off).")
+    add(
+        "--compile",
+        choices=COMPILE,
+        help="Compile the base's blocks, half a minute; auto where the run is long enough (default: auto).",
+    )
+    if not is_varied:
+        add("--seed", type=whole_number, metavar="N", help=f"Of order, split and a new head ({_default('seed')}).")
+
+
+def _default(name: str) -> str:
+    """Return a setting's default in words, with the kinds of base that differ."""
+    usual = getattr(Settings(), name)
+    others = [f"{kind}s {value:g}" for kind, s in DEFAULTS.items() if (value := getattr(s, name)) != usual]
+    return f"default: {'; '.join([f'{usual:g}', *others])}"
+
+
+def training_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was read, under the names that the runs have for it; what a verb has no option for is left out."""
+    given = vars(options)
+    same = ("eval_fraction", "text", "label", "template", "answers", "max_length", "dtype", "device", "precision")
+    flags = ("skip_bad_rows", "resume", "overwrite")
+    return {name: given[name] for name in (*same, *flags, *SETTINGS) if name in given}

@@ -1,0 +1,81 @@
+"""The tables of several tasks: read, checked and encoded, and their faults told at once.
+
+This file knows tables and tokenizers; it knows nothing of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ia3.bases.kinds import Kind
+from ia3.bases.loading import Base
+from ia3.errors import IA3Error
+from ia3.runs.dataset import Dataset, Rows, check_answers, encode_rows, read_rows
+from ia3.runs.task_specs import TaskSpec, raise_faults
+from ia3.runs.training_run import Say, check_weights
+from ia3.training.settings import Settings
+
+
+def read_all(specs: Sequence[TaskSpec], settings: Sequence[Settings], kind: Kind, *, skip_bad_rows: bool) -> list[Rows]:
+    """Return the rows of each task; the faults of all tables are told at once."""
+
+    def read(number: int) -> Rows:
+        spec, own = specs[number], settings[number]
+        rows = read_rows(
+            spec.table,
+            eval_source=spec.eval,
+            eval_fraction=spec.eval_fraction or 0.0,
+            text=spec.text,
+            label=spec.label,
+            answers=spec.answers or "auto",  # type: ignore[arg-type]
+            kind=kind,
+            labels=spec.labels,
+            skip_bad_rows=skip_bad_rows,
+            seed=own.seed,
+        )
+        check_answers(rows, kind)
+        check_weights(rows, own)
+        return rows
+
+    return _all("Reading the tables of the tasks", specs, read)
+
+
+def encode_all(specs: Sequence[TaskSpec], rows: Sequence[Rows], base: Base) -> list[Dataset]:
+    """Return the token ids of each task; the faults of all tasks are told at once."""
+
+    def encode(number: int) -> Dataset:
+        spec = specs[number]
+        options = {"template": spec.template, "max_length": spec.max_length}
+        return encode_rows(rows[number], base.tokenizer, base.model.config, base.kind, **options)
+
+    return _all("Encoding the tables of the tasks", specs, encode)
+
+
+def _all(doing: str, specs: Sequence[TaskSpec], make: Callable[[int], Any]) -> list[Any]:
+    """Return what is made for each task; the faults of all tasks are told at once."""
+    made, faults = [], []
+    for number, spec in enumerate(specs):
+        try:
+            made.append(make(number))
+        except IA3Error as error:
+            faults.append((spec, error))
+    if len(specs) == 1 and faults:
+        raise faults[0][1]
+    raise_faults(doing, [f"{spec.origin or 'task'} ({spec.name}): {error}".removesuffix(".") for spec, error in faults])
+    return made
+
+
+def tell_tasks(specs: Sequence[TaskSpec], datasets: Sequence[Dataset], say: Say) -> None:
+    """Say what each task has, and what was decided for the user."""
+    every = [dict.fromkeys((*dataset.rows.notes, *dataset.notes)) for dataset in datasets]
+    common = [note for note in every[0] if all(note in notes for notes in every)] if len(every) > 1 else []
+    for note in common:
+        say(note)
+    for spec, dataset, notes in zip(specs, datasets, every, strict=True):
+        labels = dataset.encoding.labels
+        what = f"{len(labels)} labels" if labels else "free text"
+        say(f"{spec.name}: {len(dataset.train)} rows to train on, {len(dataset.held_out)} held out, {what}")
+        for note in notes:
+            if note not in common and "The answers are" not in note and "held out for evaluation" not in note:
+                say(f"{spec.name}: {note}")

@@ -1,0 +1,136 @@
+"""Writing one task's adapter as its row now is: PEFT's two files, the record, and the card.
+
+This file knows values and one folder; when an adapter is written is the run's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ia3.adapters.attached import adapter_of
+from ia3.adapters.folder import save_adapter
+from ia3.adapters.record import make_record, versions
+from ia3.bases.loading import Base
+from ia3.core.attach import Attachment
+from ia3.inference.metrics import Metrics
+from ia3.report.card import CardFacts, write_card
+from ia3.runs.dataset import Dataset
+from ia3.training.recipes import differences_from_paper
+from ia3.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """One task of a run.
+
+    Attributes:
+        name: In events; "" for the only one of a run.
+        adapter: Name of its row.
+        folder: Where its adapter goes whenever it is the best so far; None keeps it in the run alone.
+        dataset: What it learns from.
+        settings: How.
+        table: What its table is called in the record.
+        eval_table: What the table that is evaluated on is called; None for rows held out.
+    """
+
+    name: str
+    adapter: str
+    folder: Path | None
+    dataset: Dataset
+    settings: Settings
+    table: str
+    eval_table: str | None
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a task is when it is written."""
+
+    step: int
+    epoch: int
+    metrics: Metrics | None  # of the numbers that the row has now
+
+
+def save_task(
+    task: RunTask,
+    folder: Path,
+    base: Base,
+    attachment: Attachment,
+    facts: Mapping[str, Any],
+    progressed: Progressed,
+    now: datetime,
+) -> None:
+    """Write the adapter of a task into a folder, over one that is there.
+
+    Args:
+        task: The task.
+        folder: Where.
+        base: The base.
+        attachment: Its bank; the row is written as it is.
+        facts: What the record says of the base.
+        progressed: How far the task is.
+        now: The time in the record.
+    """
+    record = _record(task, facts, progressed, now)
+    adapter = replace(adapter_of(attachment, task.adapter), record=record)
+    trained = sum(t.numel() for t in (*adapter.vectors.values(), *_trained_head(attachment, task.adapter)))
+    card = _card(task, folder, base, progressed, trained)
+    save_adapter(adapter, folder, extra_files={"README.md": write_card(card)})
+
+
+def _trained_head(attachment: Attachment, adapter: str) -> list[Any]:
+    held = attachment.bank.snapshot.heads.get(attachment.bank.row(adapter))
+    return [] if held is None else list(held.parameters())
+
+
+def _record(task: RunTask, facts: Mapping[str, Any], progressed: Progressed, now: datetime) -> dict[str, Any]:
+    encoding, rows = task.dataset.encoding, task.dataset.rows
+    metrics = progressed.metrics
+    record = make_record(
+        facts,
+        data={
+            "name": task.table,
+            "rows": len(rows.train.examples),
+            "fingerprint": rows.train.fingerprint,
+            "eval_name": task.eval_table,
+            "eval_rows": 0 if rows.held_out is None else len(rows.held_out.examples),
+            "eval_fingerprint": None if rows.held_out is None else rows.held_out.fingerprint,
+            "skipped_rows": len(rows.train.faults),
+            "eval_skipped_rows": 0 if rows.held_out is None else len(rows.held_out.faults),
+            "text_column": rows.train.text_column,
+            "label_column": rows.train.label_column,
+        },
+        settings=task.settings.to_json(),
+        template=encoding.template.to_json(),
+        labels=encoding.labels or None,
+        metrics=None if metrics is None else metrics.to_json(),
+        created=now.isoformat(timespec="seconds"),
+    )
+    differs = differences_from_paper(task.settings.to_json(), encoding.kind)
+    record |= {"differs_from_paper": differs} if differs else {}
+    return record | {"max_length": encoding.max_length, "steps": progressed.step, "epoch": progressed.epoch}
+
+
+def _card(task: RunTask, folder: Path, base: Base, progressed: Progressed, trained: int) -> CardFacts:
+    encoding, name = task.dataset.encoding, base.name
+    return CardFacts(
+        name=folder.resolve().name,
+        base_name=name,
+        base_hub_id=name if "/" in name and not Path(name).exists() else None,
+        kind=base.kind,
+        labels=encoding.labels,
+        prompt=encoding.template.prompt,
+        target=encoding.template.target,
+        data_name=task.table,
+        rows=len(task.dataset.rows.train.examples),
+        fingerprint=task.dataset.rows.train.fingerprint,
+        trainable=trained,
+        settings=task.settings.to_json(),
+        versions=versions(),
+        metrics=None if progressed.metrics is None else progressed.metrics.to_json(),
+        eval_name=task.eval_table,
+    )

@@ -1,0 +1,254 @@
+"""What a task of a run is asked to be: its table, columns, template and settings, checked before anything is read.
+
+All faults of all tasks are told at once, each with where the task stands. This file knows plain values; it knows
+nothing of the formats of task files.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ia3.data.examples import quote
+from ia3.errors import SettingsError, near_matches
+from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
+from ia3.training.loop import OF_THE_RUN
+from ia3.training.settings import Settings
+
+KEYS = (
+    "name", "table", "text", "label", "eval", "eval_fraction", "template", "answers", "max_length", "settings",
+)  # fmt: skip
+TEXTS = ("name", "table", "text", "label", "eval", "template")  # keys whose values are text
+_PLAIN = ("name", "text", "label", "template")
+_ANSWERS = ("auto", "labels", "text")
+_SHOWN = 20  # faults
+_LONGEST = 100  # bytes of a name
+_FORBIDDEN = '/\\:*?"<>|'
+_TAKEN = {name.casefold() for name in (*OWN_FILES, CHECKPOINTS, CONFUSION, CURVES)}
+_OF_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task as it was asked for.
+
+    Attributes:
+        name: Of its adapter and its folder.
+        table: What `read_table` reads, or a table.
+        text: Text column; found by its name if left out.
+        label: Label column; likewise.
+        eval: Table to evaluate on; without it a part of the rows is held out.
+        eval_fraction: Share that is held out; None for that of the run.
+        template: Its own template; None for that of the run.
+        answers: `auto`, `labels` or `text`; None for that of the run.
+        max_length: Most tokens of an example; None for that of the run.
+        settings: Settings that differ from those of the run.
+        labels: The closed label set, where it is known already.
+        origin: Where it stands, for messages.
+    """
+
+    name: str
+    table: Any
+    text: str | None = None
+    label: str | None = None
+    eval: Any = None
+    eval_fraction: float | None = None
+    template: Any = None
+    answers: str | None = None
+    max_length: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    labels: tuple[str, ...] | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A task as plain values, with where it and each of its keys stand."""
+
+    values: Mapping[str, Any]
+    origin: str  # such as tasks.yaml:7
+    places: Mapping[str, str] = field(default_factory=dict)  # of a key, `settings.epochs` for one inside
+
+    def at(self, key: str) -> str:
+        """Return where a key stands."""
+        return self.places.get(key, self.origin)
+
+
+def check_tasks(doing: str, found: Sequence[Found], folder: Path | None = None) -> list[TaskSpec]:
+    """Return the tasks that plain values ask for.
+
+    Args:
+        doing: Beginning of the error, such as `Reading tasks.yaml`.
+        found: The values of each task.
+        folder: Where paths of tables begin; None for the current one.
+
+    Raises:
+        SettingsError: Every fault, with where it is.
+    """
+    faults: list[str] = []
+    specs = []
+    for one in found:
+        own = _faults_of(one, folder)
+        faults += own
+        if not own:
+            specs.append(_spec(one, folder))
+    faults += name_faults([(_name(one), one.at("name")) for one in found if _name(one)])
+    if not found:
+        faults = ["there are no tasks, expected at least one"]
+    raise_faults(doing, faults)
+    return specs
+
+
+def raise_faults(doing: str, faults: Sequence[str]) -> None:
+    """Raise a SettingsError that tells all faults, if there are any."""
+    if not faults:
+        return
+    if len(faults) == 1:
+        raise SettingsError(f"{doing}: {faults[0]}.")
+    more = [f"… and {len(faults) - _SHOWN} more."] if len(faults) > _SHOWN else []
+    raise SettingsError("\n".join([f"{doing}: {len(faults)} faults.", *faults[:_SHOWN], *more]))
+
+
+def name_faults(names: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what is wrong with the names of tasks, which are names of folders too.
+
+    Args:
+        names: Each with where it stands.
+    """
+    faults, seen = [], dict[str, tuple[str, str]]()
+    for name, where in names:
+        fault = name_fault(name)
+        if fault:
+            faults.append(f"{where}: the name {quote(name)} cannot be a folder's: {fault}")
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in seen:
+            other, first = seen[key]
+            like = "twice" if other == name else f"beside {quote(other)}, which is one folder on some systems"
+            faults.append(f"{where}: the name {quote(name)} is there {like}, first at {first}")
+        seen.setdefault(key, (name, where))
+    return faults
+
+
+def name_fault(name: str) -> str:
+    """Return why a name can be no folder's, "" if it can.
+
+    Example:
+        >>> name_fault("a/b")
+        "it holds '/'"
+    """
+    odd = [c for c in name if c in _FORBIDDEN or unicodedata.category(c).startswith("C")]
+    if not name.strip():
+        return "it is empty"
+    if odd:
+        return f"it holds {odd[0]!r}"
+    if name[0] in ". " or name[-1] in ". ":
+        return "it begins or ends with a dot or a blank"
+    if len(name.encode()) > _LONGEST:
+        return f"it has {len(name.encode())} bytes, at most {_LONGEST} are allowed"
+    if name.casefold() in _TAKEN or name == "__base__":
+        return "the run needs it for itself"
+    if name.casefold().partition(".")[0] in _OF_WINDOWS:
+        return "Windows keeps it for a device"
+    return ""
+
+
+def _name(found: Found) -> str:
+    """Return the name of a task, of its table where it has none; "" if neither tells."""
+    name = found.values.get("name")
+    if name is None and isinstance(found.values.get("table"), str | Path):
+        return Path(found.values["table"]).stem
+    return str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
+
+
+def _faults_of(found: Found, folder: Path | None) -> list[str]:
+    """Return what is wrong with one task, but for its name beside others."""
+    values = found.values
+    faults = [
+        f"{found.at(key)}: there is no key {quote(str(key))}.{near_matches(str(key), KEYS)}".removesuffix(".")
+        for key in values
+        if key not in KEYS
+    ]
+    if values.get("table") is None:
+        faults.append(f"{found.origin}: 'table' is missing")
+    for key in ("table", "eval"):
+        fault = _table_fault(values.get(key), folder)
+        faults += [f"{found.at(key)}: {key} {fault}"] if fault else []
+    for key in _PLAIN:
+        value = values.get(key)
+        is_name = key == "name" and isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not isinstance(value, str) and not is_name:
+            faults.append(f"{found.at(key)}: {key} is {value!r}, expected text")
+    faults += _value_faults(found)
+    return faults
+
+
+def _value_faults(found: Found) -> list[str]:
+    values, faults = found.values, []
+    answers = values.get("answers")
+    if answers is not None and answers not in _ANSWERS:
+        faults.append(f"{found.at('answers')}: answers is {answers!r}, expected one of {', '.join(_ANSWERS)}")
+    share = values.get("eval_fraction")
+    if share is not None and not (type(share) in (int, float) and 0 <= share < 1):
+        faults.append(f"{found.at('eval_fraction')}: eval_fraction is {share!r}, expected a share in [0, 1)")
+    length = values.get("max_length")
+    if length is not None and not (type(length) is int and length > 0):
+        faults.append(f"{found.at('max_length')}: max_length is {length!r}, expected a whole number of at least 1")
+    settings = values.get("settings")
+    if settings is not None and not isinstance(settings, Mapping):
+        return [*faults, f"{found.at('settings')}: settings is {settings!r}, expected names with values"]
+    return faults + _settings_faults(found, settings or {})
+
+
+def _settings_faults(found: Found, settings: Mapping[Any, Any]) -> list[str]:
+    known, faults = [one.name for one in fields(Settings)], []
+    for name, value in settings.items():
+        where = found.at(f"settings.{name}")
+        if name not in known:
+            hint = near_matches(str(name), known).removesuffix(".")
+            faults.append(f"{where}: there is no setting {quote(str(name))}.{hint}")
+        elif name in OF_THE_RUN:
+            faults.append(f"{where}: {name} is the same for all tasks of a run. Give it for the whole run")
+        else:
+            try:
+                Settings(**{name: value})
+            except SettingsError as error:
+                told = str(error).removeprefix("Checking the settings: ").removesuffix(".")
+                faults.append(f"{where}: {told}")
+    return faults
+
+
+def _table_fault(table: Any, folder: Path | None) -> str:
+    """Return why there is no such table, "" if there may be."""
+    if table is None:
+        return ""
+    if not isinstance(table, str | Path):  # rows in memory; a file names files
+        is_rows = folder is None and (isinstance(table, Sequence) or hasattr(table, "examples"))
+        return "" if is_rows else f"is {table!r}, expected the name of a file"
+    path = placed(table, folder)
+    if isinstance(path, Path) and not path.exists():
+        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = near_matches(path.name, names).partition(" Known:")[0] if names else ""
+        return f"{quote(str(table))} is not there.{near}".removesuffix(".")
+    return ""
+
+
+def placed(table: Any, folder: Path | None) -> Any:
+    """Return the path of a table named in a task file, or the hub id that the name may be."""
+    if not isinstance(table, str | Path):
+        return table
+    path = Path(table).expanduser()
+    whole = path if folder is None or path.is_absolute() else folder / path
+    is_hub_id = isinstance(table, str) and table.count("/") == 1 and not Path(table.partition(":")[0]).suffix
+    return table if is_hub_id and not whole.exists() and not whole.parent.is_dir() else whole
+
+
+def _spec(found: Found, folder: Path | None) -> TaskSpec:
+    values = {key: value for key, value in found.values.items() if value is not None}
+    own: dict[str, Any] = {key: values[key] for key in KEYS if key in values}
+    own |= {"name": _name(found), "table": placed(values["table"], folder), "origin": found.origin}
+    if "eval" in values:
+        own["eval"] = placed(values["eval"], folder)
+    return TaskSpec(**own)

@@ -1,0 +1,71 @@
+"""One task's optimizer: AdamW or Adafactor over its row and its head, its own clipping, its own rate at every step.
+
+Each task has an optimizer of its own, so that a task that is finished or given up is never touched again. This file
+knows tensors and rates; it knows nothing of examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ia3.training.adafactor import VectorAdafactor
+from ia3.training.settings import Settings
+
+
+def make_optimizer(trained: Mapping[str, Tensor], settings: Settings, widths: Sequence[int]) -> torch.optim.Optimizer:
+    """Return the optimizer of one task.
+
+    Args:
+        trained: What it trains by name, as `trained_tensors` returns it.
+        settings: Its rates.
+        widths: Of the vectors in the row.
+    """
+    heads = [tensor for name, tensor in trained.items() if name != "vectors" and tensor.requires_grad]
+    if settings.optimizer == "adafactor":
+        return VectorAdafactor(trained["vectors"], widths, settings.learning_rate, heads, settings.head_learning_rate)
+    groups = [{"params": [trained["vectors"]], "lr": settings.learning_rate, "highest": settings.learning_rate}]
+    if heads:
+        rate = settings.head_learning_rate
+        groups.append({"params": heads, "lr": rate, "highest": rate})
+    # the pull towards one is done by step_optimizer: AdamW's own pulls towards zero
+    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the norm of the gradient of everything that an optimizer trains, a scalar."""
+    if isinstance(optimizer, VectorAdafactor):
+        optimizer.share_gradient()
+    return torch.nn.utils.get_total_norm([p.grad for p in _parameters(optimizer) if p.grad is not None])
+
+
+def step_optimizer(optimizer: torch.optim.Optimizer, settings: Settings, norm: Tensor, factor: float) -> float:
+    """Clip, pull towards one, and take a step; the gradients are then gone.
+
+    Args:
+        optimizer: Of one task, with its gradients.
+        settings: Its clip and weight decay.
+        norm: Of the gradients, as `gradient_norm` returns it.
+        factor: On the highest rates, of the schedule.
+
+    Returns:
+        The vectors' learning rate.
+    """
+    if settings.clip:
+        torch.nn.utils.clip_grads_with_norm_(_parameters(optimizer), settings.clip, norm)
+    for group in optimizer.param_groups:
+        group["lr"] = group["highest"] * factor
+    rate: float = optimizer.param_groups[0]["lr"]
+    if settings.weight_decay:
+        with torch.no_grad():
+            for vectors in optimizer.param_groups[0]["params"]:
+                vectors.sub_((vectors - 1) * rate * settings.weight_decay)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return rate
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

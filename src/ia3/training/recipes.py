@@ -1,0 +1,185 @@
+"""Recipes: named sets of settings, and where a run's settings differ from the paper's.
+
+A recipe changes some defaults of a kind of base; what a user gives changes the recipe. This file knows names, values
+and reasons; what a setting means and which values it may have is `settings`' matter. It imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from ia3.errors import SettingsError, near_matches
+
+if TYPE_CHECKING:
+    from ia3.bases.kinds import Kind
+
+SMALL = 1_000_000_000  # parameters below which a base is small
+MOST_ROWS_A_LABEL = 32  # of a few-shot table, on average
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a recipe by its name.
+
+    Raises:
+        SettingsError: If there is none of this name.
+
+    Example:
+        >>> find_recipe("t-few").changes["max_steps"]
+        1000
+    """
+    if name not in RECIPES:
+        raise SettingsError(
+            f"Reading the settings: there is no recipe {name!r}.{near_matches(name, RECIPES)} 'ia3 recipes' lists them."
+        )
+    return RECIPES[name]
+
+
+def suggest_recipe(kind: Kind, rows: int, labels: int, parameters: int) -> str:
+    """Return the name of the recipe for a table and a base: a few-shot one where rows are few and labels a closed set.
+
+    Args:
+        kind: Kind of the base; an encoder's head learns from its defaults.
+        rows: Training rows.
+        labels: Size of the label set; 0 for free text.
+        parameters: Of the base.
+
+    Example:
+        >>> suggest_recipe("causal", rows=40, labels=3, parameters=270_000_000)
+        't-few-small'
+    """
+    is_few_shot = kind != "encoder" and labels > 0 and rows <= MOST_ROWS_A_LABEL * labels
+    if not is_few_shot:
+        return "default"
+    return "t-few-small" if parameters < SMALL else "t-few"
+
+
+def differences_from_paper(settings: Mapping[str, Any], kind: Kind) -> list[dict[str, Any]]:
+    """Return where settings differ from T-Few's, as plain values for the record; nothing for the default recipe.
+
+    Args:
+        settings: By name, as `Settings.to_json` gives them.
+        kind: Kind of the base.
+
+    Returns:
+        For each difference the setting, the paper's value, the one here, and why; `why` is None where the user chose
+        it.
+    """
+    recipe = find_recipe(settings["recipe"])
+    if recipe.name == "default":
+        return []
+    found = [
+        {"setting": name, "paper": paper, "here": settings[name], "why": _reason(recipe, kind, name, settings[name])}
+        for name, paper in PAPER.items()
+        if settings[name] != paper
+    ]
+    always = NOT_THE_PAPERS if kind == "seq2seq" else {**NOT_THE_PAPERS, **OTHER_BASES[kind]}
+    return [*found, *({"setting": name, **told} for name, told in always.items())]
+
+
+def _reason(recipe: Recipe, kind: Kind, name: str, value: Any) -> str | None:
+    """Return why a recipe has its value; None if the value is the user's."""
+    return recipe.reasons.get(name) if recipe.changes_for(kind).get(name) == value else None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named set of settings.
+
+    Attributes:
+        name: What the user writes.
+        summary: What it is for, one sentence.
+        changes: Settings that differ from the defaults of the kind of base.
+        reasons: Why a change is not the paper's value, by setting.
+        encoder: Changes that take the place of those for encoders.
+    """
+
+    name: str
+    summary: str
+    changes: Mapping[str, Any]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+
+    def changes_for(self, kind: Kind) -> dict[str, Any]:
+        """Return the settings that differ from the defaults of a kind of base."""
+        return {**self.changes, **(self.encoder if kind == "encoder" else {})}
+
+
+# T-Few's settings, from section 3 of the paper and its code's configuration.
+PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        "losses": "lm+ul+ln",
+        "optimizer": "adafactor",
+        "learning_rate": 3e-3,
+        "warmup": 0.06,
+        "max_steps": 1000,
+        "batch_size": 8,
+        "clip": 1.0,
+        "weight_decay": 0.0,
+        "dropout": False,
+    }
+)
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        recipe.name: recipe
+        for recipe in (
+            Recipe("default", "The defaults of the kind of base; for tables with many rows.", {}),
+            Recipe("t-few", "The paper's, for a handful of rows on a base of a billion parameters or more.", PAPER),
+            Recipe(
+                "t-few-small",
+                "The paper's losses in a tenth of its steps, for a handful of rows on a smaller base.",
+                {
+                    **PAPER,
+                    "optimizer": "adamw",
+                    "learning_rate": 8e-3,
+                    "warmup": 0.1,
+                    "max_steps": 100,
+                },
+                {
+                    "optimizer": "AdamW is what the defaults of small bases were found with.",
+                    "learning_rate": "The default of the kind of base, for AdamW; the paper's is for Adafactor.",
+                    "warmup": "A tenth of the steps.",
+                    "max_steps": "A small base is trained on a laptop, in minutes.",
+                },
+                encoder={"learning_rate": 2e-2, "head_learning_rate": 5e-3},
+            ),
+        )
+    }
+)
+
+# What no setting says.
+NOT_THE_PAPERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "templates": {
+            "paper": "several for each task, drawn for each example",
+            "here": "one",
+            "why": "Your table has no others; write one with --template.",
+        },
+        "start": {
+            "paper": "vectors trained beforehand on the tasks of T0",
+            "here": "ones",
+            "why": "Such vectors exist for T0 alone.",
+        },
+    }
+)
+OTHER_BASES: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "causal": {
+            "base": {
+                "paper": "encoder-decoder",
+                "here": "decoder-only",
+                "why": "The prompt is run once and shared by the choices, as the paper's encoder is.",
+            }
+        },
+        "encoder": {
+            "head": {
+                "paper": "LM + UL + LN over the choices' tokens",
+                "here": "cross-entropy of the head",
+                "why": "A head has one output a choice: its cross-entropy is LN; LM and UL have no counterpart.",
+            }
+        },
+    }
+)

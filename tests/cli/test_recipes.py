@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ia3.cli.main import main
+from ia3.training.recipes import RECIPES
+
+
+def test_the_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n{name} " in out for name in RECIPES)
+    assert main(["recipes", "--json"]) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == [*RECIPES]
+
+
+def test_one_is_shown_with_its_settings_and_where_it_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "show", "t-few-small"]) == 0
+    out = capsys.readouterr().out
+    assert "losses              lm+ul+ln  lm+ul+ln  lm+ul+ln\n" in out
+    assert "optimizer: the paper adafactor, here adamw." in out
+    assert "LM and UL have no counterpart. (encoder)" in out
+    assert main(["recipes", "show", "t-few", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kinds"]["seq2seq"]["settings"]["max_steps"] == 1000
+    assert [one["setting"] for one in found["kinds"]["seq2seq"]["differs"]] == ["templates", "start"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["shwo", "t-few"], "got 'shwo t-few', expected nothing or 'show NAME'"),
+        (["show"], "got 'show', expected nothing or 'show NAME'"),
+        (["show", "t-fewe"], "there is no recipe 't-fewe'. Did you mean 't-few'"),
+    ],
+)
+def test_what_it_cannot_read_is_told(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_recipe_is_trained_with_and_stands_in_the_record(home: Path, table: str, tmp_path: Path) -> None:
+    command = ["train", table, "--base", str(home / "causal"), "--output", str(tmp_path / "run")]
+    assert main([*command, "--recipe", "t-few", "--max-steps", "3", "--batch-size", "4"]) == 0
+    record = json.loads((tmp_path / "run" / "ia3.json").read_text())
+    assert (record["settings"]["recipe"], record["settings"]["losses"]) == ("t-few", "lm+ul+ln")
+    found = {one["setting"]: one for one in record["differs_from_paper"]}
+    assert (found["max_steps"]["here"], found["max_steps"]["why"]) == (3, None)
+    assert "base" in found
+
+
+def test_losses_over_choices_need_choices(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    free = tmp_path / "free.csv"
+    free.write_text("text,label\n" + "".join(f"row {i},answer {i}\n" for i in range(9)))
+    command = ["train", str(free), "--base", str(home / "causal"), "--output", str(tmp_path / "run")]
+    assert main([*command, "--losses", "lm+ul+ln"]) == 2
+    assert "rows have no choices to learn against" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""Different adapters in one batch: every text gets what its own adapter answers alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ia3.adapters.attached import adapter_of, attach, put_on
+from ia3.bases.loading import Base, load_base
+from ia3.core.heads import Head
+from ia3.errors import BankError, SettingsError
+from ia3.inference import evaluate
+from ia3.inference.predictor import Predictor, load_predictor
+from tests.models import save_tiny_base
+
+KINDS = ("causal", "seq2seq", "encoder")
+RECORDS: dict[str, dict[str, Any]] = {
+    "mood": {"labels": ["bad", "good"], "template": {"prompt": "{{ text }}\nMood:", "target": "{{ label }}"}},
+    "topic": {"labels": ["art", "law", "war"], "template": {"prompt": "Topic of {{ text }}?", "target": "{{ label }}"}},
+    "tone": {"labels": ["bad", "good"], "template": {"prompt": "{{ text }} Tone:", "target": "{{ label }}"}},
+}
+TEXTS = ["Profit rose.", "A court sat.", "Sales fell by 3 % in the third quarter.", "x", "Peace", "Orders: none"]
+ADAPTERS = ["mood", "topic", "tone", "mood", "topic", "tone"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mixed")
+
+
+@cache
+def predictor_of(kind: Any, home: Path) -> Predictor:
+    """Return a predictor of one of several adapters on a base, each with its own labels, template and head."""
+    labels = RECORDS["mood"]["labels"] if kind == "encoder" else None
+    base = load_base(save_tiny_base(home / kind, kind), labels=labels, device="cpu", say=lambda line: None)
+    folder = _save(base, home / f"{kind}-mood")
+    predictor = load_predictor(folder, base=base, name="mood")
+    for name, record in list(RECORDS.items())[1:]:
+        own = adapter_of(predictor.attachment, "mood")
+        random = torch.Generator().manual_seed(len(name))
+        vectors = {site: 2 * torch.rand(v.shape, generator=random) for site, v in own.vectors.items()}
+        shapes = {n: (len(record["labels"]), *t.shape[1:]) for n, t in own.head.items()}
+        head = {n: torch.randn(shape, generator=random) for n, shape in shapes.items()}
+        put_on(
+            base.model, replace(own, vectors=vectors, head=head, record={"base": own.record["base"], **record}), name
+        )
+    if kind != "encoder":  # one more that answers with free text
+        predictor.attachment.bank.add("writer", predictor.attachment.bank.vector("tone"))
+    return predictor
+
+
+def _save(base: Base, folder: Path) -> Path:
+    from ia3.adapters.folder import save_adapter
+
+    attachment = attach(base.model, head_modules=base.head_modules, name="mood")
+    width = attachment.bank.plan.width
+    attachment.bank.set_vector("mood", 2 * torch.rand(width, generator=torch.Generator().manual_seed(1)))
+    adapter = adapter_of(attachment, "mood")
+    attachment.detach()
+    return save_adapter(replace(adapter, record={"base": adapter.record["base"], **RECORDS["mood"]}), folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_text_gets_the_prediction_that_its_own_adapter_gives_alone(kind: str, home: Path) -> None:
+    predictor = predictor_of(kind, home)
+    found = predictor.classify(TEXTS, adapters=ADAPTERS)
+    for text, name, prediction in zip(TEXTS, ADAPTERS, found, strict=True):
+        (alone,) = predictor.beside(name).classify([text])
+        assert list(prediction.probabilities) == RECORDS[name]["labels"]
+        assert prediction.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        assert prediction.prediction == alone.prediction
+    assert len({str(p.probabilities) for p in found}) == len(TEXTS)
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("encoder", 1), ("causal", 2), ("seq2seq", 2)])
+def test_adapters_meet_in_a_batch_where_their_choices_allow(
+    kind: str, passes: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Any] = []
+    original = evaluate.score_choices
+    monkeypatch.setattr(evaluate, "score_choices", lambda *a, **k: rows.append(k["rows"]) or original(*a, **k))
+    told: list[tuple[int, int | None]] = []
+    predictor_of(kind, home).classify(TEXTS, lambda done, total: told.append((done, total)), adapters=ADAPTERS)
+    assert len(rows) == passes and sorted(name for names in rows for name in names) == sorted(ADAPTERS)
+    assert told[-1] == (len(TEXTS), len(TEXTS)) and len(told) == passes
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_generated_answers_are_those_of_each_adapter_alone(kind: str, home: Path) -> None:
+    predictor = predictor_of(kind, home)
+    names = ["mood", "writer", "topic", "tone", "writer", "mood"]
+    found = predictor.generate(TEXTS, 6, adapters=names)
+    assert found == [predictor.beside(name).generate([text], 6)[0] for text, name in zip(TEXTS, names, strict=True)]
+
+
+def test_dicts_are_read_with_the_text_column_of_each_adapter_and_no_text_gives_no_answer(home: Path) -> None:
+    predictor = predictor_of("causal", home)
+    rows = [{"text": text} for text in TEXTS]
+    assert predictor.classify(rows, adapters=ADAPTERS) == predictor.classify(TEXTS, adapters=ADAPTERS)
+    assert predictor.classify([], adapters=[]) == [] and predictor.generate([], adapters=[]) == []
+
+
+def test_what_cannot_be_answered_is_an_error(home: Path) -> None:
+    predictor = predictor_of("causal", home)
+    with pytest.raises(SettingsError, match="got 2 adapters for 6 texts, expected a list with one for each text"):
+        predictor.classify(TEXTS, adapters=["mood", "topic"])
+    with pytest.raises(SettingsError, match="got the name 'mood' for 6 texts"):
+        predictor.generate(TEXTS, adapters="mood")
+    with pytest.raises(BankError, match=r"'mod': the bank has no such name\. Did you mean 'mood'"):
+        predictor.classify(["x"], adapters=["mod"])
+    with pytest.raises(SettingsError, match="adapter 'writer' answers with free text and has no labels"):
+        predictor.classify(["x"], adapters=["writer"])
+    assert isinstance(predictor_of("encoder", home).attachment.bank.snapshot.heads[1], Head)

@@ -1,0 +1,75 @@
+"""Recipes: the paper's numbers, what a user's own settings change, and where a run differs from the paper."""
+
+from __future__ import annotations
+
+import pytest
+
+from ia3.errors import SettingsError
+from ia3.training.recipes import RECIPES, differences_from_paper, suggest_recipe
+from ia3.training.settings import DEFAULTS, settings_for
+
+
+def test_t_few_is_the_papers() -> None:
+    settings = settings_for("seq2seq", recipe="t-few")
+    assert (settings.losses, settings.optimizer, settings.learning_rate) == ("lm+ul+ln", "adafactor", 3e-3)
+    assert (settings.total_steps(examples=32), settings.batch_size, settings.dropout) == (1000, 8, False)
+    rates = [settings.rate(step, 1000) for step in range(1000)]
+    assert rates.index(max(rates)) == 60 and max(rates) == 1.0
+    assert settings.recipe == "t-few"
+
+
+def test_t_few_small_has_at_most_about_a_hundred_steps_and_an_encoders_own_rates() -> None:
+    for kind, default in DEFAULTS.items():
+        settings = settings_for(kind, recipe="t-few-small")
+        assert settings.total_steps(examples=40) <= 120
+        assert settings.learning_rate == default.learning_rate
+        assert settings.head_learning_rate == default.head_learning_rate
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_the_default_recipe_changes_nothing(kind: str) -> None:
+    assert settings_for(kind, recipe="default") == settings_for(kind) == DEFAULTS[kind]  # type: ignore[arg-type]
+
+
+def test_what_the_user_gives_changes_the_recipe() -> None:
+    settings = settings_for("causal", recipe="t-few", learning_rate=0.01, batch_size=None, clip=0)
+    assert (settings.learning_rate, settings.batch_size, settings.clip, settings.max_steps) == (0.01, 8, 0.0, 1000)
+
+
+def test_epochs_given_with_a_recipe_of_steps_decide() -> None:
+    """They were once taken and had no effect, since the recipe's number of steps stood beside them."""
+    assert settings_for("causal", recipe="t-few", epochs=2).total_steps(16) == 4
+    assert settings_for("causal", recipe="t-few", epochs=2, max_steps=3).total_steps(16) == 3
+
+
+def test_an_unknown_recipe_is_an_error_with_near_matches() -> None:
+    with pytest.raises(SettingsError, match=r"no recipe 'tfew'\. Did you mean 't-few'.*'ia3 recipes' lists them"):
+        settings_for("causal", recipe="tfew")
+
+
+def test_a_few_shot_table_has_a_few_shot_recipe_by_the_size_of_its_base() -> None:
+    assert suggest_recipe("causal", 40, 3, 270_000_000) == "t-few-small"
+    assert suggest_recipe("seq2seq", 40, 3, 3_000_000_000) == "t-few"
+    assert suggest_recipe("causal", 40, 0, 270_000_000) == "default"  # free text
+    assert suggest_recipe("causal", 2000, 3, 270_000_000) == "default"
+    assert suggest_recipe("encoder", 40, 3, 22_000_000) == "default"
+
+
+def test_the_record_says_where_a_run_differs_from_the_paper_and_why() -> None:
+    assert differences_from_paper(settings_for("causal").to_json(), "causal") == []
+    papers = differences_from_paper(settings_for("seq2seq", recipe="t-few").to_json(), "seq2seq")
+    assert [one["setting"] for one in papers] == ["templates", "start"]
+    changed = settings_for("causal", recipe="t-few-small", batch_size=4)
+    found = {one["setting"]: one for one in differences_from_paper(changed.to_json(), "causal")}
+    assert set(found) >= {"optimizer", "learning_rate", "warmup", "max_steps", "batch_size", "base"}
+    assert (found["batch_size"]["paper"], found["batch_size"]["here"], found["batch_size"]["why"]) == (8, 4, None)
+    assert all(one["why"] for name, one in found.items() if name != "batch_size")
+    head = differences_from_paper(settings_for("encoder", recipe="t-few").to_json(), "encoder")
+    assert "LM and UL have no counterpart" in head[-1]["why"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_valid_for_every_kind_and_gives_a_reason_for_each_change(name: str) -> None:
+    for kind in DEFAULTS:
+        settings = settings_for(kind, recipe=name)
+        assert all(one["why"] for one in differences_from_paper(settings.to_json(), kind))
