@@ -9,7 +9,6 @@ arithmetic is `core.fast.int8`'s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ia3.core.fast.int8 import Int8Linear
+from ia3.core.modes import evaluating
 from ia3.errors import BaseError, SettingsError, near_matches
 
 Precision = Literal["float", "int8"]
@@ -149,7 +149,7 @@ def _largest_inputs(model: Any, found: Mapping[str, nn.Module]) -> dict[str, Ten
     largest: dict[str, Tensor] = {}
     hooks = [module.register_forward_pre_hook(partial(_see, largest, path)) for path, module in found.items()]
     try:
-        with _evaluated(model):
+        with evaluating(model):
             model.base_model(**_probe(model))
     except Exception:  # it wants images, or more than ids; the weights are then rounded as they are
         largest = {}
@@ -174,16 +174,3 @@ def _probe(model: Any) -> dict[str, Tensor]:
     ids = torch.randint(rows.shape[0], (examples, tokens), generator=random).to(rows.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return inputs | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Have every module in eval mode inside, so that no dropout draws."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

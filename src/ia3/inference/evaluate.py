@@ -7,7 +7,6 @@ models; it knows nothing of tables, templates or files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from ia3.bases.kinds import Kind
+from ia3.core.modes import evaluating
 from ia3.data.batches import IGNORED, collate, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
@@ -272,15 +272,3 @@ def softmax(scores: Array) -> Array:
     with np.errstate(invalid="ignore"):  # an overflow stays NaN, which is told with its row
         powers = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Put the model into eval mode inside (no dropout); every module is then in the mode it was in."""
-    trained = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in trained:
-            module.training = True

@@ -16,10 +16,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ia3.bases.kinds import Kind
 from ia3.core.attach import attachment_of
+from ia3.core.modes import evaluating
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.evaluate import TOKEN_BUDGET, Adapters, Progress, evaluating, length_batches, rows_of
+from ia3.inference.evaluate import TOKEN_BUDGET, Adapters, Progress, length_batches, rows_of
 from ia3.inference.logits import known_inputs, run_at
 from ia3.inference.scoring import pad_prompts
 

@@ -20,10 +20,10 @@ import torch
 from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
 from ia3.core.fast.products import fastest_library
+from ia3.core.modes import evaluating
 from ia3.data.batches import Batch, collate, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError, SettingsError
-from ia3.inference.evaluate import evaluating
 from ia3.training.checkpoint import Checkpoint
 from ia3.training.learner import Learner
 from ia3.training.losses import count_targets, sum_loss

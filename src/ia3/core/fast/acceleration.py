@@ -25,6 +25,7 @@ from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.norms import rms_norm
 from ia3.core.fast.products import linear_forward, takes
 from ia3.core.fast.wanted import LAST_BLOCKS, only_at, put, take
+from ia3.core.modes import evaluating
 from ia3.core.surgery import Surgery
 from ia3.errors import BankError
 
@@ -177,7 +178,7 @@ class Acceleration:
         # numbers so large that a soft cap behind the head would show
         given = _numbers(head.weight, head.weight.shape[0]) * 1000
         trial = Surgery(model)
-        with _evaluated(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             logits = model(**inputs).logits
             hidden = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
             trial.set(path, "forward", lambda x: given)
@@ -232,7 +233,7 @@ class Acceleration:
     def _agrees(self, kind: Any, module: nn.Module, forward: Callable[..., Any], x: Tensor) -> bool:
         """Whether a replacement gives what the module gives; tried on the first module of a kind."""
         if kind not in self._verdicts:
-            with _evaluated(module):
+            with evaluating(module):
                 try:
                     self._verdicts[kind] = _is_same(module.forward(x), forward(x), _computed_in(module, x))
                 except Exception:  # a module that wants more than an activation
@@ -294,19 +295,6 @@ def _is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 def _computed_in(module: nn.Module, x: Tensor) -> torch.dtype:
     """Return how exactly a module computes: in int8 a last bit before a projection can be a whole step behind it."""
     return torch.int8 if any(isinstance(part, Int8Linear) for part in module.modules()) else x.dtype
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Have every module inside in eval mode, so that no dropout draws."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _head_forward(plain: Callable[..., Tensor], x: Tensor) -> Tensor:
