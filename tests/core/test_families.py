@@ -13,6 +13,7 @@ from ia3.core.attach import attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.families import FAMILIES, family_of, is_foreign
+from ia3.inference.logits import cache_of
 from tests.core.banks import attached_model, largest, random_row, tiny_model
 from tests.core.hand_scaled import scaled_parameters
 from tests.families import CASES, make_inputs
@@ -134,8 +135,8 @@ def test_a_cross_attention_vector_of_two_doubles_only_the_cached_cross_attention
     attachment.bank.add("two", row)
     with torch.no_grad():
         inputs = make_inputs(family)
-        base = model(**inputs, rows="__base__", use_cache=True).past_key_values
-        doubled = model(**inputs, rows="two", use_cache=True).past_key_values
+        base = cache_of(model(**inputs, rows="__base__", use_cache=True))
+        doubled = cache_of(model(**inputs, rows="two", use_cache=True))
     keys, values = (2, 1) if role == "key" else (1, 2)
     assert torch.equal(doubled.cross_attention_cache.layers[0].keys, keys * base.cross_attention_cache.layers[0].keys)
     assert torch.equal(
@@ -155,8 +156,8 @@ def _caches(family: str, role: str, factor: float | None) -> tuple[Any, Any]:
     attachment.bank.add("news", row)
     inputs = make_inputs(family)
     with torch.no_grad():
-        base = model(**inputs, rows="__base__", use_cache=True).past_key_values.layers[0]
-        scaled = model(**inputs, rows="news", use_cache=True).past_key_values.layers[0]
+        base = cache_of(model(**inputs, rows="__base__", use_cache=True)).layers[0]
+        scaled = cache_of(model(**inputs, rows="news", use_cache=True)).layers[0]
     return base, scaled
 
 
@@ -189,8 +190,8 @@ def test_cross_attention_of_decoders_carries_vectors_too() -> None:
     encoded = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": make_inputs("gpt2")["input_ids"], "encoder_hidden_states": encoded, "use_cache": True}
     with torch.no_grad():
-        base = gpt2(**inputs, rows="__base__").past_key_values.cross_attention_cache.layers[0]
-        found = gpt2(**inputs, rows="two").past_key_values.cross_attention_cache.layers[0]
+        base = cache_of(gpt2(**inputs, rows="__base__")).cross_attention_cache.layers[0]
+        found = cache_of(gpt2(**inputs, rows="two")).cross_attention_cache.layers[0]
     assert torch.equal(found.keys, 2 * base.keys)
     assert torch.equal(found.values, base.values)
 

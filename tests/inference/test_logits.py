@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ia3.core.fast.acceleration import accelerate
 from ia3.errors import BaseError
-from ia3.inference.logits import class_logits, known_inputs, logits_at, run_at
+from ia3.inference.logits import cache_of, class_logits, known_inputs, logits_at, run_at
 from tests.core.banks import attached_model
 from tests.families import CASES, VOCABULARY, make_inputs, make_model
 
@@ -127,7 +127,7 @@ def test_the_output_carries_the_cache() -> None:
 
     _, output = run_at(model, positions, {**inputs, "use_cache": True})
 
-    assert output.past_key_values.get_seq_length() == inputs["input_ids"].shape[1]
+    assert cache_of(output).get_seq_length() == inputs["input_ids"].shape[1]
 
 
 def test_the_hook_is_gone_also_after_an_error() -> None:

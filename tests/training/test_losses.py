@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ia3.core.fast.acceleration import accelerated
 from ia3.data.batches import IGNORED, collate
+from ia3.inference.logits import cache_of
 from ia3.training.loop import micro_batches
 from ia3.training.losses import class_weights, count_targets, sum_loss
 from ia3.training.tasks import Task, trained_tensors
@@ -131,7 +132,7 @@ def test_logits_are_computed_at_the_target_tokens_alone_and_nothing_is_cached(ki
     task = make_task(bases, kind, dtype="float32")
     model, seen, caches = task.attachment.model, [], []
     head = model.get_output_embeddings().register_forward_hook(lambda m, a, out: seen.append(out.shape))
-    whole = model.register_forward_hook(lambda m, a, out: caches.append(out.past_key_values))
+    whole = model.register_forward_hook(lambda m, a, out: caches.append(cache_of(out)))
     sum_loss(model, task.kind, _batch(task), ADAPTER)
     head.remove(), whole.remove()
     assert seen == [(1, count_targets(task.train, task.kind), model.config.vocab_size)]

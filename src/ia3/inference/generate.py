@@ -21,7 +21,7 @@ from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.evaluate import TOKEN_BUDGET, Adapters, Progress, length_batches, rows_of
-from ia3.inference.logits import known_inputs, run_at
+from ia3.inference.logits import cache_input, cache_of, known_inputs, run_at
 from ia3.inference.scoring import pad_prompts
 
 Tokens = tuple[int, ...]
@@ -124,7 +124,7 @@ def _run_greedily(model: Any, inputs: dict[str, Any], max_new_tokens: int, end_i
         if goes_on.numel() == 0:
             break
         alive = [alive[i] for i in goes_on.tolist()]
-        inputs = _next_inputs(inputs, output.past_key_values, chosen, goes_on, tokens_in)
+        inputs = _next_inputs(model, inputs, cache_of(output), chosen, goes_on, tokens_in)
     return [tuple(answer) for answer in answers]
 
 
@@ -135,12 +135,14 @@ def _as_model_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def _next_inputs(inputs: dict[str, Any], cache: Any, chosen: Tensor, goes_on: Tensor, tokens_in: str) -> dict[str, Any]:
+def _next_inputs(
+    model: Any, inputs: dict[str, Any], cache: Any, chosen: Tensor, goes_on: Tensor, tokens_in: str
+) -> dict[str, Any]:
     """Return the inputs of the next step, of the rows that go on; `chosen` has shape (alive,)."""
     if goes_on.numel() < chosen.numel():
         cache.batch_select_indices(goes_on)
         inputs = {name: value[goes_on] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    step = {**inputs, "past_key_values": cache, tokens_in: chosen[goes_on].unsqueeze(1)}
+    step = {**inputs, **cache_input(model, cache), tokens_in: chosen[goes_on].unsqueeze(1)}
     if tokens_in == "input_ids":
         mask = inputs["attention_mask"]
         step["attention_mask"] = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)

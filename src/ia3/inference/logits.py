@@ -76,3 +76,14 @@ def known_inputs(model: Any, **inputs: Any) -> dict[str, Any]:
     """Keep the inputs that the model's forward has; the others (BLOOM's positions) it reads from the mask."""
     known = inspect.signature(model.forward).parameters
     return {name: value for name, value in inputs.items() if name in known}
+
+
+def cache_input(model: Any, cache: Any) -> dict[str, Any]:
+    """Name a cache as the model's forward does: `cache` since transformers 5.24, `past_key_values` before."""
+    known = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache}
+
+
+def cache_of(output: Any) -> Any:
+    """Return a model output's cache (None without one) under whichever of its two names this transformers has."""
+    return output.get("cache", output.get("past_key_values"))

@@ -20,7 +20,7 @@ from ia3.bases.kinds import Kind
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.logits import class_logits, known_inputs, run_at
+from ia3.inference.logits import cache_input, cache_of, class_logits, known_inputs, run_at
 
 # Choices are scored in chunks that stay below both: numbers of logits (256 MB in fp32), and numbers of the prompts'
 # cached keys and values (or the encoder's output), which every choice of a chunk has a copy of.
@@ -94,11 +94,12 @@ def _score_causal(
     scores = first[:, [choice[0] for choice in choice_ids]]  # batch choices
     if max(map(len, choice_ids)) == 1:
         return scores
-    chunks = _chunks(choice_ids, len(encoded), first.shape[-1], _count_numbers(output.past_key_values))
+    cache = cache_of(output)
+    chunks = _chunks(choice_ids, len(encoded), first.shape[-1], _count_numbers(cache))
     rest = []
     for number, chunk in enumerate(chunks, start=1):
-        cache = _copied_cache(output.past_key_values, len(chunk), is_last=number == len(chunks))
-        rest.append(_score_continuations(model, mask, positions, cache, chunk, pad_id, rows))
+        copies = _copied_cache(cache, len(chunk), is_last=number == len(chunks))
+        rest.append(_score_continuations(model, mask, positions, copies, chunk, pad_id, rows))
     return scores + torch.cat(rest, dim=1)
 
 
@@ -123,8 +124,8 @@ def _score_continuations(
     inputs = {
         "input_ids": given.repeat(batch, 1),
         "attention_mask": torch.cat([mask.repeat_interleave(count, dim=0), is_token.to(mask.dtype)], dim=1),
-        "past_key_values": cache,
         "use_cache": True,
+        **cache_input(model, cache),
         **_rows(rows, count),
         **known_inputs(model, position_ids=positions[:, -1:].repeat_interleave(count, dim=0) + ahead),
     }

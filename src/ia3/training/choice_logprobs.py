@@ -26,7 +26,7 @@ from ia3.core.fast.acceleration import acceleration_of
 from ia3.core.fast.frozen_head import head_logprobs
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
-from ia3.inference.logits import known_inputs, logits_at
+from ia3.inference.logits import cache_input, known_inputs, logits_at
 from ia3.inference.scoring import Rows, pad_prompts
 
 _NONE = -1  # in place of a token where there is none
@@ -107,8 +107,8 @@ def _causal(
     last = torch.zeros_like(mask, dtype=torch.bool)
     last[:, -1] = True
     cache = DynamicCache(config=model.config)
-    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, "past_key_values": cache, "rows": rows}
-    inputs |= known_inputs(model, position_ids=places)
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, "rows": rows}
+    inputs |= cache_input(model, cache) | known_inputs(model, position_ids=places)
     firsts = pad_right([[choice[0] for choice in example.choices] for example in encoded], 0).to(ids.device)
     first = _token_logprobs(model, last, inputs, firsts)
     longest = max(len(pair.ids) for pair in pairs)
@@ -132,7 +132,7 @@ def _continue(
     inputs = {
         "input_ids": given,
         "attention_mask": torch.cat([mask[owners], is_token.to(mask.dtype)], dim=1),
-        "past_key_values": _chosen_cache(cache, owners),
+        **cache_input(model, _chosen_cache(cache, owners)),
         "use_cache": True,
         "rows": _rows_of(rows, pairs),
         **known_inputs(
