@@ -32,10 +32,10 @@ def _ia3(case: Case, works: Sequence[Work], *, compiled: bool) -> Training:
     return Training(model, lambda work: sum_loss(model, case.kind, work.batch, ADAPTER) / work.targets, trained)
 
 
-def _to_int8(model: Any) -> None:
+def _to_int8(model: Any, *, rounds_gradients: bool) -> None:
     from ia3.bases.precision import to_int8
 
-    to_int8(model)
+    to_int8(model, rounds_gradients=rounds_gradients)
 
 
 def fastest_product() -> Callable[[Tensor, Tensor], Tensor]:
@@ -48,5 +48,6 @@ def fastest_product() -> Callable[[Tensor, Tensor], Tensor]:
 OURS = {
     "ia3": Recipe(partial(_ia3, compiled=False)),
     "ia3-compiled": Recipe(partial(_ia3, compiled=True), is_compiled=True),
-    "ia3-int8": Recipe(partial(_ia3, compiled=False), prepare=_to_int8),
+    "ia3-int8": Recipe(partial(_ia3, compiled=False), prepare=partial(_to_int8, rounds_gradients=False)),
+    "ia3-int8-gradients": Recipe(partial(_ia3, compiled=False), prepare=partial(_to_int8, rounds_gradients=True)),
 }

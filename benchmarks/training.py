@@ -60,6 +60,7 @@ methods
   ia3            ours
   ia3-compiled   ours with compiled blocks
   ia3-int8       ours on an int8 base
+  ia3-int8-gradients  the same with the products of the backward pass in int8
   gemm           the frozen base's matrix products alone, by torch.mm
   gemm-best      the same products by the fastest library here
 

@@ -191,13 +191,15 @@ def test_faster_passes_on_an_int8_base_give_the_plain_ones_loss_and_gradients(fa
     assert_same(fast, plain, 1e-5)
 
 
-def test_gradients_on_an_int8_base_are_near_those_on_the_float_base() -> None:
+@pytest.mark.parametrize("rounds_gradients", [False, True], ids=["float", "rounded"])
+def test_gradients_on_an_int8_base_are_near_those_on_the_float_base(rounds_gradients: bool) -> None:
     batch = make_batch("gemma3")
     found = []
     for is_int8 in (True, False):
         model = tiny_model("gemma3")
         if is_int8:
-            to_int8(model)
+            to_int8(model, rounds_gradients=rounds_gradients)
+            assert precision_of(model) == ("int8-gradients" if rounds_gradients else "int8")
         attachment = attach(model, Bank(find_plan(model)))
         attachment.bank.add("a", random_row(attachment.bank), trainable=True)
         found.append(loss_and_gradients(model, attachment, "gemma3", batch, "a"))
@@ -262,7 +264,7 @@ def test_a_model_that_is_in_int8_or_has_a_bank_or_no_blocks_is_refused() -> None
     [
         (
             {"precision": "int9"},
-            "the precision 'int9' is unknown, expected float or int8. Did you mean 'int8'?",
+            "the precision 'int9' is unknown, expected float, int8 or int8-gradients. Did you mean 'int8'?",
         ),
         (
             {"precision": "int8", "dtype": "float64"},
@@ -285,14 +287,15 @@ def test_the_command_line_knows_the_same_words() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("precision", ["int8", "int8-gradients"])
 @pytest.mark.parametrize("kind", ["encoder", "causal", "seq2seq"])
-def test_a_base_is_loaded_in_int8_and_says_so(kind: str, dtype: str, tmp_path: Path) -> None:
+def test_a_base_is_loaded_in_int8_and_says_so(kind: str, precision: str, dtype: str, tmp_path: Path) -> None:
     said: list[str] = []
     folder = save_tiny_base(tmp_path, kind)
     plain = load_base(folder, device="cpu", dtype=dtype)
-    base = load_base(folder, precision="int8", device="cpu", dtype=dtype, say=said.append)
-    assert (base.precision, plain.precision) == ("int8", "float")
-    assert (precision_of(base.model), precision_of(plain.model)) == ("int8", "float")
+    base = load_base(folder, precision=precision, device="cpu", dtype=dtype, say=said.append)
+    assert (base.precision, plain.precision) == (precision, "float")
+    assert (precision_of(base.model), precision_of(plain.model)) == (precision, "float")
     assert said == [f"base in int8: {len(_in_int8(base.model))} projections, 0 MB less"]
     assert base.model.dtype == plain.model.dtype and base.head_modules == plain.head_modules
     assert not any(p.requires_grad for p in base.model.parameters())

@@ -55,7 +55,7 @@ def load_base(
         dtype: auto, float32, bfloat16, float16 or float64. auto is float32, and bfloat16 on a GPU that computes in it.
         device: auto, or what torch takes (cpu, cuda, cuda:1, mps). auto is cuda, then mps, then cpu.
         precision: float keeps the weights in `dtype`; int8 rounds those of the blocks to int8 (`ia3.bases.precision`),
-            and `dtype` is that of the rest.
+            and `dtype` is that of the rest; int8-gradients takes the products of a backward pass in int8 as well.
         seed: Of a new head's first weights.
         say: Told, a line at a time, what takes long or was chosen.
 
@@ -90,8 +90,8 @@ def load_base(
     heads = find_heads(model, fresh) if kind == "encoder" else ()
     draw_heads(model, heads, seed)
     _settle(model, tokenizer, place)
-    if held == "int8":
-        saved = to_int8(model, leave_out=heads)
+    if held != "float":
+        saved = to_int8(model, leave_out=heads, rounds_gradients=held == "int8-gradients")
         say(f"base in int8: {saved.count} projections, {saved.bytes_saved / 1e6:,.0f} MB less")
     if getattr(model, "quantization_method", None) is None:  # a quantised model is already where it must be
         model.to(where)
@@ -241,7 +241,7 @@ class Base:
         given: What it was loaded by, and can be loaded by again.
         folder: Where its files lie.
         head_modules: Paths of the modules that the checkpoint does not have.
-        precision: Whether the weights of its blocks are as they were saved, or in int8.
+        precision: Whether the weights of its blocks are as they were saved, or in int8; see `load_base`.
     """
 
     model: PreTrainedModel

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ia3.core.fast.int8 import Int8Linear
 from ia3.core.modes import evaluating
 from ia3.errors import BaseError, SettingsError, near_matches
 
-Precision = Literal["float", "int8"]
+Precision = Literal["float", "int8", "int8-gradients"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 # Last projections of a feed-forward, and the projections beside them that say it is gated.
@@ -57,24 +57,28 @@ def check_precision(precision: str, dtype: torch.dtype, name: str) -> Precision:
     """
     if precision not in PRECISIONS:
         raise SettingsError(
-            f"Loading base {name!r}: the precision {precision!r} is unknown, expected {' or '.join(PRECISIONS)}."
+            f"Loading base {name!r}: the precision {precision!r} is unknown, expected "
+            f"{', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}."
             f"{near_matches(precision, PRECISIONS)}"
         )
-    if precision == "int8" and dtype == torch.float64:
+    if precision != "float" and dtype == torch.float64:
         raise SettingsError(
-            f"Loading base {name!r}: precision int8 and dtype float64 exclude each other, since int8 keeps three "
-            "digits at most. Use dtype float32, or precision float."
+            f"Loading base {name!r}: precision {precision} and dtype float64 exclude each other, since int8 keeps "
+            "three digits at most. Use dtype float32, or precision float."
         )
-    return "int8" if precision == "int8" else "float"
+    return cast(Precision, precision)
 
 
 def precision_of(model: nn.Module) -> Precision:
-    """Return `int8` for a model with projections in int8, else `float`."""
-    return "int8" if any(isinstance(module, Int8Linear) for module in model.modules()) else "float"
+    """Return `int8` or `int8-gradients` for a model with projections in int8, else `float`."""
+    rounding = [module.rounds_gradients for module in model.modules() if isinstance(module, Int8Linear)]
+    if not rounding:
+        return "float"
+    return "int8-gradients" if any(rounding) else "int8"
 
 
 @torch.no_grad()
-def to_int8(model: Any, *, leave_out: Sequence[str] = ()) -> Conversion:
+def to_int8(model: Any, *, leave_out: Sequence[str] = (), rounds_gradients: bool = False) -> Conversion:
     """Put every linear map of a model's repeated blocks into int8, in place; the float weights are freed.
 
     How large each input channel becomes is seen in one pass over tokens drawn at random from a fixed seed, so that the
@@ -83,6 +87,7 @@ def to_int8(model: Any, *, leave_out: Sequence[str] = ()) -> Conversion:
     Args:
         model: A transformers model without a bank, on any device but meta.
         leave_out: Paths of modules that stay as they are, such as heads that adapters bring.
+        rounds_gradients: Whether the products that give gradients of inputs are in int8 too.
 
     Returns:
         How many were replaced and how many bytes that saves.
@@ -96,7 +101,7 @@ def to_int8(model: Any, *, leave_out: Sequence[str] = ()) -> Conversion:
         >>> to_int8(BertModel(config).eval()).count
         12
     """
-    if precision_of(model) == "int8" or getattr(model, "quantization_method", None) is not None:
+    if precision_of(model) != "float" or getattr(model, "quantization_method", None) is not None:
         raise BaseError("Putting a base into int8: it is quantised already. Load it in float first.")
     if "ia3_attachment" in model.__dict__:
         raise BaseError("Putting a base into int8: it has a bank already. Do it before ia3.attach.")
@@ -109,7 +114,7 @@ def to_int8(model: Any, *, leave_out: Sequence[str] = ()) -> Conversion:
     largest = _largest_inputs(model, found)
     before = after = 0
     for path, module in found.items():
-        replaced = _replaced(module, largest.get(path))
+        replaced = _replaced(module, largest.get(path), rounds_gradients)
         before += module.weight.nbytes
         after += sum(buffer.nbytes for buffer in replaced.buffers())
         model.set_submodule(path, replaced)
@@ -138,10 +143,11 @@ def _is_behind_gate(model: nn.Module, path: str) -> bool:
     return any(isinstance(getattr(block, gate, None), nn.Module) for gate in _BEHIND_GATES.get(name, ()))
 
 
-def _replaced(module: Any, largest: Tensor | None) -> Int8Linear:
+def _replaced(module: Any, largest: Tensor | None, rounds_gradients: bool) -> Int8Linear:
     is_transposed = type(module).__name__ == "Conv1D"  # GPT-2 holds (inputs, outputs)
     weight = module.weight.t() if is_transposed else module.weight
-    return Int8Linear(weight, module.bias, largest=largest, original=module.weight).train(module.training)
+    made = Int8Linear(weight, module.bias, largest=largest, original=module.weight, rounds_gradients=rounds_gradients)
+    return made.train(module.training)
 
 
 def _largest_inputs(model: Any, found: Mapping[str, nn.Module]) -> dict[str, Tensor]:

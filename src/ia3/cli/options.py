@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-PRECISIONS = ("float", "int8")
+PRECISIONS = ("float", "int8", "int8-gradients")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
@@ -37,6 +37,15 @@ def add_adapter(parser: argparse.ArgumentParser, *, words: bool, required: bool 
             help="The label set, for a folder that does not record it; an encoder's in the order of its head.",
         )
         group.add_argument("--template", metavar="T", help="The template, for a folder that does not record it.")
+
+
+def add_ensemble(group: argparse._ActionsContainer) -> None:
+    """Add `--ensemble`, for adapters that were trained with several templates."""
+    group.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="Average the log-probabilities of the labels over all templates of the adapter (default: the first).",
+    )
 
 
 def add_base(group: argparse._ActionsContainer) -> None:
@@ -81,7 +90,8 @@ def add_precision(group: argparse._ActionsContainer) -> None:
         default="float",
         metavar="PRECISION",
         help="float keeps the base's weights in its number type; int8 rounds those of the blocks, which takes a "
-        "quarter of the memory (default: %(default)s).",
+        "quarter of the memory; int8-gradients takes the products of the backward pass in int8 as well, the fastest "
+        "way to train (default: %(default)s).",
     )
 
 

@@ -180,6 +180,42 @@ def test_gradients_are_those_of_the_map_that_the_weight_stands_for(
         torch.testing.assert_close(found[1], dl, rtol=1e-4, atol=1e-3)
 
 
+@SMOOTH
+@pytest.mark.parametrize("kind", VECTORS)
+@pytest.mark.parametrize("shape", [(IN,), (7, IN), (0, IN), (4, 5, IN)], ids=str)
+def test_a_rounded_gradient_is_the_product_with_dy_in_int8_and_dl_is_exact(
+    shape: tuple[int, ...], kind: str, is_smooth: bool
+) -> None:
+    layer, x = _layer(is_smooth=is_smooth), _activations(*shape).requires_grad_(True)
+    l = _vectors(kind, x.detach())
+    leaves = [x] if l is None else [x, l.requires_grad_(True)]
+    y = int8_linear(x, *_constants(layer), l, rounds_gradients=True)
+    dy = _numbers(*y.shape, seed=9)
+    found = torch.autograd.grad(y, leaves, dy)
+    scaled = dy.double() * layer.scale.double() * (1.0 if l is None else l.detach().double())
+    step = (scaled.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(1e-30)
+    dx = ((scaled / step).round() * step) @ layer.weight8.double().T
+    dx = dx if layer.divisors is None else dx / layer.divisors.double()
+    # a quotient that lies on a half may round to either side in fp32
+    error = (found[0].double() - dx).abs() * (1.0 if layer.divisors is None else layer.divisors.double())
+    assert bool((error <= 1.01 * 127 * step + 1e-5).all())
+    assert float(error.mean() if error.numel() else 0.0) < 1e-2 * float(dx.abs().mean() if dx.numel() else 1.0)
+    if l is not None:
+        (exact,) = torch.autograd.grad(int8_linear(x, *_constants(layer), l), l, dy)
+        assert torch.equal(found[1], exact)
+
+
+def test_the_module_rounds_gradients_where_it_is_told_to() -> None:
+    weight, x = _numbers(OUT, IN, seed=1), _activations(7, IN)
+    dy, found = _numbers(7, OUT, seed=9), []
+    for rounds in (False, True):
+        leaf = x.clone().requires_grad_(True)
+        Int8Linear(weight, rounds_gradients=rounds)(leaf).backward(dy)
+        found.append(leaf.grad.flatten())
+    assert not torch.equal(*found)
+    assert float(torch.cosine_similarity(*found, dim=0)) > 0.999
+
+
 def test_dx_is_the_finite_difference_of_the_map_that_the_weight_stands_for() -> None:
     layer, x = _layer(), _activations(2, IN, dtype=torch.float64).requires_grad_(True)
     dy = _numbers(2, OUT, seed=9, dtype=torch.float64)

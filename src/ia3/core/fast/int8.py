@@ -5,7 +5,9 @@ the largest number), so that an example gives the same numbers in every batch. S
 channels of a transformer are many times larger than the rest and would leave them few of the 127 steps: activations are
 divided by a power of two for each input channel, by which the weight was multiplied before it was rounded (SmoothQuant,
 Xiao et al. 2023, arXiv 2211.10438). A vector on the output costs nothing: it goes into the channel scales. Gradients of
-the input are taken in fp32 on a float copy of the weight that is gone afterwards; nothing but the output is kept.
+the input are taken in fp32 on a float copy of the weight that is gone afterwards, or, where asked for, with dy · scales
+rounded to int8 like an activation (as SwitchBack does, Wortsman et al. 2023, arXiv 2304.13013: a frozen weight has no
+gradient of its own, the one product that cannot bear it). Nothing but the output is kept.
 
 `int8_plain` is the reference. This file knows tensors and modules; which modules of a base are replaced is
 `bases.precision`'s matter, whose vectors they get `attach`'s.
@@ -77,6 +79,7 @@ def int8_linear(
     l: Tensor | None = None,
     *,
     keeps_unscaled: bool | None = None,
+    rounds_gradients: bool = False,
 ) -> Tensor:
     """Return (x / divisors rounded to int8) · weight · scale · l + bias · l, differentiable in `x` and `l`.
 
@@ -88,6 +91,7 @@ def int8_linear(
         divisors: fp32, shape (in,), or None for ones.
         l: Vectors that broadcast against the output, fp32 or float64; None for ones.
         keeps_unscaled: Whether an |l| is too small to divide by, if that is known (see `scaling`).
+        rounds_gradients: Whether the product that gives dx is in int8 too; dl never is.
 
     Returns:
         Shape (…, out), dtype of `x`. The rounding of `x` counts as no operation: dx is that of a product with the
@@ -97,7 +101,7 @@ def int8_linear(
     if not (torch.is_grad_enabled() and (x.requires_grad or needs_l)):
         return _outputs(_sums(x, weight, divisors), scale, bias, l).to(x.dtype)
     keeps = needs_l and (has_small(l) if keeps_unscaled is None else keeps_unscaled)  # type: ignore[arg-type]
-    return _Int8Linear.apply(x, weight, scale, bias, divisors, l, keeps)
+    return _Int8Linear.apply(x, weight, scale, bias, divisors, l, keeps, rounds_gradients)
 
 
 def int8_plain(
@@ -149,6 +153,7 @@ class _Int8Linear(torch.autograd.Function):
         divisors: Tensor | None,
         l: Tensor | None,
         keeps_unscaled: bool,
+        rounds_gradients: bool,
     ) -> Tensor:
         sums = _sums(x, weight, divisors)
         if keeps_unscaled and l is not None:
@@ -156,7 +161,7 @@ class _Int8Linear(torch.autograd.Function):
             y = (kept * l).to(x.dtype)
         else:
             y = kept = _outputs(sums, scale, bias, l).to(x.dtype)
-        ctx.keeps_unscaled, ctx.dtype = keeps_unscaled, x.dtype
+        ctx.keeps_unscaled, ctx.rounds_gradients, ctx.dtype = keeps_unscaled, rounds_gradients, x.dtype
         ctx.save_for_backward(weight, scale, divisors, l, kept if l is not None and l.requires_grad else None)
         return y
 
@@ -170,9 +175,9 @@ class _Int8Linear(torch.autograd.Function):
             dl = dl if ctx.keeps_unscaled else dl / l
         if ctx.needs_input_grad[0]:
             scaled = dy.to(torch.promote_types(ctx.dtype, torch.float32)) * (scale if l is None else scale * l)
-            dx = _product_of_gradient(scaled, weight)
+            dx = _sums(scaled, weight.t(), None) if ctx.rounds_gradients else _product_of_gradient(scaled, weight)
             dx = (dx if divisors is None else dx.div_(divisors)).to(ctx.dtype)
-        return dx, None, None, None, None, dl, None
+        return dx, None, None, None, None, dl, None, None
 
 
 def _product_of_gradient(dy: Tensor, weight: Tensor) -> Tensor:
@@ -189,6 +194,7 @@ class Int8Linear(nn.Module):
         bias: Shape (out,), or None; held as it is.
         largest: The largest |activation| seen in each input channel, shape (in,); left out, nothing is smoothed.
         original: The parameter that `weight` is a view of; its numbers name the base in a fingerprint.
+        rounds_gradients: Whether the product that gives the input's gradient is in int8 too.
 
     Attributes:
         weight8: int8, shape (in, out).
@@ -218,8 +224,10 @@ class Int8Linear(nn.Module):
         *,
         largest: Tensor | None = None,
         original: Tensor | None = None,
+        rounds_gradients: bool = False,
     ) -> None:
         super().__init__()
+        self.rounds_gradients = rounds_gradients
         self.out_features, self.in_features = weight.shape
         divisors = None if largest is None else find_divisors(weight, largest)
         weight8, scale = quantise_weight(weight, divisors)
@@ -241,8 +249,9 @@ class Int8Linear(nn.Module):
         multiplier = None if self.vector_of is None else self.vector_of(x)
         constants = (self.weight8, self.scale, self.bias, self.divisors)
         if multiplier is None:
-            return int8_linear(x, *constants)
-        return int8_linear(x, *constants, multiplier.values, keeps_unscaled=multiplier.has_small)
+            return int8_linear(x, *constants, rounds_gradients=self.rounds_gradients)
+        values, small = multiplier.values, multiplier.has_small
+        return int8_linear(x, *constants, values, keeps_unscaled=small, rounds_gradients=self.rounds_gradients)
 
     def extra_repr(self) -> str:
         """Return the sizes, for printing."""
