@@ -26,10 +26,10 @@ from ia3.core.scaling import broadcast
 from ia3.core.surgery import Surgery
 
 # Measured with Gemma 3 270M on two AVX-512 cores (benchmarks/LOG.md): seconds of the first passes, and the share of an
-# eager step that a compiled one saves. With oneDNN's products the rest of a step is too small to gain from.
+# eager step that a compiled one saves; products in fp32 by each library.
 COMPILE_SECONDS = 30.0
-SAVED_SHARE: Mapping[Library, float] = {"torch": 0.05, "onednn": 0.0}
-_FLOPS_PER_THREAD = 100e9  # of fp32 products
+SAVED_SHARE = 0.05
+_FLOPS_PER_THREAD: Mapping[Library, float] = {"torch": 100e9, "onednn": 200e9}
 _FEWEST_BLOCKS = 2
 
 
@@ -48,8 +48,8 @@ def repays_compiling(parameters: int, tokens: int, threads: int, library: Librar
         >>> repays_compiling(100_000_000, 2_000_000, 2, "torch")
         True
     """
-    seconds = 4.0 * parameters * tokens / (_FLOPS_PER_THREAD * threads)  # forward and input gradient
-    return seconds * SAVED_SHARE[library] > COMPILE_SECONDS
+    seconds = 4.0 * parameters * tokens / (_FLOPS_PER_THREAD[library] * threads)  # forward and input gradient
+    return seconds * SAVED_SHARE > COMPILE_SECONDS
 
 
 def repeated_blocks(attachment: Attachment) -> list[tuple[str, nn.Module]]:
