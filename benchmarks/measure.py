@@ -79,7 +79,7 @@ def time_methods(
         except Exception as error:  # one method that fails must not take the others' numbers along
             timings[name] = Timing(skipped=reason_of(error))
             say(f"{case.name}: {name} is skipped: {timings[name].skipped}")
-    with _still_collector():
+    with still_collector():
         for repeat in range(repeats):
             say(f"{case.name}: repeat {repeat + 1} of {repeats}")
             names = [*runners]
@@ -94,7 +94,7 @@ def time_methods(
 
 
 @contextmanager
-def _still_collector() -> Iterator[None]:
+def still_collector() -> Iterator[None]:
     """Keep the garbage collector away from what is there already: models of all methods, and modules."""
     gc.collect()
     gc.freeze()

@@ -12,7 +12,7 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,28 +71,32 @@ def run_child(order: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> dict[s
     case = load_case(order["base"], Path(order["table"]) if order["table"] else None)
     if recipe.prepare is not None:
         recipe.prepare(case.model)
-    _touch(case.model)
-    loaded = _resident()
+    touch(case.model)
+    loaded = resident_bytes()
     works = make_chunk(case, order["steps"])
     method = replace(recipe, prepare=None).build(case, works)
     warm_up(method, works, steps=len(works) if recipe.is_compiled else 1)
-    idle = _resident()
+    idle = resident_bytes()
     longest = sorted(works, key=lambda work: -work.batch.input_ids.numel())[: order["measured"]]
-    _RESET.write_text(_RESET_PEAK)
-    for work in longest:
-        method.step(work)
-    peak = _status("VmHWM")
+    peak = peak_bytes(lambda: [method.step(work) for work in longest])
     kept = kept_bytes(method, longest[0]) if isinstance(method, Training) else None
     return dict(zip(FIELDS, (loaded, idle, peak, peak - loaded, peak - idle, kept), strict=True))
 
 
-def _touch(model: Any) -> None:
+def touch(model: Any) -> None:
     """Read a number of every page of the weights, so that those in a mapped file are resident."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.detach().flatten()[:: _PAGE // tensor.element_size()].float().sum()
 
 
-def _resident() -> int:
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Return the most resident bytes of this process while something runs."""
+    _RESET.write_text(_RESET_PEAK)
+    run()
+    return _status("VmHWM")
+
+
+def resident_bytes() -> int:
     """Return the resident bytes once what is free was given back to the system."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

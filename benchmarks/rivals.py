@@ -28,7 +28,7 @@ def _peft_notebook(case: Case, works: Sequence[Work]) -> Training:
     """The loop of PEFT's notebooks: default targets, texts padded to 128, every logit, the base's own dropout."""
     from peft import IA3Config
 
-    model = _wrap(case.model, IA3Config(task_type=TASK_TYPES[case.kind])).train()
+    model = wrap(case.model, IA3Config(task_type=TASK_TYPES[case.kind])).train()
 
     def compute(work: Work) -> Tensor:
         labels = work.padded.choices if case.kind == "encoder" else work.padded.labels
@@ -42,7 +42,7 @@ def _peft_tuned(case: Case, works: Sequence[Work]) -> Training:
     """PEFT's (IA)³ at the sites of our plan, everything else as in our loop."""
     from peft import IA3Config
 
-    targets, feedforward = _targets(case.model)
+    targets, feedforward = peft_targets(case.model)
     heads = list(case.head_modules) or None
     return _tuned(case, IA3Config(target_modules=targets, feedforward_modules=feedforward, modules_to_save=heads))
 
@@ -60,12 +60,12 @@ def _peft_lora(case: Case, works: Sequence[Work]) -> Training:
 
 
 def _tuned(case: Case, config: Any, rate: float | None = None) -> Training:
-    model = _wrap(case.model, config).get_base_model().eval()  # without PEFT's wrapper around each call
+    model = wrap(case.model, config).get_base_model().eval()  # without PEFT's wrapper around each call
     rates = {} if rate is None else {"rate": rate}
     return Training(model, lambda work: label_loss(model, case.kind, work), _trained(model), **rates)
 
 
-def _wrap(model: Any, config: Any) -> Any:
+def wrap(model: Any, config: Any) -> Any:
     """Return PEFT's model; LoRA's first factor is drawn from the seed."""
     from peft import get_peft_model
 
@@ -93,7 +93,7 @@ def _trained(model: Any) -> list[Tensor]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _targets(model: Any) -> tuple[Any, Any]:
+def peft_targets(model: Any) -> tuple[Any, Any]:
     """Return PEFT's target and feed-forward modules that are the sites of our plan."""
     sites = find_plan(model).sites
     fused = [site.name for site in sites if not site.is_whole]

@@ -29,6 +29,14 @@ def test_the_shape_says_the_side_whatever_the_config_says() -> None:
     assert [(s.role, s.width) for s in whole_sites(found.vectors)] == [("key", 4), ("feedforward", 4)]
 
 
+def test_sites_come_in_the_order_of_the_layers_however_the_file_holds_them() -> None:
+    names = [f"{P}h.{layer}.{name}.ia3_l" for layer in (0, 2, 10) for name in ("k", "v")]
+    expected = [("h.0.k", "output"), ("h.0.v", "output"), ("h.2.k", "output"), ("h.2.v", "output"),
+                ("h.10.k", "output"), ("h.10.v", "output")]  # fmt: skip
+    for order in (names, names[::-1], sorted(names)):
+        assert list(read_tensors({name: spread((3, 1)) for name in order}, AdapterConfig(), "f").vectors) == expected
+
+
 def test_a_single_number_is_on_the_side_that_the_config_says() -> None:
     config = AdapterConfig(feedforward_modules=("wo",))
     found = read_tensors({"wo.ia3_l": torch.ones(1, 1), "k.ia3_l": torch.ones(1, 1)}, config, "f")

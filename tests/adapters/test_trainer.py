@@ -88,7 +88,7 @@ def test_trainer_keeps_the_columns_that_the_model_takes(tmp_path: Path) -> None:
     assert set(next(iter(training.get_train_dataloader()))) == {"input_ids", "attention_mask", "labels"}
 
 
-@pytest.mark.parametrize("name", ("bert", "t5"))
+@pytest.mark.parametrize("name", ("bert", pytest.param("t5", marks=pytest.mark.slow)))
 def test_a_resumed_training_ends_in_the_same_vectors(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_resumed_training_ends_in_the_same_vectors(
         assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("name", ("bert", "t5"))
+@pytest.mark.parametrize("name", (pytest.param("bert", marks=pytest.mark.slow), "t5"))
 def test_the_best_checkpoint_is_loaded_at_the_end(name: str, tmp_path: Path) -> None:
     model = make_model(name)
     attach(model, head_modules=HEADS[name])

@@ -292,9 +292,17 @@ def test_a_mistake_leaves_no_folder_behind(train: Refused, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_real_process_says_one_line_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("adapters", "list", "no-such-adapter"),
+        pytest.param(("merge", "no-such-adapter", "--output", "out"), marks=pytest.mark.slow),  # imports torch and all
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_real_process_says_one_line_and_nothing_else(words: tuple[str, ...], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ia3", "merge", "no-such-adapter", "--output", "out"],
+        [sys.executable, "-m", "ia3", *words],
         capture_output=True,
         text=True,
         check=False,

@@ -68,7 +68,7 @@ def test_a_base_alone_is_measured_in_the_same_form(
     calibrated = json.loads(capsys.readouterr().out)
     assert main(["evaluate", table, "--adapter", adapter, "--json"]) == 0
     other = json.loads(capsys.readouterr().out)
-    assert found.keys() == calibrated.keys() == {*other, "base", "calibrated"}
+    assert found.keys() == calibrated.keys() == {*other, "base", "calibrated", "ranking"}
     assert (found["adapter"], found["base"], found["calibrated"]) == (None, str(home / kind), False)
     assert calibrated["calibrated"] and calibrated["loss"] == found["loss"]
     assert (found["rows"], found["labels"]) == (20, ["down", "up"])

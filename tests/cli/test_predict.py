@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.cli.main import main
 from tests.cli.conftest import ROWS, write_table
 
@@ -74,3 +78,64 @@ def test_another_text_column_is_taken(encoder: str, tmp_path: Path) -> None:
     output = tmp_path / "answers.csv"
     assert main(["predict", table, "--adapter", encoder, "--text", "body", "--output", str(output)]) == 0
     assert list(_read(output)[0])[:3] == ["title", "body", "prediction"]
+
+
+@pytest.fixture(scope="module")
+def side_by_side(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two adapters with different labels, and a store of the same."""
+    home = tmp_path_factory.mktemp("side")
+    both = home / "both"
+    shutil.copytree(encoder, both / "mood")
+    adapter = load_adapter(encoder)
+    head = {name: torch.cat([tensor, tensor[:1] - 1]) for name, tensor in adapter.head.items()}
+    vectors = {name: 2 - vector for name, vector in adapter.vectors.items()}
+    save_adapter(
+        replace(adapter, vectors=vectors, head=head, record={**adapter.record, "labels": ["art", "law", "war"]}),
+        both / "topic",
+    )
+    assert main(["adapters", "pack", str(home / "s.ia3"), str(both)]) == 0
+    return home
+
+
+@pytest.mark.parametrize("where", ["both", "s.ia3"])
+def test_a_column_names_the_adapter_of_each_row(
+    where: str, side_by_side: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(text, ("mood", " topic ")[place % 2]) for place, (text, _) in enumerate(ROWS)]
+    table = str(write_table(tmp_path / "t.csv", rows, ("text", "who")))
+    command = ["predict", table, "--output", str(tmp_path / "a.csv"), "--overwrite"]
+    assert main([*command, "--adapter", str(side_by_side / where), "--adapter-column", "who"]) == 0
+    mixed = _read(tmp_path / "a.csv")
+    assert list(mixed[0]) == ["text", "who", "prediction", "probability"]
+    for name in ("mood", "topic"):
+        assert main([*command, "--adapter", str(side_by_side / f"s.ia3:{name}")]) == 0
+        for place, (one, alone) in enumerate(zip(mixed, _read(tmp_path / "a.csv"), strict=True)):
+            if rows[place][1].strip() == name:
+                assert one["prediction"] == alone["prediction"]
+                assert float(one["probability"]) == pytest.approx(float(alone["probability"]), abs=1e-5)
+    assert {row["prediction"] for row in mixed} & {"art", "law", "war"}
+    assert capsys.readouterr().out.count(": 20 rows") == 3
+
+
+@pytest.mark.parametrize("where", ["both", "s.ia3"])
+def test_rows_whose_adapter_is_not_there_are_told_with_their_lines(
+    where: str, side_by_side: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = str(write_table(tmp_path / "t.csv", [("a", "mood"), ("b", "topc"), ("c", "x")], ("text", "who")))
+    command = ["predict", table, "--output", str(tmp_path / "a.csv"), "--adapter", str(side_by_side / where)]
+    capsys.readouterr()
+    assert main([*command, "--adapter-column", "who"]) == 2
+    told = capsys.readouterr().err
+    assert f"{table}:3: there is no adapter 'topc'. Did you mean 'topic'" in told
+    assert f"{table}:4: there is no adapter 'x'" in told and "2 faults" in told
+    assert main([*command, "--adapter-column", "whom"]) == 2
+    assert "there is no column 'whom' that names the adapters. Did you mean 'who'" in capsys.readouterr().err
+    write_table(tmp_path / "t.csv", [("a", "mood"), ("b", " ")], ("text", "who"))
+    assert main([*command, "--adapter-column", "who"]) == 2
+    assert f"{table}:3: column 'who' names no adapter" in capsys.readouterr().err
+    assert main(command) == 2  # a folder of several, or a store, without a name
+    assert "mood" in capsys.readouterr().err
+    write_table(tmp_path / "t.csv", [("a", "mood")], ("text", "who"))
+    assert main([*command[:4], "--adapter", str(side_by_side / "both" / "mood"), "--adapter-column", "who"]) == 2
+    assert "is a single adapter, expected a packed store, or the folder" in capsys.readouterr().err
+    assert not (tmp_path / "a.csv").exists()

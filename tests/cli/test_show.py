@@ -105,3 +105,44 @@ def test_an_adapter_is_shown_after_its_base_is_gone(
     (copy / "ia3.json").write_text(json.dumps(record))
     assert main(["show", str(copy)]) == 0
     assert "/nowhere/base, encoder" in capsys.readouterr().out
+
+
+def test_arithmetic_and_import_are_told_step_by_step(
+    encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, output = shutil.copytree(encoder, tmp_path / "other"), tmp_path / "both"
+    words = ["--method", "average", "--weights", "3,1", "--strength", "0.5", "--output", str(output)]
+    assert main(["adapters", "combine", encoder, str(other), *words]) == 0
+    capsys.readouterr()
+    assert main(["show", str(output)]) == 0
+    told = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert [" ".join(line.split()) for line in told if line.startswith("combined")] == [
+        "combined average of adapter-encoder (3), other (1)",
+        "combined strength, strength 0.5",
+    ]
+    record = json.loads((other / "ia3.json").read_text())
+    (other / "ia3.json").write_text(json.dumps({**record, "imported": {"library": "t-few", "file": "finish.pt"}}))
+    assert main(["show", str(other)]) == 0
+    assert "imported from  t-few, file 'finish.pt'" in capsys.readouterr().out
+    assert main(["show", str(other), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["imported"] == {"library": "t-few", "file": "finish.pt"} and found["combined"] is None
+
+
+def test_an_adapter_of_a_store_is_shown_like_its_folder(
+    encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(tmp_path / "s.ia3")
+    assert main(["adapters", "pack", store, encoder]) == 0
+    assert main(["show", encoder, "--json"]) == 0
+    folder = json.loads(capsys.readouterr().out.partition("\n")[2])
+    address = f"{store}:adapter-encoder"
+    assert main(["show", address, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    stored = {"store": store, "name": "adapter-encoder", "as": "float32", "error": 0.0}
+    assert found == {**folder, "folder": address, "stored": stored, "files": {}}
+    assert main(["show", store]) == 0  # the only one
+    out = capsys.readouterr().out
+    assert address in out and "stored as     float32" in out and "\nfiles" not in out
+    assert main(["show", f"{store}:adapter-encodr"]) == 2
+    assert "has no such name. Did you mean 'adapter-encoder'" in capsys.readouterr().err

@@ -75,6 +75,17 @@ def test_a_call_cuts_the_rows_of_the_batch_into_one_multiplier_for_each_group() 
     assert last.values.tolist() == [[10, 11, 12, 13], [1, 1, 1, 1], [110, 111, 112, 113]]
 
 
+def test_whether_a_number_is_too_near_to_zero_is_asked_only_where_a_backward_pass_may_come() -> None:
+    bank = Bank(PLAN)
+    row = bank.add("silent", torch.zeros(PLAN.width))
+    groups = group_sites(PLAN)
+    asked = open_call(PLAN, groups, bank.snapshot, [row], 1).multipliers
+    with torch.no_grad():
+        unasked = open_call(PLAN, groups, bank.snapshot, [row], 1).multipliers
+    assert [m.has_small for m in asked if m] == [True, True]
+    assert [m.has_small for m in unasked if m] == [False, False]
+
+
 def test_a_batch_of_one_adapter_has_a_single_row_and_one_of_the_base_nothing_to_multiply() -> None:
     same = open_call(PLAN, group_sites(PLAN), _bank().snapshot, [2, 2, 2], 3)
     assert same.rows == (2,)
@@ -95,7 +106,7 @@ def test_a_batch_of_one_adapter_has_a_single_row_and_one_of_the_base_nothing_to_
 def test_rows_are_expanded_over_beams_in_the_order_of_generate(
     rows: tuple[int, ...], uniform: bool, expands: bool, batch: int | None, expected: tuple[int, ...]
 ) -> None:
-    assert expand_rows(Scope(rows, uniform, expands, _bank().snapshot), batch) == expected
+    assert expand_rows(Scope(rows, uniform, expands, _bank().snapshot), batch).rows == expected
 
 
 @pytest.mark.parametrize(("expands", "batch"), [(False, 3), (False, 4), (True, 3), (True, 1), (False, 0)])

@@ -27,6 +27,11 @@ from tests.families import CASES, VOCABULARY
 
 FAMILIES = pytest.mark.parametrize("family", CASES)
 FASTER = pytest.mark.parametrize("faster", [False, True], ids=["plain", "faster"])
+# Plain passes have such a test of every family in test_promises.py (gradients) and tests/inference/test_scoring.py, and
+# of each kind in test_generation.py: here the whole product is for the slow tier.
+MOSTLY_FASTER = pytest.mark.parametrize(
+    "faster", [pytest.param(False, marks=pytest.mark.slow), True], ids=["plain", "faster"]
+)
 GENERATING = pytest.mark.parametrize("family", [name for name, case in CASES.items() if case.kind != "encoder"])
 # Names, and the same as numbers. The first batch that hypothesis tries is made of the first ones, so it is mixed too.
 ROWS: list[str | int] = ["a", "__base__", 3, "b", "broken", "signs", 0, 1, 2]
@@ -106,7 +111,7 @@ def test_logits_are_those_of_each_example_alone(family: str, faster: bool) -> No
     check()
 
 
-@FASTER
+@MOSTLY_FASTER
 @FAMILIES
 def test_scores_of_choices_are_those_of_each_example_alone(family: str, faster: bool) -> None:
     model, _ = _attached(family, faster)
@@ -135,7 +140,7 @@ def test_scores_of_choices_are_those_of_each_example_alone(family: str, faster: 
     check()
 
 
-@FASTER
+@MOSTLY_FASTER
 @GENERATING
 def test_continuations_are_those_of_each_prompt_alone(family: str, faster: bool) -> None:
     model, _ = _attached(family, faster)
@@ -160,7 +165,7 @@ def test_continuations_are_those_of_each_prompt_alone(family: str, faster: bool)
     check()
 
 
-@FASTER
+@MOSTLY_FASTER
 @FAMILIES
 def test_gradients_come_from_a_row_s_own_examples_only(family: str, faster: bool) -> None:
     model, attachment = _attached(family, faster)

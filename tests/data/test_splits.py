@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ia3.data.duplicates import find_duplicates, normal_text
 from ia3.data.examples import Table
 from ia3.data.splits import split_table
-from ia3.data.statistics import overlap
 from ia3.data.tables import read_table
 from ia3.errors import SettingsError, TableError
 
@@ -47,7 +47,7 @@ def test_a_split_loses_nothing_and_shares_no_text(
         )
         return
     assert _rows(train) + _rows(held) == _rows(table)
-    assert overlap(train, held) == ()
+    assert find_duplicates(train, held) == ()
     assert train.examples
     assert held.examples
     for side in (train, held):
@@ -99,7 +99,7 @@ def test_rows_with_the_same_text_stay_together() -> None:
     table = read_table(rows)
     for seed in range(20):
         train, held = split_table(table, 0.5, seed)
-        assert overlap(train, held) == ()
+        assert find_duplicates(train, held) == ()
         counts = Counter(e.label for e in held.examples)
         assert abs(counts["x"] - 6.5) <= 2
         assert abs(counts["y"] - 5.5) <= 2
@@ -155,3 +155,11 @@ def test_skipped_rows_belong_to_neither_side(tmp_path: Path) -> None:
     path.write_text("text,label\na,x\nb,x\n,x\n")
     train, held = split_table(read_table(path, skip_bad_rows=True), 0.5, 0)
     assert (train.faults, held.faults) == ((), ())
+
+
+def test_texts_that_differ_in_blanks_and_case_alone_stay_together() -> None:
+    table = read_table([(spelling, "xy"[i % 2]) for i in range(12) for spelling in (f"text {i}", f"TEXT  {i}")])
+    for seed in range(5):
+        train, held = split_table(table, 0.3, seed)
+        assert not {normal_text(e.text) for e in train.examples} & {normal_text(e.text) for e in held.examples}
+        assert len(held.examples) % 2 == 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ia3.data.statistics import describe_table, overlap
+from ia3.data.statistics import describe_table
 from ia3.data.tables import read_table
 from ia3.errors import SettingsError
 
@@ -109,10 +109,3 @@ def test_quantiles_are_in_order_and_within_the_values(lengths: list[int]) -> Non
     ordered = [spread.min, spread.p25, spread.median, spread.p75, spread.p95, spread.max]
     assert ordered == sorted(ordered)
     assert (spread.min, spread.max) == (min(lengths), max(lengths))
-
-
-def test_overlap_gives_the_held_out_rows_that_were_trained_on() -> None:
-    train = read_table([("a", "x"), ("b", "y")])
-    held = read_table([("c", "x"), ("b", "x"), ("a", "x"), ("A", "x")])
-    assert [(e.text, e.origin.line) for e in overlap(train, held)] == [("b", 2), ("a", 3)]
-    assert overlap(train, read_table([("c", "x")])) == ()

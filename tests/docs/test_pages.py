@@ -31,7 +31,8 @@ from tests.models import save_tiny_base
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = (*sorted((ROOT / "docs").glob("*.md")), README)
-WITH_PYTHON = (*(ROOT / "docs" / name for name in ("python.md", "peft.md", "plans.md", "many.md")), README)
+_WITH_PYTHON = ("python.md", "peft.md", "plans.md", "many.md", "combine.md", "store.md")
+WITH_PYTHON = (*(ROOT / "docs" / name for name in _WITH_PYTHON), README)
 BY_NAME: dict[str, Verb] = {verb.name: verb for verb in VERBS}
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -18,15 +18,15 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from ia3.errors import IA3Error
 from ia3.inference.metrics import (
-    CalibrationBin,
     Metrics,
     MetricsError,
-    calibration_error,
-    printable,
+    describe_few_rows,
     score_predictions,
     score_texts,
     wilson_interval,
 )
+from ia3.inference.metrics_text import printable
+from ia3.inference.reliability import CalibrationBin, calibration_error
 
 THREE = ["negative", "neutral", "positive"]
 
@@ -187,6 +187,8 @@ def test_lines_give_totals_labels_and_the_confusion_matrix() -> None:
         "loss 0.25 nats per target token",
         "perplexity 1.284",
         "calibration error 0.050",
+        "always answering 'positive' is right in 50.0 %, which is within the interval: these rows do not show that it "
+        "is better",
         "",
         "label     precision  recall     F1  rows",
         "negative      1.000   1.000  1.000     1",
@@ -317,6 +319,30 @@ def test_the_interval_is_that_of_scipy(case: tuple[int, int]) -> None:
 def test_counts_without_an_interval_are_refused(successes: int, n: int) -> None:
     with pytest.raises(MetricsError, match=f"got {successes} of {n}, expected 0 <= successes <= n and n >= 1"):
         wilson_interval(successes, n)
+
+
+def test_few_rows_are_a_warning_with_an_interval_and_many_are_none() -> None:
+    low, high = wilson_interval(8, 10)
+    assert describe_few_rows(10, "evaluated on") == (
+        "Only 10 rows are evaluated on: with 8 of them right the 95 % interval of the accuracy is "
+        f"{100 * low:.1f} % to {100 * high:.1f} %, and smaller differences mean nothing."
+    )
+    assert describe_few_rows(1, "held out").startswith("Only 1 row is held out: with 1 of them right")
+    assert describe_few_rows(99, "x") and describe_few_rows(100, "x") == ""
+
+
+def test_an_accuracy_that_one_answer_alone_may_reach_is_told() -> None:
+    gold = [0] * 6 + [1] * 4
+    told = score_predictions(["no", "yes"], gold, sure_of([0] * 7 + [1] * 3, 2), None).lines()
+    assert any(
+        line.startswith("always answering 'no' is right in 60.0 %, which is within the interval") for line in told
+    )
+    worse = score_predictions(["no", "yes"], gold, sure_of([1] * 10, 2), None)
+    assert worse.commonest == ("no", 0.6)
+    many = score_predictions(["no", "yes"], [1] * 10 + [0] * 90, sure_of([0] * 100, 2)[:, ::-1], None).lines()
+    assert any("which is above the interval" in line for line in many)
+    right = score_predictions(["no", "yes"], gold * 20, sure_of(gold * 20, 2), None).lines()
+    assert not any("always answering" in line for line in right)
 
 
 def test_importing_the_metrics_imports_no_torch() -> None:

@@ -21,7 +21,10 @@ from tests.models import save_tiny_base
 KINDS = ("causal", "seq2seq", "encoder")
 RECORDS: dict[str, dict[str, Any]] = {
     "mood": {"labels": ["bad", "good"], "template": {"prompt": "{{ text }}\nMood:", "target": "{{ label }}"}},
-    "topic": {"labels": ["art", "law", "war"], "template": {"prompt": "Topic of {{ text }}?", "target": "{{ label }}"}},
+    "topic": {
+        "labels": ["art", "law", "of war and peace"],
+        "template": {"prompt": "Topic of {{ text }}?", "target": "{{ label }}", "ranking": "mean"},
+    },
     "tone": {"labels": ["bad", "good"], "template": {"prompt": "{{ text }} Tone:", "target": "{{ label }}"}},
 }
 TEXTS = ["Profit rose.", "A court sat.", "Sales fell by 3 % in the third quarter.", "x", "Peace", "Orders: none"]
@@ -96,6 +99,42 @@ def test_generated_answers_are_those_of_each_adapter_alone(kind: str, home: Path
     names = ["mood", "writer", "topic", "tone", "writer", "mood"]
     found = predictor.generate(TEXTS, 6, adapters=names)
     assert found == [predictor.beside(name).generate([text], 6)[0] for text, name in zip(TEXTS, names, strict=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_text_gets_as_much_of_its_adapter_as_is_asked_for(kind: str, home: Path) -> None:
+    predictor = predictor_of(kind, home)
+    full, none = (predictor.classify(TEXTS, adapters=ADAPTERS, strengths=s) for s in (1, [0.0] * len(TEXTS)))
+    assert full == predictor.classify(TEXTS, adapters=ADAPTERS)
+    strengths = [0.0, 1.0, 0.5, 1.0, 0.0, -1.0]
+    mixed = predictor.classify(TEXTS, adapters=ADAPTERS, strengths=strengths)
+    for place, strength in enumerate(strengths):
+        if strength in (0, 1):
+            assert mixed[place] == (full if strength else none)[place]
+        else:
+            alone = predictor.beside(ADAPTERS[place]).classify([TEXTS[place]], strengths=strength)[0]
+            assert mixed[place].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+            assert mixed[place] not in (full[place], none[place])
+    own = replace(predictor, strength=0.5)
+    assert own.classify(TEXTS) == predictor.classify(TEXTS, strengths=[0.5] * len(TEXTS))
+    assert own.classify(TEXTS, strengths=1) == predictor.classify(TEXTS)
+    expected = predictor.classify(TEXTS, adapters=ADAPTERS, strengths=[0.5, 1, 1, 0.5, 1, 1])
+    assert own.classify(TEXTS, adapters=ADAPTERS) == expected
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_answers_are_generated_at_the_strength_asked_for(kind: str, home: Path) -> None:
+    predictor = predictor_of(kind, home)
+    strengths = [0, 1, 0.5, 1, 0, 2.0]
+    found = predictor.generate(TEXTS, 5, adapters=ADAPTERS, strengths=strengths)
+    for place, (name, strength) in enumerate(zip(ADAPTERS, strengths, strict=True)):
+        assert predictor.beside(name).generate([TEXTS[place]], 5, strengths=strength) == [found[place]]
+    with pytest.raises(SettingsError, match="got 1 strengths for 6 texts, expected one number, or a list with one for"):
+        predictor.generate(TEXTS, 5, strengths=[1])
+    with pytest.raises(SettingsError, match="got 7 strengths for 6 texts"):
+        predictor.classify(TEXTS, adapters=ADAPTERS, strengths=[1] * 7)
+    with pytest.raises(BankError, match="'mood': its strength is nan, expected a finite number"):
+        predictor.classify(TEXTS, strengths=float("nan"))
 
 
 def test_dicts_are_read_with_the_text_column_of_each_adapter_and_no_text_gives_no_answer(home: Path) -> None:

@@ -134,6 +134,17 @@ def test_probabilities_are_the_softmax_of_the_answers_summed_log_probabilities(
     assert np.allclose(list(found.probabilities.values()), powers / powers.sum(), atol=1e-4)
 
 
+def test_an_adapter_that_records_it_ranks_by_the_mean(predictors: Mapping[str, Predictor], make: Make) -> None:
+    template = {"prompt": "{{ text }}\nMood:", "target": "{{ label }}", "ranking": "mean"}
+    by_mean = load_predictor(make("causal", "mean", template=template), device="cpu", say=quiet)  # the same vectors
+
+    for one, other in zip(predictors["causal"].classify(TEXTS), by_mean.classify(TEXTS), strict=True):
+        by_sum, mean = (np.log(list(found.probabilities.values())) for found in (one, other))
+        assert math.isclose(by_sum[0] - by_sum[2], 10 * (mean[0] - mean[2]), abs_tol=1e-4)  # ten tokens each
+        assert not math.isclose(by_sum[0] - by_sum[1], 10 * (mean[0] - mean[1]), abs_tol=1e-2)  # nine
+    assert by_mean.evaluate(TABLE).loss == predictors["causal"].evaluate(TABLE).loss
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     texts=st.lists(st.text(alphabet="abc .漢\n", min_size=1, max_size=40).filter(str.strip), min_size=1, max_size=9),

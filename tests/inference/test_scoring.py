@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,12 +106,29 @@ def test_chunks_are_as_large_as_the_bounds_allow(monkeypatch: pytest.MonkeyPatch
     def sizes(logits: int, copied: int) -> list[int]:
         monkeypatch.setattr(scoring, "MOST_LOGITS", logits)
         monkeypatch.setattr(scoring, "MOST_COPIED", copied)
-        return [len(chunk) for chunk in scoring._chunks([(5, 1)] * 7, 3, 48, 100)]
+        return [len(chunk) for chunk in scoring._chunks([scoring._Pair(0, (5, 1))] * 7, 48, 100)]
 
     assert sizes(10**9, 10**9) == [7]
-    assert sizes(3 * 2 * 48 * 4, 10**9) == [4, 3]
+    assert sizes(2 * 48 * 4, 10**9) == [4, 3]
     assert sizes(10**9, 350) == [3, 3, 1]
     assert sizes(1, 1) == [1] * 7
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "mt5"])
+@pytest.mark.parametrize("most", [10**9, 2 * 5 * 48])
+def test_every_example_may_bring_its_own_choices(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "MOST_LOGITS", most)
+    model, tolerance = make(name)
+    own = [CHOICES, ((9, 1),), ((4, 4, 1), (6, 1))]
+    encoded = [replace(e, choices=tuple(c)) for e, c in zip(as_prompts(PROMPTS), own, strict=True)]
+
+    found = score_choices(model, CASES[name].kind, encoded, None, pad_id=0, decoder_start_id=start_of(model))
+
+    assert found.shape == (3, 4)
+    for scores, prompt, choices in zip(found, PROMPTS, own, strict=True):
+        alone = torch.stack([score_one_alone(model, prompt, choice) for choice in choices])
+        torch.testing.assert_close(scores[: len(choices)], alone, atol=tolerance, rtol=0)
+        assert scores[len(choices) :].isneginf().all()
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)

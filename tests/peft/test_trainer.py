@@ -73,7 +73,7 @@ def test_trainer_trains_saves_the_adapter_alone_and_reloads_it(
         assert torch.equal(logits(PeftModel.from_pretrained(make_model(family), folder), family), after)
 
 
-@pytest.mark.parametrize("family", ["bert", "t5"])
+@pytest.mark.parametrize("family", ["t5", pytest.param("bert", marks=pytest.mark.slow)])
 def test_trainer_resumes_from_a_checkpoint_and_ends_in_the_same_bits(family: str, tmp_path: Path) -> None:
     whole, resumed = build(family), build(family)
     trainer(whole, family, tmp_path / "whole").train()

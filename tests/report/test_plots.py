@@ -16,9 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from ia3.errors import IA3Error, RunError
-from ia3.inference.metrics import CalibrationBin
+from ia3.inference.reliability import CalibrationBin
 from ia3.report import plots
-from ia3.report.plots import draw_confusion, draw_curves, draw_reliability
+from ia3.report.plots import draw_confusion, draw_curves
+from ia3.report.reliability_plot import draw_reliability
 
 Row = dict[str, Any]
 
@@ -249,15 +250,3 @@ def test_counts_that_do_not_fit_the_labels_are_refused(counts: list[list[int]]) 
         IA3Error, match=r"the counts do not fit the labels, got shape .*, expected \(2, 2\) for 2 labels"
     ):
         draw_confusion(["a", "b"], counts, "c.png")
-
-
-def test_reliability_shows_error_rows_and_one_dot_for_each_bin_that_has_rows(drawn: list[Any]) -> None:
-    draw_reliability([CalibrationBin(0.0, 0.8, 0, None, None), *BINS], "r.png")
-    assert {"Calibration error 0.038", "on 100 rows", "20", "80"} <= set(texts(drawn[0]))
-    dots = [line for line in drawn[0].axes[0].lines if line.get_marker() == "o"]
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [(0.86, 0.75), (0.97, 0.95)]
-
-
-def test_reliability_of_nothing_is_refused() -> None:
-    with pytest.raises(RunError, match="nothing to draw, got 1 bins without rows, expected at least one row"):
-        draw_reliability([CalibrationBin(0.0, 1.0, 0, None, None)], "r.png")

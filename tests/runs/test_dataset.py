@@ -139,10 +139,23 @@ def test_free_text_answers_of_the_eval_table_may_be_new() -> None:
     assert rows.held_out is not None and rows.labels == ()
 
 
-def test_eval_rows_that_are_trained_on_are_told() -> None:
-    rows = read_rows(ROWS, eval_source=[("new", "good"), ("up 3", "good"), ("down 4", "bad")])
+def test_eval_rows_that_are_trained_on_are_named_and_stay_or_are_left_out() -> None:
+    held_out = [("new", "good"), ("UP  3", "good"), ("down 4", "bad")]
+    rows = read_rows(ROWS, eval_source=held_out)
     (note,) = [note for note in rows.notes if "eval rows" in note]
-    assert note.startswith("2 of the 3 eval rows have a text that is trained on, the first at <rows>:2:")
+    assert note.startswith("2 of the 3 eval rows have a text that is trained on, blanks and case aside: <rows>:2 is ")
+    assert rows.held_out is not None and len(rows.held_out.examples) == 3 and len(rows.duplicates) == 2
+    rows = read_rows(ROWS, eval_source=held_out, drop_duplicates=True)
+    assert rows.held_out is not None and [e.text for e in rows.held_out.examples] == ["new"] and not rows.duplicates
+    assert any(note.endswith("They are left out.") for note in rows.notes)
+
+
+def test_few_rows_to_measure_on_are_told_with_an_interval_where_there_are_labels() -> None:
+    many = [(f"row {i}", "good" if i % 2 else "bad") for i in range(1100)]
+    for fraction, held_out, is_told in ((0.1, None, False), (0.05, None, True), (0.1, many[:99], True)):
+        rows = read_rows(many, eval_fraction=fraction, eval_source=held_out)
+        assert any("smaller differences mean nothing" in note for note in rows.notes) == is_told
+    assert not any("smaller" in note for note in read_rows(_unique(6), eval_source=[("a", "something else")]).notes)
 
 
 def test_rows_skipped_while_reading_go_with_the_training_rows() -> None:

@@ -24,7 +24,6 @@ from tests.runs.trials import ADAPTER_FILES, TASKS, content, read, run_in_child
 from tests.runs.trials import run_many as run
 
 BaseFolder = Callable[..., Path]
-KINDS = ("causal", "seq2seq", "encoder")
 
 
 @pytest.fixture
@@ -74,28 +73,47 @@ def test_every_event_names_its_task(base: BaseFolder, tmp_path: Path) -> None:
     assert end["tasks"]["games"] == {"steps": 6, "best_epoch": end["tasks"]["games"]["best_epoch"]}
 
 
+@pytest.fixture(scope="module")
+def alone(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], dict[str, torch.Tensor]]:
+    """Return what a task ends with when it is trained by itself, once for a kind of base."""
+    found: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+
+    def vectors_of(kind: str, name: str) -> dict[str, torch.Tensor]:
+        if (kind, name) not in found:
+            (task,) = (task for task in TASKS if task["name"] == name)
+            folder = tmp_path_factory.mktemp("alone") / name
+            trials.run(base(kind), folder, source=task["table"], **task.get("settings", {}))
+            found[kind, name] = _vectors(folder)
+        return found[kind, name]
+
+    return vectors_of
+
+
+# The same of the loop is in tests/training/test_together.py, for every kind.
+QUICK_KINDS = ("causal", "encoder", pytest.param("seq2seq", marks=pytest.mark.slow))
+
+
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 def test_with_batches_apart_each_adapter_has_the_bits_that_training_alone_gives(
-    kind: str, base: BaseFolder, tmp_path: Path
+    kind: str, base: BaseFolder, tmp_path: Path, alone: Callable[[str, str], dict[str, torch.Tensor]]
 ) -> None:
     run(base(kind), tmp_path / "o", batches="apart")
     for task in TASKS:
-        options = task.get("settings", {})
-        trials.run(base(kind), tmp_path / task["name"], source=task["table"], **options)
-        together, alone = _vectors(tmp_path / "o" / task["name"]), _vectors(tmp_path / task["name"])
-        assert together.keys() == alone.keys()
-        assert all(torch.equal(together[name], alone[name]) for name in alone)
+        together, expected = _vectors(tmp_path / "o" / task["name"]), alone(kind, task["name"])
+        assert together.keys() == expected.keys()
+        assert all(torch.equal(together[name], expected[name]) for name in expected)
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("kind", KINDS)
-def test_in_mixed_batches_each_adapter_is_near_to_training_alone(kind: str, base: BaseFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", QUICK_KINDS)
+def test_in_mixed_batches_each_adapter_is_near_to_training_alone(
+    kind: str, base: BaseFolder, tmp_path: Path, alone: Callable[[str, str], dict[str, torch.Tensor]]
+) -> None:
     run(base(kind), tmp_path / "o")
     for task in TASKS:
-        trials.run(base(kind), tmp_path / task["name"], source=task["table"], **task.get("settings", {}))
-        together, alone = _vectors(tmp_path / "o" / task["name"]), _vectors(tmp_path / task["name"])
-        assert all((together[name] - alone[name]).abs().max() < 2e-3 for name in alone)
+        together, expected = _vectors(tmp_path / "o" / task["name"]), alone(kind, task["name"])
+        assert all((together[name] - expected[name]).abs().max() < 2e-3 for name in expected)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -204,15 +222,24 @@ def _stop_after(rounds: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
-    ("kind", "options"),
-    [("causal", {"shared_steps": 2}), ("encoder", {"sampling": "proportional"}), ("seq2seq", {"batches": "apart"})],
+    ("kind", "options", "stops"),
+    [
+        # in the shared stage, behind it, later; the other rounds of each in the slow tier
+        ("causal", {"shared_steps": 2}, (1, 3)),
+        ("encoder", {"sampling": "proportional"}, (4,)),
+        ("seq2seq", {"batches": "apart"}, (7,)),
+        pytest.param("causal", {"shared_steps": 2}, (4, 7, 11), marks=pytest.mark.slow),
+        pytest.param("encoder", {"sampling": "proportional"}, (1, 3, 7, 11), marks=pytest.mark.slow),
+        pytest.param("seq2seq", {"batches": "apart"}, (1, 3, 4, 11), marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_stopped_in_any_round_and_resumed_every_file_is_that_of_an_uninterrupted_run(
-    kind: str, options: dict[str, Any], base: BaseFolder, tmp_path: Path
+    kind: str, options: dict[str, Any], stops: Sequence[int], base: BaseFolder, tmp_path: Path
 ) -> None:
     run(base(kind), tmp_path / "whole" / "o", **options)
     whole = content(tmp_path / "whole" / "o")
-    for stop in (1, 3, 4, 7, 11):
+    for stop in stops:
         output = tmp_path / str(stop) / "o"
         assert run(base(kind), output, **options, **_stop_after(stop)).is_stopped
         assert not run(base(kind), output, **options, resume=True).is_stopped

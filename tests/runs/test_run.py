@@ -210,15 +210,24 @@ def test_a_finished_run_is_not_resumed_and_its_folder_stays_as_it_is(base: BaseF
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(("kind", "dropout"), [("causal", False), ("encoder", True)])
+@pytest.mark.parametrize(
+    ("kind", "dropout", "stops"),
+    [
+        ("causal", False, (1, 5)),
+        ("encoder", True, (3, 6)),
+        pytest.param("causal", False, (3, 6), marks=pytest.mark.slow),
+        pytest.param("encoder", True, (1, 5), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_stopped_at_any_step_and_resumed_the_folder_is_that_of_an_uninterrupted_run(
-    kind: str, dropout: bool, base: BaseFolder, tmp_path: Path
+    kind: str, dropout: bool, stops: tuple[int, ...], base: BaseFolder, tmp_path: Path
 ) -> None:
     folder = base(kind, dropout=dropout)
     options = {"dropout": dropout, "max_steps": 7, "warmup": 0.2, "weight_decay": 0.1}
     run(folder, tmp_path / "whole" / "o", **options)
     whole = content(tmp_path / "whole" / "o")
-    for stop in (1, 3, 5, 6):
+    for stop in stops:
         output = tmp_path / str(stop) / "o"
         result = run(folder, output, **options, **stop_after(stop))
         assert result.outcome.is_stopped and read(output)[-1]["stopped"] is True

@@ -17,6 +17,7 @@ from ia3.adapters.folder import load_adapter
 from ia3.bases.loading import Base, load_base
 from ia3.errors import SettingsError
 from ia3.inference.evaluate import TOKEN_BUDGET
+from ia3.runs.dataset import read_rows
 from ia3.runs.training_run import Result
 from ia3.training import loop
 from tests.runs.trials import ROWS, SETTINGS, TOTAL, content, read, run, stop_after
@@ -66,7 +67,8 @@ def test_the_record_says_what_was_learned_from_what(kind: str, trained: Any, bas
     assert len(data["fingerprint"]) == len(data["eval_fingerprint"]) == 64
     assert record["settings"] == result.settings.to_json()
     assert {name: record["settings"][name] for name in SETTINGS} == SETTINGS
-    assert record["labels"] == LABELS and set(record["template"]) == {"prompt", "target"}
+    words = {"prompt", "target", *(["ranking"] if kind != "encoder" else [])}
+    assert record["labels"] == LABELS and set(record["template"]) == words
     assert record["max_length"] == {"causal": 512, "seq2seq": None, "encoder": 256}[kind]
     assert record["created"] == "2026-01-02T03:04:05+00:00" and set(record["versions"]) >= {"ia3", "torch"}
     assert record["epoch"] == result.outcome.best_epoch and record["steps"] == 3 * record["epoch"]
@@ -192,8 +194,15 @@ def test_a_run_prints_nothing(base: BaseFolder, tmp_path: Path, capfd: pytest.Ca
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
+@pytest.mark.parametrize(
+    ("kind", "dropout"),
+    [
+        ("causal", True),
+        ("encoder", False),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("causal", False), ("encoder", True))),
+        *(pytest.param("seq2seq", dropout, marks=pytest.mark.slow) for dropout in (False, True)),
+    ],
+)
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(
     kind: str, dropout: bool, base: BaseFolder, tmp_path: Path
 ) -> None:
@@ -226,7 +235,7 @@ def test_settings_may_come_from_a_settings_object(base: BaseFolder, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["causal", "encoder", pytest.param("seq2seq", marks=pytest.mark.slow)])
 def test_a_loaded_base_is_used_as_it_is_and_left_as_it_was(kind: str, base: BaseFolder, tmp_path: Path) -> None:
     loaded = _load(base(kind), labels=LABELS if kind == "encoder" else None)
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
@@ -327,3 +336,22 @@ def test_a_kept_checkpoint_every_ten_seconds_and_at_the_end_of_epochs(
     steps.clear()
     run(base("causal"), tmp_path / "b", checkpoint_seconds=0)
     assert steps == list(range(1, TOTAL + 1))
+
+
+# -- how choices are ranked -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("losses", "ranking"), [("lm", "sum"), ("lm+ul+ln", "mean")])
+def test_the_record_says_how_its_choices_are_ranked_and_predicting_does_so(
+    losses: str, ranking: str, base: BaseFolder, tmp_path: Path, undrawn: None
+) -> None:
+    result = run(base("causal"), tmp_path / "o", losses=losses, epochs=1)
+
+    predictor = ia3.load(tmp_path / "o", device="cpu", say=lambda line: None)
+
+    assert _record(tmp_path / "o")["template"]["ranking"] == predictor.ranking == ranking
+    held_out = read_rows(ROWS, seed=result.settings.seed).held_out
+    measured = predictor.evaluate(held_out)
+    assert result.metrics is not None and measured.confusion == result.metrics.confusion
+    assert measured.loss == pytest.approx(result.metrics.loss, rel=1e-5)
+    assert measured.calibration_error == pytest.approx(result.metrics.calibration_error, rel=1e-4)

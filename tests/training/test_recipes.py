@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ia3.errors import SettingsError
-from ia3.training.recipes import RECIPES, differences_from_paper, suggest_recipe
+from ia3.training.recipes import RECIPES, differences_from_paper, recipe_note, suggest_recipe
 from ia3.training.settings import DEFAULTS, settings_for
 
 
@@ -52,7 +52,15 @@ def test_a_few_shot_table_has_a_few_shot_recipe_by_the_size_of_its_base() -> Non
     assert suggest_recipe("seq2seq", 40, 3, 3_000_000_000) == "t-few"
     assert suggest_recipe("causal", 40, 0, 270_000_000) == "default"  # free text
     assert suggest_recipe("causal", 2000, 3, 270_000_000) == "default"
-    assert suggest_recipe("encoder", 40, 3, 22_000_000) == "default"
+    assert suggest_recipe("encoder", 40, 3, 22_000_000) == "t-few-small"
+
+
+def test_few_rows_are_told_of_the_recipe_and_many_are_not() -> None:
+    told = recipe_note("causal", 40, 3, 270_000_000, steps=15)
+    assert (
+        told == "40 rows of 3 labels are few for the defaults (15 steps): --recipe t-few-small is made for so few rows."
+    )
+    assert recipe_note("causal", 2000, 3, 270_000_000, steps=750) == ""
 
 
 def test_the_record_says_where_a_run_differs_from_the_paper_and_why() -> None:

@@ -46,6 +46,7 @@ def test_an_unknown_setting_is_an_error_with_near_matches() -> None:
         ("learning_rate", 0.0, r"learning_rate is 0\.0, expected above 0 and at most 10"),
         ("learning_rate", math.nan, "learning_rate is nan, expected above 0 and at most 10"),
         ("learning_rate", math.inf, "learning_rate is inf, expected above 0 and at most 10"),
+        ("feedforward_rate", 0.0, r"feedforward_rate is 0\.0, expected above 0 and at most 100"),
         ("head_learning_rate", 11.0, r"head_learning_rate is 11\.0, expected above 0 and at most 10"),
         ("warmup", 1.0, r"warmup is 1\.0, expected a share in \[0, 1\)"),
         ("warmup", -0.1, r"warmup is -0\.1, expected a share"),

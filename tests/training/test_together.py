@@ -282,13 +282,27 @@ def test_settings_of_the_model_must_be_the_same_for_all(bases: Path) -> None:
 # -- stopped and resumed ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "is_mixed"), [("causal", True), ("encoder", True), ("seq2seq", False)])
-def test_stopped_after_any_round_the_resumed_run_ends_in_the_same_bits(kind: str, is_mixed: bool, bases: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "is_mixed", "stops"),
+    [
+        # each round with one kind, and all rounds with every kind in the slow tier
+        ("causal", True, (1, 4)),
+        ("encoder", True, (2, 5)),
+        ("seq2seq", False, (3, 6)),
+        pytest.param("causal", True, (2, 3, 5, 6), marks=pytest.mark.slow),
+        pytest.param("encoder", True, (1, 3, 4, 6), marks=pytest.mark.slow),
+        pytest.param("seq2seq", False, (1, 2, 4, 5), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_stopped_after_any_round_the_resumed_run_ends_in_the_same_bits(
+    kind: str, is_mixed: bool, stops: Sequence[int], bases: Path
+) -> None:
     losses = {"a": [1.0, 2.0], "b": [1.0, 0.5], "c": [3.0, 1.0, 2.0]}
     options: dict[str, Any] = {"is_mixed": is_mixed, "sampling": Sampling("proportional")}
     whole = make_tasks(bases, kind)
     outcomes, watched = run(whole, watch=Watch(losses), **options)
-    for stop in range(1, 7):
+    for stop in stops:
         tasks, before = make_tasks(bases, kind), Watch(losses, stop_after=stop)
         stopped, _ = run(tasks, watch=before, **options)
         assert all(o.is_stopped == (o.steps < outcomes[name].steps) for name, o in stopped.items())
@@ -328,10 +342,14 @@ def test_a_shared_stage_comes_first_and_every_task_begins_with_its_numbers(kind:
     assert same_bits(trained(tasks)["b"], trained(single)["b"])
 
 
-def test_stopped_in_or_behind_the_shared_stage_the_resumed_run_ends_in_the_same_bits(bases: Path) -> None:
+# in it, after its last step, behind it
+@pytest.mark.parametrize("stops", [(2, 5, 7), pytest.param((1, 3, 4, 6, 8, 9, 10), marks=pytest.mark.slow)], ids=str)
+def test_stopped_in_or_behind_the_shared_stage_the_resumed_run_ends_in_the_same_bits(
+    stops: Sequence[int], bases: Path
+) -> None:
     whole, settings = _with_shared_stage(bases, "causal")
     outcomes, _ = run(whole, settings)
-    for stop in range(1, 11):
+    for stop in stops:
         before = Watch(stop_after=stop)
         run(_with_shared_stage(bases, "causal")[0], settings, before)
         again = _with_shared_stage(bases, "causal")[0]

@@ -20,6 +20,7 @@ from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model
 from ia3.adapters.fitting import build_head, named_modules, plan_of
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.adapters.peft_format import place_vectors
+from ia3.adapters.places import name_of
 from ia3.adapters.record import describe_base, versions
 from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads, spell_targets
 from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
@@ -76,12 +77,12 @@ def attach(
 
 
 def load(model: nn.Module, folder: str | Path, name: str | None = None, *, trainable: bool = False) -> Attachment:
-    """Put the adapter of a folder on a model, beside those it has, and return the handle.
+    """Put the adapter of a folder, or one of a packed store, on a model, beside those it has, and return the handle.
 
     Args:
         model: The base; a fresh one gets a bank, with the model's own plan where the adapter fits it.
-        folder: Of ours or of PEFT's, or an id on the hub.
-        name: In the bank; the folder's name if left out.
+        folder: Of ours or of PEFT's, an id on the hub, or `STORE:NAME`.
+        name: In the bank; the folder's name, or that in the store, if left out.
         trainable: Whether to train it on; on a fresh model that means every site of its plan, also those where the
             adapter had none.
 
@@ -90,7 +91,7 @@ def load(model: nn.Module, folder: str | Path, name: str | None = None, *, train
         BankError: If the bank has an adapter of this name.
     """
     adapter = load_adapter(folder, model)
-    return put_on(model, adapter, name or Path(folder).resolve().name, trainable=trainable)
+    return put_on(model, adapter, name or name_of(folder), trainable=trainable)
 
 
 def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = False) -> Attachment:
@@ -114,12 +115,17 @@ def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = F
             attachment.detach()
         raise
     attachment.route_heads(paths)
-    known = {"name": adapter.base_name} | ({"revision": adapter.config.revision} if adapter.config.revision else {})
-    base = known | (adapter.record.get("base") or {})
     # trained on, it is no longer what the old data, settings and metrics made
-    kept = {k: v for k, v in adapter.record.items() if not trainable or k in ("labels", "template")}
-    attachment.records[row] = {**kept, "base": base}
+    kept = {k: v for k, v in adapter.record.items() if not trainable or k in ("base", "labels", "template")}
+    attachment.records[row] = record_on_model(adapter.config, kept)
     return attachment
+
+
+def record_on_model(config: AdapterConfig, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a bank knows of an adapter: its record, and of its base at least what PEFT's config says."""
+    base = record.get("base") or {}
+    known = {"name": base.get("name") or config.base_model_name_or_path}
+    return {**record, "base": known | ({"revision": config.revision} if config.revision else {}) | base}
 
 
 def adapter_of(attachment: Attachment, name: str | int) -> Adapter:

@@ -28,9 +28,11 @@ from ia3.adapters.atomic import replace_files
 from ia3.adapters.config import CONFIG_FILE, AdapterConfig, read_config
 from ia3.adapters.fitting import build_head, check_fit, check_targets, head_modules_of
 from ia3.adapters.identity import fingerprint, short
+from ia3.adapters.layout import Place
 from ia3.adapters.peft_format import cut_vectors, place_vectors, read_tensors, whole_sites, write_tensors
-from ia3.adapters.places import find_folder
+from ia3.adapters.places import find_folder, find_stored
 from ia3.adapters.record import RECORD_FILE, read_record, write_record
+from ia3.adapters.store import Store
 from ia3.adapters.targets import full_targets, is_feedforward, is_target
 from ia3.core.sites import Site
 from ia3.errors import AdapterError
@@ -38,6 +40,7 @@ from ia3.errors import AdapterError
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILE = "adapter_model.bin"
 _OURS = (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE)
+_SHOWN = 8  # names in a message
 
 
 def save_adapter(adapter: Adapter, folder: str | Path, *, extra_files: Mapping[str, str | bytes] | None = None) -> Path:
@@ -79,10 +82,10 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, extra_files: Mapping[s
 
 
 def load_adapter(folder: str | Path, model: nn.Module | None = None) -> Adapter:
-    """Return the adapter in a folder of ours or of PEFT's.
+    """Return the adapter in a folder of ours or of PEFT's, or in a packed store.
 
     Args:
-        folder: A folder, or an id on the hub (`owner/name`).
+        folder: A folder, an id on the hub (`owner/name`), or `STORE:NAME` for one in a packed store.
         model: The model it is for, with or without a bank; checked if given.
 
     Returns:
@@ -91,6 +94,9 @@ def load_adapter(folder: str | Path, model: nn.Module | None = None) -> Adapter:
     Raises:
         AdapterError: If there is no adapter, it is incomplete or broken, or it is one of another base than `model`.
     """
+    stored = find_stored(folder)
+    if stored is not None:
+        return _load_stored(*stored, model)
     path = find_folder(folder)
     files = _read_files(path)
     where = str(path / files.weights_name)
@@ -103,12 +109,43 @@ def load_adapter(folder: str | Path, model: nn.Module | None = None) -> Adapter:
     head_modules = head_modules_of(found.head, config.modules_to_save)
     adapter = Adapter(sites, vectors, found.head, head_modules, config, record)
     if model is not None:
-        doing = f"Loading adapter from {path}"
-        _check_base(adapter, model, doing)
-        check_fit({place: len(vector) for place, vector in found.vectors.items()}, config, model, doing)
-        check_targets(found.vectors, config, model, doing)
-        build_head(adapter, model, doing)
+        _check(adapter, found.vectors, model, f"Loading adapter from {path}")
     return adapter
+
+
+def choose_stored(store: Store, name: str | None) -> str:
+    """Return the name of an adapter in a store; without a name, that of its only one.
+
+    Raises:
+        AdapterError: If there is none of that name, or none was named among several.
+    """
+    if name is None and len(store) == 1:
+        return store.names[0]
+    if not name:
+        some = ", ".join(map(repr, store.names[:_SHOWN])) + (", …" if len(store) > _SHOWN else "")
+        raise AdapterError(
+            f"Loading adapter from {store.path}: the packed store holds {len(store)} adapters ({some}), expected the "
+            f"name of one. Give {store.path}:NAME; 'ia3 adapters list' shows them all."
+        )
+    store.has_tensors(name)
+    return name
+
+
+def _load_stored(path: Path, name: str | None, model: nn.Module | None) -> Adapter:
+    with Store.open(path) as store:
+        name = choose_stored(store, name)
+        adapter = store.adapter(name)
+    if model is not None:
+        _check(adapter, place_vectors(adapter.sites, adapter.vectors), model, f"Loading adapter {name!r} from {path}")
+    return adapter
+
+
+def _check(adapter: Adapter, placed: Mapping[Place, Tensor], model: nn.Module, doing: str) -> None:
+    """Raise if an adapter, its vectors in PEFT's places, does not belong to a model."""
+    _check_base(adapter, model, doing)
+    check_fit({place: len(vector) for place, vector in placed.items()}, adapter.config, model, doing)
+    check_targets(placed, adapter.config, model, doing)
+    build_head(adapter, model, doing)
 
 
 def expressible_config(adapter: Adapter) -> AdapterConfig:

@@ -44,7 +44,7 @@ def read_tensors(tensors: Mapping[str, Tensor], config: AdapterConfig, where: st
     vectors: dict[Place, Tensor] = {}
     head: dict[str, Tensor] = {}
     faults: list[str] = []
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items(), key=_by_layer):  # files hold them in any order
         name = key.removeprefix(PREFIX)
         match = _VECTOR.fullmatch(name)
         if ".original_module." in name:  # the base's own, in a raw state dict
@@ -70,6 +70,11 @@ def read_tensors(tensors: Mapping[str, Tensor], config: AdapterConfig, where: st
             f"({', '.join(map(repr, list(tensors)[:3])) or 'none'}), expected names that end in '.ia3_l'."
         )
     return Tensors(vectors, head)
+
+
+def _by_layer(item: tuple[str, Tensor]) -> list[str | int]:
+    """Return what sorts tensors by name, layer 2 before layer 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", item[0])]
 
 
 def _side(tensor: Tensor, module: str, config: AdapterConfig) -> Side:

@@ -1,4 +1,4 @@
-"""Where an adapter's folder is: a path on this machine, or an id on the hub.
+"""Where an adapter is: a folder on this machine, an id on the hub, or a name in a packed store (`STORE:NAME`).
 
 Everything that is wrong with a path ends in one sentence that says what is there instead. This file reads names and
 opens nothing.
@@ -20,6 +20,43 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["adapter_config.json", "adapter_model.*", "ia3.json", "README.md"]
 # With one of these and no adapter_config.json the folder is a half adapter.
 _PARTS = ("adapter_model.safetensors", "adapter_model.bin", "ia3.json")
+
+
+def find_stored(address: str | Path) -> tuple[Path, str | None] | None:
+    """Return the packed store that an address means and the adapter's name in it, or None if it means a folder.
+
+    Args:
+        address: `STORE:NAME`, where STORE is a file; or the file alone, which names no adapter.
+
+    Raises:
+        AdapterError: If there is a colon, and no such file nor folder; near matches are named.
+    """
+    text = str(address)
+    if Path(text).is_file() and Path(text).name not in (CONFIG_FILE, *_PARTS):
+        return Path(text), None
+    colons = [match.start() for match in re.finditer(":", text) if not _is_of_drive(text, match.start())]
+    for place in colons:
+        if Path(text[:place]).is_file():
+            return Path(text[:place]), text[place + 1 :]
+    if not colons or Path(text).exists():
+        return None
+    store = Path(text[: colons[0]])
+    beside = [entry.name for entry in store.parent.iterdir() if entry.is_file()] if store.parent.is_dir() else []
+    raise AdapterError(
+        f"Loading adapter from {text}: there is no such folder, and no packed store {str(store)!r}."
+        f"{near_matches(store.name, beside)} An adapter in a store is addressed as STORE:NAME."
+    )
+
+
+def name_of(address: str | Path) -> str:
+    """Return what an adapter is called if nobody says: its name in a store, or that of its folder."""
+    stored = find_stored(address)
+    return stored[1] if stored and stored[1] else Path(address).resolve().name
+
+
+def _is_of_drive(text: str, place: int) -> bool:
+    """Whether a colon stands behind the letter of a drive."""
+    return place == 1 and text[2:3] in ("\\", "/")
 
 
 def find_folder(name: str | Path) -> Path:

@@ -135,6 +135,14 @@ class Store:
         block = self._file.block(name)
         return block.stored, block.error
 
+    def has_tensors(self, name: str) -> bool:
+        """Whether an adapter has tensors beside its row, as those of a head are; nothing is read.
+
+        Raises:
+            AdapterError: For an unknown name.
+        """
+        return self._file.block(name).tensors_length > 0
+
     def vector(self, name: str) -> Tensor:
         """Return the row of an adapter, shape (plan.width,), fp32; a copy.
 

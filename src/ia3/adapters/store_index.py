@@ -32,7 +32,7 @@ _LENGTH = struct.Struct("<I")
 _KIND_AT = 4  # in a head
 _COPIES = 2  # of the description
 Change = tuple[bytes, str]  # a head, and the name of its block
-BASE_NAME = "__base__"  # of a bank's row 0; `core.bank` has it too, and imports torch
+BASE_NAME = "__base__"  # of a bank's row 0; `core.snapshot` has it too, and imports torch
 
 
 def read_state(data: Bytes) -> State | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ia3.cli.options import add_adapter, add_columns, add_json, load_options
+from ia3.cli.options import add_adapter, add_choices, add_columns, add_ensemble, add_json, load_options
 from ia3.cli.output import print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import CountedProgress
@@ -30,32 +31,71 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Divide the base's probabilities by those it gives without a text (with --base and no --adapter).",
     )
-    add_columns(parser.add_argument_group("data"), recorded=True)
+    group.add_argument(
+        "--ranking",
+        choices=("sum", "mean"),
+        help="Compare the labels by the sum of their tokens' log-probabilities, or by the mean (default: sum; an "
+        "adapter records its own).",
+    )
+    data = parser.add_argument_group("data")
+    add_columns(data, recorded=True)
+    add_choices(data)
+    add_ensemble(data)
+    parser.add_argument_group("picture").add_argument(
+        "--reliability",
+        metavar="FILE",
+        help="Draw how often predictions of each probability are right; a .png file, which is replaced.",
+    )
     add_json(parser, "the metrics")
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate an adapter, or a base alone, on a table."""
+    _check_picture(options.reliability)  # before the base is loaded
     metrics = _evaluate_adapter(options) if options.adapter else _evaluate_base(options)
+    if options.reliability:
+        _draw_reliability(metrics, options.reliability)
     if options.json:
         measured = {"adapter": options.adapter} if options.adapter else {"adapter": None, "base": options.base}
-        calibrated = {} if options.adapter else {"calibrated": options.calibrate}
+        calibrated = {} if options.adapter else {"calibrated": options.calibrate, "ranking": options.ranking or "sum"}
         print_json({"table": options.table, **measured, **calibrated, **metrics.to_json()})
     else:
         print_lines(metrics.lines())
     return 0
 
 
+def _check_picture(path: str | None) -> None:
+    """Raise if a picture cannot be written there."""
+    if path is None:
+        return
+    if Path(path).suffix.lower() != ".png":
+        raise UsageError(f"evaluate: --reliability got {path!r}, expected a name that ends in .png. Give another.")
+    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+        wrong = "is a folder" if Path(path).is_dir() else "lies in a folder that does not exist"
+        raise UsageError(f"evaluate: --reliability got {path!r}, which {wrong}. Give a file in a folder that exists.")
+
+
+def _draw_reliability(metrics: Metrics, path: str) -> None:
+    if not metrics.labels:
+        say("Free text has no probabilities of labels; the reliability is not drawn.")
+        return
+    from ia3.report.reliability_plot import draw_reliability
+
+    draw_reliability(metrics.calibration_bins, path, metrics.unscaled_bins)
+
+
 def _evaluate_adapter(options: argparse.Namespace) -> Metrics:
     from ia3.inference.predictor import load_predictor
     from ia3.inference.rows import choose_columns_of
 
-    if options.calibrate:
-        raise UsageError("evaluate: --calibrate is for a base without an adapter, got --adapter too. Leave one out.")
-    predictor = load_predictor(options.adapter, say=say, **load_options(options))
+    extra = [name for name, given in (("--calibrate", options.calibrate), ("--ranking", options.ranking)) if given]
+    if extra:
+        raise UsageError(f"evaluate: {extra[0]} is for a base without an adapter, got --adapter too. Leave one out.")
+    predictor = load_predictor(options.adapter, say=say, ensemble=options.ensemble, **load_options(options))
     encoding = predictor.encoding
     own = choose_columns_of(options.table, {"text": encoding.text_column, "label": encoding.label_column})
-    table = _read_table(options, options.text or own["text"], options.label or own["label"], predictor.labels)
+    columns = options.text or own["text"], options.label or own["label"], options.choices or encoding.choices_column
+    table = _read_table(options, *columns, predictor.labels)
     with CountedProgress("rows") as progress:
         return predictor.evaluate(table, on_progress=progress.show)
 
@@ -65,19 +105,30 @@ def _evaluate_base(options: argparse.Namespace) -> Metrics:
 
     if not options.base:
         raise UsageError("evaluate: got neither --adapter nor --base, expected one. See 'ia3 evaluate --help'.")
-    table = _read_table(options, options.text, options.label, options.labels or ())
+    if options.ensemble:
+        raise UsageError(
+            "evaluate: --ensemble is for an adapter with several templates. Give --adapter, or leave it out."
+        )
+    table = _read_table(options, options.text, options.label, options.choices, options.labels or ())
     given = {name: value for name, value in load_options(options).items() if name != "base"}
-    zero_shot = load_zero_shot(options.base, table, say=say, **given)
+    zero_shot = load_zero_shot(options.base, table, ranking=options.ranking or "sum", say=say, **given)
     with CountedProgress("rows") as progress:
         return zero_shot.evaluate(table, is_calibrated=options.calibrate, on_progress=progress.show)
 
 
-def _read_table(options: argparse.Namespace, text: str | None, label: str | None, labels: Sequence[str]) -> Table:
+def _read_table(
+    options: argparse.Namespace, text: str | None, label: str | None, choices: str | None, labels: Sequence[str]
+) -> Table:
     """Read the table and say what was chosen and left out."""
     from ia3.data.tables import read_table
 
     table = read_table(
-        options.table, text=text, label=label, known_labels=labels or None, skip_bad_rows=options.skip_bad_rows
+        options.table,
+        text=text,
+        label=label,
+        known_labels=labels or None,
+        choices=choices,
+        skip_bad_rows=options.skip_bad_rows,
     )
     for note in table.notes:
         say(note)
@@ -103,6 +154,7 @@ VERB = Verb(
         "ia3 evaluate mail.jsonl --adapter runs/mail --text body --label team --json",
         "ia3 evaluate held_out.csv --adapter from_peft --base path/to/base --labels negative neutral positive",
         "ia3 evaluate held_out.csv --base gemma-3-270m --calibrate",
+        "ia3 evaluate held_out.csv --adapter runs/news --reliability reliability.png",
     ),
     configure=configure,
     run=run,

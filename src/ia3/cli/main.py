@@ -17,7 +17,21 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from ia3.cli import adapters, bases, demo, evaluate, generate, merge, plan, predict, recipes, show, sweep, train
+from ia3.cli import (
+    adapters,
+    bases,
+    demo,
+    evaluate,
+    generate,
+    merge,
+    plan,
+    predict,
+    recipes,
+    show,
+    sweep,
+    templates,
+    train,
+)
 from ia3.cli.interrupts import Interrupts
 from ia3.cli.parsing import UsageError, Verb, read_arguments
 from ia3.errors import IA3Error, near_matches
@@ -28,6 +42,7 @@ VERBS: tuple[Verb, ...] = (
     bases.VERB,
     plan.VERB,
     recipes.VERB,
+    templates.VERB,
     train.VERB,
     sweep.VERB,
     evaluate.VERB,

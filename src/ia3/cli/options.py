@@ -25,7 +25,10 @@ def add_adapter(parser: argparse.ArgumentParser, *, words: bool, required: bool 
     """
     group = parser.add_argument_group("adapter and base")
     group.add_argument(
-        "--adapter", required=required, metavar="DIR", help="Adapter folder that 'ia3 train' or PEFT has written."
+        "--adapter",
+        required=required,
+        metavar="DIR",
+        help="Adapter folder that 'ia3 train' or PEFT has written, or STORE:NAME for one of a packed store.",
     )
     add_base(group)
     add_precision(group)
@@ -37,6 +40,16 @@ def add_adapter(parser: argparse.ArgumentParser, *, words: bool, required: bool 
             help="The label set, for a folder that does not record it; an encoder's in the order of its head.",
         )
         group.add_argument("--template", metavar="T", help="The template, for a folder that does not record it.")
+
+
+def add_choices(group: argparse._ActionsContainer) -> None:
+    """Add `--choices`, for tables whose rows bring their own choices."""
+    group.add_argument(
+        "--choices",
+        metavar="COLUMN",
+        help="Column with the choices of each row, a JSON list or texts with | between them, where there is no one "
+        "label set; an adapter records it.",
+    )
 
 
 def add_ensemble(group: argparse._ActionsContainer) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ia3.cli.evaluate import say_skipped
-from ia3.cli.options import add_adapter, add_json, load_options
+from ia3.cli.options import add_adapter, add_ensemble, add_json, load_options
 from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import Verb
 from ia3.cli.progress import CountedProgress
@@ -26,6 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="FILE", help="File to write: .csv, .tsv, .jsonl or .parquet says the format."
     )
     group.add_argument("--overwrite", action="store_true", help="Replace the file if it is there.")
+    add_ensemble(group)
+    group.add_argument(
+        "--adapter-column",
+        metavar="COLUMN",
+        help="Column that names the adapter of each row; --adapter is then a packed store, or the folder that holds "
+        "the adapters' folders.",
+    )
     group.add_argument("--text", metavar="COLUMN", help="Column of the text (default: the one it was trained with).")
     group.add_argument(
         "--skip-bad-rows", action="store_true", help="Leave bad rows out of the output, where they are an error else."
@@ -35,18 +42,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict every row of a table."""
+    from ia3.inference.adapter_column import load_for_names, read_adapter_names
     from ia3.inference.outputs import check_output
     from ia3.inference.predictor import load_predictor
     from ia3.inference.table_prediction import predict_table
 
     check_output(options.output, overwrite=options.overwrite)  # before the base is loaded
-    predictor = load_predictor(options.adapter, say=say, **load_options(options))
+    given = {"say": say, "ensemble": options.ensemble, **load_options(options)}
+    column = options.adapter_column
+    if column is None:
+        predictor = load_predictor(options.adapter, **given)
+    else:
+        names = read_adapter_names(options.table, column, text=options.text)
+        predictor = load_for_names(options.adapter, names, **given)
     with CountedProgress("rows") as progress:
         summary = predict_table(
             predictor,
             options.table,
             options.output,
             text=options.text,
+            adapter_column=column,
             skip_bad_rows=options.skip_bad_rows,
             overwrite=options.overwrite,
             on_progress=progress.show,
@@ -71,9 +86,11 @@ def _lines(summary: PredictSummary) -> list[str]:
 VERB = Verb(
     name="predict",
     summary="Write every row of a table with its prediction and probabilities.",
-    usage="TABLE --adapter DIR --output FILE [OPTIONS]",
+    usage="TABLE --adapter DIR|STORE:NAME --output FILE [OPTIONS]",
     examples=(
         "ia3 predict more.csv --adapter runs/news --output answers.csv",
+        "ia3 predict more.csv --adapter customers.ia3:customer-7 --output answers.csv",
+        "ia3 predict all.csv --adapter customers.ia3 --adapter-column customer --output answers.csv",
         "ia3 predict mail.jsonl --adapter runs/mail --text body --output answers.parquet --overwrite",
     ),
     configure=configure,

@@ -25,7 +25,7 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several tasks in one run")
     either = group.add_mutually_exclusive_group()
     either.add_argument(
-        "--tasks", metavar="FILE", help="YAML or JSONL file of tasks: name, table, text, label, template, settings …"
+        "--tasks", metavar="FILE", help="YAML or JSONL file of tasks: name, table, label, template, start, settings …"
     )
     either.add_argument("--task-column", metavar="COLUMN", help="Make a task of the rows of each value of a column.")
     group.add_argument(

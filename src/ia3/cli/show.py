@@ -1,4 +1,4 @@
-"""`ia3 show`: what is known of an adapter, from its files alone; neither its base nor a network is needed."""
+"""`ia3 show`: what is known of an adapter, from its files or its store alone; no base and no network is needed."""
 
 from __future__ import annotations
 
@@ -26,18 +26,25 @@ _WIDEST = 100  # characters of a value in the output for people
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("adapter", metavar="DIR", help="Adapter folder that 'ia3 train' or PEFT has written.")
+    parser.add_argument(
+        "adapter",
+        metavar="DIR",
+        help="Adapter folder that 'ia3 train' or PEFT has written, or STORE:NAME for one of a packed store.",
+    )
     add_json(parser, "what is known")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what is known of an adapter."""
     from ia3.adapters.folder import load_adapter
-    from ia3.adapters.places import find_folder
+    from ia3.adapters.places import find_folder, find_stored
 
-    folder = find_folder(options.adapter)
-    adapter = load_adapter(folder)
-    content = describe_adapter(adapter, folder)
+    stored = find_stored(options.adapter)
+    if stored is not None:
+        content = _describe_stored(*stored)
+    else:
+        folder = find_folder(options.adapter)
+        content = describe_adapter(load_adapter(folder), folder)
     if options.json:
         print_json(content)
     else:
@@ -45,13 +52,27 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def describe_adapter(adapter: Adapter, folder: Path) -> dict[str, Any]:
+def _describe_stored(path: Path, name: str | None) -> dict[str, Any]:
+    """Return what is known of an adapter of a packed store."""
+    from ia3.adapters.folder import choose_stored
+    from ia3.adapters.store import Store
+
+    with Store.open(path) as store:
+        chosen = choose_stored(store, name)
+        how, error = store.stored(chosen)
+        content = describe_adapter(store.adapter(chosen), None)
+    stored = {"store": str(path), "name": chosen, "as": how.words, "error": error}
+    return {**content, "folder": f"{path}:{chosen}", "stored": stored}
+
+
+def describe_adapter(adapter: Adapter, folder: Path | None) -> dict[str, Any]:
     """Return what is known of an adapter as plain values; what its files do not say is None."""
     record, config = adapter.record, adapter.config
     data = record.get("data") or {}
     groups = [group for group in group_vectors(adapter) if group.numbers]
+    files = sorted(folder.iterdir()) if folder else []
     return {
-        "folder": str(folder),
+        "folder": None if folder is None else str(folder),
         "base": {"name": adapter.base_name, "kind": adapter.kind, **(record.get("base") or {})},
         "labels": record.get("labels"),
         "template": record.get("template"),
@@ -62,6 +83,8 @@ def describe_adapter(adapter: Adapter, folder: Path) -> dict[str, Any]:
         "settings": record.get("settings"),
         "steps": record.get("steps"),
         "metrics": record.get("metrics"),
+        "combined": record.get("combined"),
+        "imported": record.get("imported"),
         "created": record.get("created"),
         "versions": record.get("versions"),
         "parameters": {
@@ -77,7 +100,7 @@ def describe_adapter(adapter: Adapter, folder: Path) -> dict[str, Any]:
             "task_type": config.task_type,
             "peft_version": config.peft_version,
         },
-        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
+        "files": {path.name: path.stat().st_size for path in files if path.is_file()},
     }
 
 
@@ -128,13 +151,17 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
         ("settings", _pairs(content["settings"])),
         ("steps", content["steps"]),
         ("metrics", _pairs(_numbers(content["metrics"] or {}))),
+        *(("combined", _combined(step)) for step in content["combined"] or ()),
+        ("imported from", _imported(content["imported"])),
+        ("stored as", (content.get("stored") or {}).get("as")),
         ("created", content["created"]),
         ("versions", _pairs(content["versions"])),
         ("targets", _targets(content["peft"])),
         ("parameters", _parameters(content["parameters"])),
     ]
     known = [(name, _short(str(value))) for name, value in rows if value not in (None, "")]
-    return [*align_columns(known), "", *_vector_table(content["vectors"]), "", *_file_table(content["files"])]
+    files = ["", *_file_table(content["files"])] if content["files"] else []
+    return [*align_columns(known), "", *_vector_table(content["vectors"]), *files]
 
 
 def _vector_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -150,6 +177,25 @@ def _vector_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _file_table(files: Mapping[str, int]) -> list[str]:
     rows = [("files", ""), *((name, size_in_words(size)) for name, size in files.items())]
     return align_columns(rows, right=[1])
+
+
+def _combined(step: Mapping[str, Any]) -> str:
+    """Return one step of arithmetic: the method, what went into it, and its settings."""
+    weights = step.get("weights")
+    parts = [_part_of_step(part) for part in step.get("adapters") or ()]
+    if weights and len(weights) == len(parts):
+        parts = [f"{part} ({_spell(weight)})" for part, weight in zip(parts, weights, strict=True)]
+    rest = {key: value for key, value in step.items() if key not in ("method", "adapters", "weights")}
+    told = f"{step.get('method')}{' of ' if parts else ''}{', '.join(parts)}"
+    return _join(told, _pairs(rest))
+
+
+def _part_of_step(part: Any) -> str:
+    return str(part.get("name") if isinstance(part, Mapping) else part)
+
+
+def _imported(source: Mapping[str, Any] | None) -> str | None:
+    return None if not source else _join(source.get("library"), _part(source.get("file"), "file"))
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,8 +268,8 @@ class VectorGroup:
 VERB = Verb(
     name="show",
     summary="Show what is known of an adapter, from its files alone.",
-    usage="DIR [OPTIONS]",
-    examples=("ia3 show runs/news", "ia3 show runs/news --json"),
+    usage="DIR|STORE:NAME [OPTIONS]",
+    examples=("ia3 show runs/news", "ia3 show runs/news --json", "ia3 show customers.ia3:customer-7"),
     configure=configure,
     run=run,
 )

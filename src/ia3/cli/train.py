@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.interrupts import Interrupts
-from ia3.cli.options import add_json
+from ia3.cli.options import add_choices, add_json
 from ia3.cli.output import print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import TrainingProgress, time_in_words
+from ia3.cli.repeats import add_repeats, check_repeats, has_repeats, tell_repeats, train_repeated
 from ia3.cli.several import add_tasks, given_without_tasks, tell_tasks, train_several
 from ia3.cli.train_options import add_data, add_places, add_training, training_arguments
 
@@ -37,8 +38,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_places(parser, "Folder that the adapter and its record go to.")
     add_data(parser)
+    add_choices(parser)
+    add_repeats(parser)
     add_tasks(parser)
     add_training(parser)
+    parser.add_argument(
+        "--start",
+        metavar="ADAPTER",
+        help="Folder or hub id of an adapter of the same base to begin with, in place of ones; a head only where it "
+        "has the same labels.",
+    )
     add_json(parser, "what the run gave")
 
 
@@ -46,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
     """Train an adapter, or one for each of several tasks."""
     is_several = options.tasks is not None or options.task_column is not None
     _check(options, is_several=is_several)
-    progress = TrainingProgress()
+    check_repeats(options, is_several=is_several)
+    progress = TrainingProgress(tells_epochs=not has_repeats(options))
     with Interrupts() as interrupts:
 
         def on_event(event: dict[str, Any]) -> None:
@@ -57,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
         try:
             if is_several:
                 many = train_several(options, talk)
+            elif has_repeats(options):
+                repeated = train_repeated(options, talk)
             else:
                 one = _train_one(options, talk)
         except KeyboardInterrupt as error:
@@ -66,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
     if is_several:
         tell_tasks(many, options, what_is_left)
         return STOPPED if many.is_stopped else 0
+    if has_repeats(options):
+        tell_repeats(repeated, options, what_is_left)
+        return STOPPED if repeated.is_stopped else 0
     _tell(one, options.output, options.eval or "the rows held out", as_json=options.json)
     return STOPPED if one.outcome.is_stopped else 0
 
@@ -78,6 +93,8 @@ def _check(options: argparse.Namespace, *, is_several: bool) -> None:
         raise UsageError("train: expected a table, or --tasks FILE. See 'ia3 train --help'.")
     if options.tasks is not None and options.eval is not None:
         raise UsageError("train: --eval cannot stand beside --tasks. Give each task its own: eval: FILE.")
+    if options.choices is not None and (is_several or has_repeats(options)):
+        raise UsageError("train: --choices is for one run on one table. Leave it out, or tasks, --repeat and --folds.")
     extra = given_without_tasks(options)
     if not is_several and extra:
         raise UsageError(f"train: {extra} is for several tasks. Give --tasks or --task-column, or leave it out.")
@@ -87,7 +104,8 @@ def _train_one(options: argparse.Namespace, talk: dict[str, Any]) -> Result:
     from ia3.runs.training_run import train_adapter
 
     arguments = training_arguments(options)
-    return train_adapter(options.table, options.base, options.output, eval_source=options.eval, **talk, **arguments)
+    own = {"choices": options.choices, "eval_source": options.eval}
+    return train_adapter(options.table, options.base, options.output, **own, **talk, **arguments)
 
 
 def _tell(result: Result, folder: str, measured: str, *, as_json: bool) -> None:
@@ -136,7 +154,11 @@ VERB = Verb(
         "ia3 train news.csv --base gemma-3-270m --output runs/news --epochs 3 --eval held_out.csv",
         "ia3 train mail.jsonl --text body --label team --base path/to/base --output runs/mail --class-weights",
         "ia3 train news.csv --base gemma-3-270m --output runs/mood --template '{{ text }}\\nMood: ||| {{ label }}'",
+        "ia3 train quiz.jsonl --base gemma-3-270m --choices options --losses lm+ul+ln --output runs/quiz",
         "ia3 train news.csv --base minilm --output runs/news --resume",
+        "ia3 train news.csv --base gemma-3-270m --recipe t-few-small --repeat 5 --per-label 16 --output runs/five",
+        "ia3 train few.csv --base minilm --folds 5 --output runs/few",
+        "ia3 train few.csv --base gemma-3-270m --recipe t-few-small --start runs/reviews --output runs/few",
         "ia3 train --tasks tasks.yaml --base minilm --output runs/all",
         "ia3 train reviews.csv --task-column product --base minilm --output runs/by-product",
     ),

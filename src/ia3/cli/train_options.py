@@ -16,8 +16,8 @@ from ia3.training.settings import COMPILE, DEFAULTS, LOSSES, OPTIMIZERS, Setting
 # of the options below: those that are settings, under the same name
 SETTINGS = (
     "recipe", "losses", "optimizer",
-    "epochs", "max_steps", "learning_rate", "head_learning_rate", "batch_size", "token_budget", "warmup",
-    "weight_decay", "clip", "dropout", "class_weights", "compile", "patience", "seed",
+    "epochs", "max_steps", "learning_rate", "feedforward_rate", "head_learning_rate", "batch_size", "token_budget",
+    "warmup", "weight_decay", "clip", "dropout", "class_weights", "compile", "patience", "seed",
 )  # fmt: skip
 
 
@@ -49,10 +49,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     add_columns(group, recorded=False)
     group.add_argument(
+        "--drop-duplicates",
+        action="store_true",
+        help="Leave rows of --eval out whose text is trained on; else they are named and stay.",
+    )
+    group.add_argument(
         "--template",
         metavar="T",
-        help="Prompt in Jinja2, or 'PROMPT ||| TARGET', or a file of it (default: of the kind of base).",
+        action="append",
+        help="Prompt in Jinja2, or 'PROMPT ||| TARGET', or a file of it (default: of the kind of base). Given several "
+        "times, one is drawn for each row in each epoch; 'auto' searches one that the base understands.",
     )
+    group.add_argument("--templates", metavar="FILE", help="YAML or JSON file with a list of further templates.")
     group.add_argument(
         "--answers",
         choices=("auto", "labels", "text"),
@@ -85,6 +93,12 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
     if not is_varied:
         rate = f"Highest rate of the vectors ({_default('learning_rate')})."
         add("--learning-rate", type=number, metavar="X", help=rate)
+    add(
+        "--feedforward-rate",
+        type=number,
+        metavar="X",
+        help=f"Rate of the feed-forward vectors over that of keys and values ({_default('feedforward_rate')}).",
+    )
     add(
         "--head-learning-rate",
         type=number,
@@ -128,5 +142,10 @@ def training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Return what was read, under the names that the runs have for it; what a verb has no option for is left out."""
     given = vars(options)
     same = ("eval_fraction", "text", "label", "template", "answers", "max_length", "dtype", "device", "precision")
-    flags = ("skip_bad_rows", "resume", "overwrite")
-    return {name: given[name] for name in (*same, *flags, *SETTINGS) if name in given}
+    flags = ("skip_bad_rows", "drop_duplicates", "resume", "overwrite", "start")
+    found = {name: given[name] for name in (*same, *flags, *SETTINGS) if name in given}
+    if options.templates is not None:
+        from ia3.data.template_sets import read_templates
+
+        found["template"] = [*(options.template or ()), *read_templates(options.templates)]
+    return found

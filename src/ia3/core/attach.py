@@ -25,7 +25,7 @@ from ia3.core.checkpointing import bind_checkpoints, unbind_checkpoints
 from ia3.core.choosing import Rows, default_rows, read_rows
 from ia3.core.discovery import projection_sizes
 from ia3.core.fast.int8 import Int8Linear
-from ia3.core.fast.wanted import wanted_now
+from ia3.core.fast.wanted import Wanted, wanted_now
 from ia3.core.heads import copy_head, run_heads
 from ia3.core.labels import check_own_loss
 from ia3.core.positions import scaled_position_bias, shares_positions
@@ -298,8 +298,7 @@ class Attachment:
         if kwargs.get("labels") is not None:
             check_own_loss(self.model, scope.heads)
         batch = calls.batch_size(args, kwargs)
-        expanded = calls.expand_rows(scope, batch)
-        call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, expanded, batch, wanted_now())
+        call = self._open_call(calls.expand_rows(scope, batch), batch, wanted_now())
         with self._under_way(call):
             yield
 
@@ -307,9 +306,13 @@ class Attachment:
     def inside(self, call: Call | None) -> Iterator[None]:
         """Run with a call that was captured before: what a recomputed block needs."""
         if call is not None:  # gathered anew, so that its graph belongs to this computation
-            call = calls.open_call(self.bank.plan, self._groups, call.snapshot, call.rows, call.batch, call.wanted)
+            call = self._open_call(call, call.batch, call.wanted)
         with self._under_way(call):
             yield
+
+    def _open_call(self, chosen: Scope | Call, batch: int | None, wanted: Wanted | None = None) -> Call:
+        chosen_rows, strengths = chosen.rows, chosen.strengths
+        return calls.open_call(self.bank.plan, self._groups, chosen.snapshot, chosen_rows, batch, wanted, strengths)
 
     @contextmanager
     def _under_way(self, call: Call | None) -> Iterator[None]:
@@ -347,7 +350,7 @@ class Attachment:
         if call is None:  # a part of the model called on its own, outside every entrance
             scope = self._current_scope()
             batch = None if scope.is_uniform else len(scope.rows)
-            call = calls.open_call(self.bank.plan, self._groups, scope.snapshot, scope.rows, batch)
+            call = self._open_call(scope, batch)
         return call.multipliers[number]
 
     def spread(self, number: int, x: Tensor) -> Multiplier | None:

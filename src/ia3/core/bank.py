@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ia3.core.deferred import Deferred
 from ia3.core.heads import Head
 from ia3.core.records import Records
 from ia3.core.sites import Plan
@@ -182,8 +183,8 @@ class Bank(nn.Module):
         names: Sequence[str],
         table: RowTable,
         *,
-        heads: Mapping[str, Head] | None = None,
-        records: Mapping[str, Record] | None = None,
+        heads: Mapping[str, Head | Deferred[Head]] | None = None,
+        records: Mapping[str, Record | Deferred[Record]] | None = None,
     ) -> tuple[int, ...]:
         """Add adapters at rest whose numbers stay where they are, in a memory-mapped file for one; return their rows.
 
@@ -194,8 +195,8 @@ class Bank(nn.Module):
             names: New names.
             table: Their rows, shape (len(names), width), in the bank's dtype, on any device: a tensor, or what has its
                 `shape`, `dtype` and `index_select(0, numbers)`, to be called from several threads.
-            heads: As for `add_many`.
-            records: As for `add_many`.
+            heads: As for `add_many`, or to be made when a batch needs them.
+            records: As for `add_many`, or to be read when somebody asks.
 
         Raises:
             BankError: For names in use, or a table of another shape or dtype.
@@ -208,13 +209,18 @@ class Bank(nn.Module):
             return self._insert(names, adopt(given), heads or {}, records or {})
 
     def _insert(
-        self, names: Sequence[str], slots: Sequence[Slot], heads: Mapping[str, Head], records: Mapping[str, Record]
+        self,
+        names: Sequence[str],
+        slots: Sequence[Slot],
+        heads: Mapping[str, Head | Deferred[Head]],
+        records: Mapping[str, Record | Deferred[Record]],
     ) -> tuple[int, ...]:
         """Give names and numbers that were checked a row each, in one step."""
         rows = dict(zip(names, range(self._next_row, self._next_row + len(names)), strict=True))
         self._next_row += len(names)
         for name, head in heads.items():
-            self._register_head(rows[name], head.requires_grad_(False))
+            if isinstance(head, Head):
+                self._register_head(rows[name], head.requires_grad_(False))
         self._snapshot = self._snapshot.with_added(rows, slots, heads, records)
         return tuple(rows.values())
 
@@ -224,8 +230,10 @@ class Bank(nn.Module):
         """Turn a row into a parameter of its own, or lay it back into the table."""
         with self._lock, torch.inference_mode(False):
             held, row = self._changeable(name, "Training")
-            if row in held.heads:
-                held.heads[row].requires_grad_(trainable)
+            head = held.heads.get(row)
+            if head is not None and (trainable or f"row{row}" in self.heads):
+                self._register_head(row, head.requires_grad_(trainable))
+                held = self._snapshot = held.with_head(row, head)  # one that was made just now stays
             if trainable and row not in held.parameters:
                 parameter = nn.Parameter(held.vector(row))
                 self._register_vector(row, parameter)

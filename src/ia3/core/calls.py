@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from ia3.core.heads import Head
 from ia3.core.scaling import broadcast, has_small, scale
 from ia3.core.sites import Plan, Side
 from ia3.core.snapshot import BASE_ROW, Snapshot
+from ia3.core.strengths import turn_rows
 from ia3.errors import BankError, PlanError
 
 # Arguments of a forward pass whose first axis is the examples, the most telling first.
@@ -74,12 +75,14 @@ class Scope:
         is_uniform: Whether the single row holds for a batch of any size.
         expands: Whether a batch may be a multiple of the rows, each row repeated (beams, returned sequences).
         snapshot: The bank when the scope was opened.
+        strengths: One for each row; None where all are 1.
     """
 
     rows: tuple[int, ...]
     is_uniform: bool
     expands: bool
     snapshot: Snapshot
+    strengths: tuple[float, ...] | None = None
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -105,11 +108,12 @@ class Call:
     """One forward pass.
 
     Attributes:
-        rows: Row of each example; a single one if all are the same.
+        rows: Row of each example; a single one if all are the same, at the same strength.
         batch: Number of examples; None if not known and not needed, all rows being the same.
         snapshot: The bank the rows were taken from.
         multipliers: One for each group; None where nothing is to be multiplied.
         wanted: Where the last block's output is read; None for everywhere.
+        strengths: One for each of the rows; None where all are 1.
     """
 
     rows: tuple[int, ...]
@@ -117,6 +121,7 @@ class Call:
     snapshot: Snapshot
     multipliers: tuple[Multiplier | None, ...]
     wanted: Wanted | None = None
+    strengths: tuple[float, ...] | None = None
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -244,6 +249,7 @@ def open_call(
     rows: Sequence[int],
     batch: int | None,
     wanted: Wanted | None = None,
+    strengths: Sequence[float] | None = None,
 ) -> Call:
     """Gather the rows of a batch once and cut them into the multiplier of every group.
 
@@ -254,18 +260,25 @@ def open_call(
         rows: Row of each example, or one row for all.
         batch: Number of examples, if known.
         wanted: Where the last block's output is read; None for everywhere.
+        strengths: One for each of the rows; None where all are 1.
 
     Returns:
         The call. Where every row is the base there is nothing to multiply: its multipliers are None.
     """
-    distinct = tuple(rows[:1]) if len(set(rows)) == 1 else tuple(rows)
-    if distinct == (BASE_ROW,):
-        return Call(distinct, batch, snapshot, (None,) * len(groups), wanted)
+    is_one = len(set(rows)) == 1 and (strengths is None or len(set(strengths)) == 1)
+    distinct = tuple(rows[:1]) if is_one else tuple(rows)
+    dial = None if strengths is None else tuple(strengths[: len(distinct)])
+    if set(distinct) == {BASE_ROW}:
+        return Call(distinct[:1], batch, snapshot, (None,) * len(groups), wanted)
     gathered = snapshot.gather(distinct)
+    if dial is not None:
+        gathered = turn_rows(gathered, dial)
     pieces = gathered.split(plan.widths, dim=1)
-    # asked once for the whole row: an answer for every site would have a GPU wait at every site
-    is_small = has_small(gathered)
-    return Call(distinct, batch, snapshot, tuple(_multiplier(group, pieces, is_small) for group in groups), wanted)
+    # Asked once for the whole row: an answer for every site would have a GPU wait at every site. Not asked where there
+    # is no backward pass to divide in: it takes longer than the gather, for every generated token.
+    is_small = torch.is_grad_enabled() and has_small(gathered)
+    multipliers = tuple(_multiplier(group, pieces, is_small) for group in groups)
+    return Call(distinct, batch, snapshot, multipliers, wanted, dial)
 
 
 def _multiplier(group: Group, pieces: Sequence[Tensor], is_small: bool) -> Multiplier:
@@ -277,17 +290,19 @@ def _multiplier(group: Group, pieces: Sequence[Tensor], is_small: bool) -> Multi
     return Multiplier(torch.cat([one, *parts], dim=1).index_select(1, group.index.to(one.device)), small)
 
 
-def expand_rows(scope: Scope, batch: int | None) -> tuple[int, ...]:
-    """Return the row of each example of a batch.
+def expand_rows(scope: Scope, batch: int | None) -> Scope:
+    """Return a scope with the row and the strength of each example of a batch.
 
     Raises:
         BankError: If the rows do not fit the batch.
     """
-    rows = scope.rows
+    rows, strengths = scope.rows, scope.strengths
     if scope.is_uniform or batch is None or batch == len(rows):
-        return rows
+        return scope
     if scope.expands and batch % len(rows) == 0:
-        return tuple(row for row in rows for _ in range(batch // len(rows)))
+        repeats = range(batch // len(rows))
+        spread = None if strengths is None else tuple(strength for strength in strengths for _ in repeats)
+        return replace(scope, rows=tuple(row for row in rows for _ in repeats), strengths=spread)
     raise BankError(
         f"Reading the rows of a batch: {len(rows)} rows were given for {batch} examples, expected one for each. "
         "Give rows of the batch's own length."

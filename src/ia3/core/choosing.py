@@ -15,9 +15,10 @@ from torch import Tensor
 from ia3.core.bank import Bank
 from ia3.core.calls import Scope
 from ia3.core.snapshot import BASE_NAME
+from ia3.core.strengths import Choice, split_strengths
 from ia3.errors import BankError
 
-Rows = str | int | Sequence[str | int] | Tensor
+Rows = Choice | Sequence[Choice] | Tensor
 _SHOWN = 8  # names in a message
 
 
@@ -27,16 +28,16 @@ def read_rows(bank: Bank, head_paths: Collection[str], rows: Any) -> Scope:
     Args:
         bank: The bank.
         head_paths: Modules of the model that adapters bring themselves.
-        rows: What was given.
+        rows: What was given; a name or row may be one at a strength, which its head does not feel.
 
     Raises:
         BankError: For anything else, an unknown name or row, or an adapter whose head would not be run.
     """
     given = rows.tolist() if hasattr(rows, "tolist") else rows
-    if isinstance(given, str | int):
+    if isinstance(given, Choice):
         return _scope(bank, head_paths, [given], is_uniform=True)
     names = [_plain(row) for row in given] if isinstance(given, Iterable) else []
-    if not names or not all(isinstance(row, str | int) for row in names):
+    if not names or not all(isinstance(row, Choice) for row in names):
         raise BankError(f"Reading the rows of a batch: got {rows!r}, expected one name or row for each example.")
     return _scope(bank, head_paths, names, is_uniform=False)
 
@@ -65,7 +66,8 @@ def default_rows(bank: Bank, head_paths: Collection[str], active: int | None) ->
     )
 
 
-def _scope(bank: Bank, head_paths: Collection[str], adapters: Sequence[str | int], *, is_uniform: bool) -> Scope:
+def _scope(bank: Bank, head_paths: Collection[str], choices: Sequence[Choice], *, is_uniform: bool) -> Scope:
+    adapters, strengths = split_strengths(choices)
     snapshot, rows = bank.look_up(adapters)
     for name, head in snapshot.heads_of(rows).items():
         lost = [path for path in head.paths if path not in head_paths]
@@ -74,7 +76,7 @@ def _scope(bank: Bank, head_paths: Collection[str], adapters: Sequence[str | int
                 f"Using adapter {name!r}: it brings its own {lost[0]!r}, and no example is sent there "
                 f"yet. Call route_heads([{lost[0]!r}]) on the handle of the bank first."
             )
-    return Scope(rows, is_uniform, False, snapshot)
+    return Scope(rows, is_uniform, False, snapshot, strengths)
 
 
 def _plain(row: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ia3.core.deferred import Deferred, Held
 from ia3.core.heads import Head
 from ia3.core.table import Slot, read_slots
 from ia3.errors import BankError, near_matches
@@ -41,16 +42,16 @@ class Snapshot:
         names: Name of each row.
         slots: Where rows at rest lie, and row 0.
         parameters: Rows in training, each of shape (width,), by row.
-        heads: Heads by row.
-        records: What whoever loads and saves knows of an adapter, by row.
+        heads: Heads by row; some may be made when they are asked for.
+        records: What whoever loads and saves knows of an adapter, by row; likewise.
     """
 
     rows: Mapping[str, int]
     names: Mapping[int, str]
     slots: Mapping[int, Slot]
     parameters: Mapping[int, Tensor] = field(default_factory=dict)
-    heads: Mapping[int, Head] = field(default_factory=dict)
-    records: Mapping[int, Record] = field(default_factory=dict)
+    heads: Held[Head] = field(default_factory=lambda: Held({}))
+    records: Held[Record] = field(default_factory=lambda: Held({}))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -81,7 +82,8 @@ class Snapshot:
 
     def heads_of(self, rows: Iterable[int]) -> dict[str, Head]:
         """Return the heads of some rows, by the names of their adapters."""
-        return {self.names[row]: self.heads[row] for row in dict.fromkeys(rows) if row in self.heads}
+        found = ((row, self.heads.get(row)) for row in dict.fromkeys(rows))
+        return {self.names[row]: head for row, head in found if head is not None}
 
     @property
     def device(self) -> torch.device:
@@ -143,8 +145,8 @@ class Snapshot:
         self,
         rows: Mapping[str, int],
         slots: Sequence[Slot],
-        heads: Mapping[str, Head],
-        records: Mapping[str, Record],
+        heads: Mapping[str, Head | Deferred[Head]],
+        records: Mapping[str, Record | Deferred[Record]],
     ) -> Snapshot:
         """Return a snapshot with more adapters at rest; heads and records are by name."""
         return replace(
@@ -152,8 +154,8 @@ class Snapshot:
             rows={**self.rows, **rows},
             names={**self.names, **{row: name for name, row in rows.items()}},
             slots={**self.slots, **dict(zip(rows.values(), slots, strict=True))},
-            heads={**self.heads, **{rows[name]: head for name, head in heads.items()}},
-            records={**self.records, **{rows[name]: record for name, record in records.items()}},
+            heads=self.heads.also({rows[name]: head for name, head in heads.items()}),
+            records=self.records.also({rows[name]: record for name, record in records.items()}),
         )
 
     def with_resting(self, slots: Mapping[int, Slot]) -> Snapshot:
@@ -172,11 +174,11 @@ class Snapshot:
 
     def with_head(self, row: int, head: Head | None) -> Snapshot:
         """Return a snapshot with another head for a row, or none."""
-        return replace(self, heads={**_without(self.heads, row), **({} if head is None else {row: head})})
+        return replace(self, heads=self.heads.without(row).also({} if head is None else {row: head}))
 
     def with_record(self, row: int, record: Record | None) -> Snapshot:
         """Return a snapshot in which something else is known of a row, or nothing."""
-        return replace(self, records={**_without(self.records, row), **({} if record is None else {row: record})})
+        return replace(self, records=self.records.without(row).also({} if record is None else {row: record}))
 
     def without(self, row: int) -> Snapshot:
         """Return a snapshot without an adapter."""
@@ -185,8 +187,8 @@ class Snapshot:
             _without(self.names, row),
             _without(self.slots, row),
             _without(self.parameters, row),
-            _without(self.heads, row),
-            _without(self.records, row),
+            self.heads.without(row),
+            self.records.without(row),
         )
 
     def renamed(self, row: int, new: str) -> Snapshot:

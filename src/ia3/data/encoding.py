@@ -46,6 +46,7 @@ class Encoding:
         labels: The closed label set; empty for free text.
         max_length: Most tokens of an example; None for no limit. Causal answers count, those of seq2seq do not.
         label_column: Another name that the target may have for the label.
+        choices_column: Where rows bring their own choices, the column that has them.
     """
 
     tokenizer: Any
@@ -55,6 +56,7 @@ class Encoding:
     labels: tuple[str, ...] = ()
     max_length: int | None = None
     label_column: str | None = None
+    choices_column: str | None = None
     choice_ids: tuple[tuple[int, ...], ...] = field(init=False)  # target ids of each label
 
     def __post_init__(self) -> None:
@@ -112,16 +114,35 @@ class Encoding:
     def _encode_one(self, example: Example, ids: tuple[int, ...], index: int) -> Encoded:
         if not ids:
             raise TemplateError(f"Encoding {example.origin}: its prompt {quote(example.text)} has no tokens.")
+        choices = self.choice_ids if self.choices_column is None else self._own_choices(example)
         choice = self._choice(example)
         target: tuple[int, ...] = ()
         if self.kind != "encoder" and example.label is not None:
-            target = self.choice_ids[choice] if choice >= 0 else self.target_ids(example.label, example)
-        limit = self._prompt_limit(target)
+            target = choices[choice] if choice >= 0 else self.target_ids(example.label, example)
+        limit = self._prompt_limit(choices or (target,))
         if limit is None or len(ids) <= limit:
-            return Encoded(index, ids, target, choice, truncated=False, choices=self.choice_ids)
-        return Encoded(index, self._cut(example, limit), target, choice, truncated=True, choices=self.choice_ids)
+            return Encoded(index, ids, target, choice, truncated=False, choices=choices)
+        return Encoded(index, self._cut(example, limit), target, choice, truncated=True, choices=choices)
+
+    def _own_choices(self, example: Example) -> tuple[tuple[int, ...], ...]:
+        """Return the target ids of the choices that a row brings."""
+        if not example.choices:
+            raise SettingsError(
+                f"Encoding {example.origin}: the row brings no choices, expected them in the column "
+                f"{quote(self.choices_column or '')}."
+            )
+        ids = tuple(self.target_ids(choice, example) for choice in example.choices)
+        if len(set(ids)) != len(ids):
+            twice = next(i for i in range(len(ids)) if ids[i] in ids[:i])
+            raise TemplateError(
+                f"Encoding {example.origin}: its choices {example.choices[ids.index(ids[twice])]!r} and "
+                f"{example.choices[twice]!r} have the same answer tokens. Mend the row, or the template's target."
+            )
+        return ids
 
     def _choice(self, example: Example) -> int:
+        if self.choices_column is not None and example.label in example.choices:
+            return example.choices.index(example.label)
         if not self.labels or example.label is None:
             return -1
         if example.label not in self.labels:
@@ -131,11 +152,11 @@ class Encoding:
             )
         return self.labels.index(example.label)
 
-    def _prompt_limit(self, target: tuple[int, ...]) -> int | None:
+    def _prompt_limit(self, answers: Sequence[tuple[int, ...]]) -> int | None:
         if self.max_length is None or self.kind != "causal":
             return self.max_length
         # every choice must fit behind the prompt, so that training and scoring read the same prompt
-        return self.max_length - max((len(ids) for ids in self.choice_ids), default=len(target))
+        return self.max_length - max(map(len, answers))
 
     def _cut(self, example: Example, limit: int) -> tuple[int, ...]:
         """Return the prompt with the longest beginning of the text that keeps it within the limit."""

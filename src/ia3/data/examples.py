@@ -82,6 +82,7 @@ class Example:
     label: str | None  # None: a row without a label (prediction)
     fields: Mapping[str, str] = field(hash=False)  # every column of the row as a string, text and label included
     origin: Origin
+    choices: tuple[str, ...] = ()  # the answers that the row could have, where rows bring their own
 
 
 @dataclass(frozen=True)
@@ -108,3 +109,4 @@ class Table:
     faults: tuple[Fault, ...]  # of the rows that were skipped
     notes: tuple[str, ...]  # choices made for the user and likely mistakes, one sentence each
     fingerprint: str  # sha256 over text and label of all examples, in order
+    choices_column: str | None = None  # where rows bring their own choices

@@ -1,7 +1,8 @@
 """Splits of a table into rows to train on and rows held out.
 
 Knows nothing of files or models. Rules: a split is a pure function of table, fraction and seed; rows with the same text
-stay together, so that nothing held out was trained on; no row is lost; both sides keep the order of the table.
+(blanks and case aside) stay together, so that nothing held out was trained on; no row is lost; both sides keep the
+order of the table.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ia3.data.duplicates import normal_text
 from ia3.data.examples import Table, choose_examples
 from ia3.errors import SettingsError, TableError
 
-Group = tuple[int, ...]  # positions of the rows with one text
+Group = tuple[int, ...]  # positions of the rows with one text, blanks and case aside
 
 
 def split_table(table: Table, fraction: float, seed: int, *, stratify: bool = True) -> tuple[Table, Table]:
@@ -42,7 +44,7 @@ def split_table(table: Table, fraction: float, seed: int, *, stratify: bool = Tr
             "0 and 1. Give for example --eval-fraction 0.1."
         )
     strata = [example.label if stratify else None for example in table.examples]
-    groups = _group_texts(table, seed)
+    groups = group_texts(table, seed)
     held = _fill(groups, strata, _targets(Counter(strata), fraction, seed))
     if not held:
         held = _smallest(table, groups, strata)
@@ -50,15 +52,19 @@ def split_table(table: Table, fraction: float, seed: int, *, stratify: bool = Tr
     return choose_examples(table, kept), choose_examples(table, sorted(held))
 
 
-def _group_texts(table: Table, seed: int) -> list[Group]:
-    """Return the rows of each text, in an order that depends on seed and texts alone."""
+def group_texts(table: Table, seed: int) -> list[Group]:
+    """Return the rows of each text, in an order that depends on seed and texts alone.
+
+    Texts that differ in blanks and case alone are one text, in the place of the spelling that comes first in order.
+    """
     rows: dict[str, list[int]] = {}
     for index, example in enumerate(table.examples):
-        rows.setdefault(example.text, []).append(index)
-    return [tuple(rows[text]) for text in sorted(rows, key=lambda text: _shuffle_key(seed, text))]
+        rows.setdefault(normal_text(example.text), []).append(index)
+    spelt = {min(table.examples[index].text for index in same): same for same in rows.values()}
+    return [tuple(spelt[text]) for text in sorted(spelt, key=lambda text: shuffle_key(seed, text))]
 
 
-def _shuffle_key(seed: int, text: str | None) -> bytes:
+def shuffle_key(seed: int, text: str | None) -> bytes:
     """Return a number to sort by; unlike random.shuffle it is the same in every version of Python."""
     return hashlib.sha256(f"{seed}:{text!r}".encode("utf-8", "backslashreplace")).digest()
 
@@ -68,9 +74,7 @@ def _targets(counts: Mapping[str | None, int], fraction: float, seed: int) -> di
     exact = {label: count * fraction for label, count in counts.items()}
     targets = {label: min(math.floor(exact[label]), counts[label] - 1) for label in counts}
     wanted = max(1, round(sum(counts.values()) * fraction))
-    by_remainder = sorted(
-        counts, key=lambda label: (math.floor(exact[label]) - exact[label], _shuffle_key(seed, label))
-    )
+    by_remainder = sorted(counts, key=lambda label: (math.floor(exact[label]) - exact[label], shuffle_key(seed, label)))
     for label in by_remainder:
         if sum(targets.values()) < wanted and targets[label] < min(math.ceil(exact[label]), counts[label] - 1):
             targets[label] += 1

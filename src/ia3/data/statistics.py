@@ -1,6 +1,7 @@
 """What a table holds, counted before training: labels, lengths, and rows that are cut, repeated or contradictory.
 
-Knows nothing of tokenizers: token counts are given to it. Rules: it counts and names rows, it changes nothing.
+Knows nothing of tokenizers: token counts are given to it. Rules: it counts and names rows, it changes nothing; texts
+that differ in blanks and case alone are the same text.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from ia3.data.duplicates import normal_text
 from ia3.data.examples import EMPTY_TEXT, Example, Origin, Table, quote
 from ia3.errors import SettingsError
 
@@ -55,27 +57,14 @@ def describe_table(table: Table, lengths: Sequence[int] | None = None, max_lengt
     )
 
 
-def overlap(train: Table, held_out: Table) -> tuple[Example, ...]:
-    """Return the held-out examples whose text also stands in the training table.
-
-    Args:
-        train: The rows trained on.
-        held_out: The rows evaluated on.
-
-    Returns:
-        Examples of `held_out`, in its order; empty if the two share no text.
-    """
-    texts = {example.text for example in train.examples}
-    return tuple(example for example in held_out.examples if example.text in texts)
-
-
 def _find_repeats(table: Table) -> tuple[tuple[Repeat, ...], tuple[Repeat, ...]]:
     """Return texts that repeat with the same label, and texts that stand with different labels."""
     by_text: dict[str, list[Example]] = {}
     for example in table.examples:
-        by_text.setdefault(example.text, []).append(example)
+        by_text.setdefault(normal_text(example.text), []).append(example)
     duplicates, contradictions = [], []
-    for text, same in by_text.items():
+    for same in by_text.values():
+        text = same[0].text
         by_label: dict[str | None, list[Example]] = {}
         for example in same:
             by_label.setdefault(example.label, []).append(example)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ia3.data.choices import check_choices, split_choices
 from ia3.data.columns import ColumnChoice, choose_columns
 from ia3.data.examples import (
     EMPTY_TEXT,
@@ -40,6 +41,7 @@ def read_table(
     label: str | None = None,
     labels_required: bool = True,
     known_labels: Sequence[str] | None = None,
+    choices: str | None = None,
     skip_bad_rows: bool = False,
 ) -> Table:
     """Return the whole table.
@@ -51,6 +53,7 @@ def read_table(
         label: The label column; by default the one with a usual name.
         labels_required: Whether every row must have a label; if not, a row without one has the label None.
         known_labels: The only labels that may occur; None allows all.
+        choices: The column with the choices of each row; see `ia3.data.choices`.
         skip_bad_rows: Leave bad rows out and list them in `Table.faults`, where they are an error by default.
 
     Returns:
@@ -66,7 +69,8 @@ def read_table(
     """
     opened = open_source(source)
     opened, choice = _choose(opened, text, label, labels_required)
-    rule = _RowRule(choice, opened.columns, labels_required, None if known_labels is None else tuple(known_labels))
+    known = None if known_labels is None else tuple(known_labels)
+    rule = _RowRule(choice, opened.columns, labels_required, known, _choices_column(opened, choice, choices))
     examples: list[Example] = []
     faults: list[Fault] = []
     count = 0
@@ -82,7 +86,8 @@ def read_table(
     columns, examples = _level(opened.columns, examples)
     similar = describe_similar_labels(e.label for e in examples if e.label is not None)
     notes = (*opened.notes, *choice.notes, *similar)
-    return Table(tuple(examples), columns, choice.text, choice.label, tuple(faults), notes, fingerprint(examples))
+    whole = fingerprint(examples)
+    return Table(tuple(examples), columns, choice.text, choice.label, tuple(faults), notes, whole, choices)
 
 
 def stream_table(
@@ -90,6 +95,7 @@ def stream_table(
     *,
     text: str | None = None,
     label: str | None = None,
+    choices: str | None = None,
     skip_bad_rows: bool = False,
     on_fault: Callable[[Fault], object] | None = None,
 ) -> TableStream:
@@ -101,6 +107,7 @@ def stream_table(
         source: As for `read_table`.
         text: The text column; by default the one with a usual name.
         label: The label column; by default the one with a usual name, or none.
+        choices: As for `read_table`.
         skip_bad_rows: Hand the faults of bad rows to `on_fault` and go on, where the first one is an error by default.
         on_fault: Is called with every fault of a row that is skipped.
 
@@ -117,7 +124,8 @@ def stream_table(
             "got on_fault=None. Give a function, such as on_fault=faults.append."
         )
     opened, choice = _choose(open_source(source), text, label, labels_required=False)
-    rule = _RowRule(choice, opened.columns, labels_required=False, known_labels=None)
+    own = _choices_column(opened, choice, choices)
+    rule = _RowRule(choice, opened.columns, labels_required=False, known_labels=None, choices=own)
     examples = _read_examples(opened, rule, on_fault if skip_bad_rows else None)
     notes = (*opened.notes, *choice.notes)
     return TableStream(opened.name, opened.columns, choice.text, choice.label, notes, examples)
@@ -144,6 +152,18 @@ def _choose(source: Source, text: str | None, label: str | None, labels_required
         has_header=source.has_header,
     )
     return source, choice
+
+
+def _choices_column(source: Source, choice: ColumnChoice, choices: str | None) -> str | None:
+    """Return the column with the rows' choices, if one is asked for and there."""
+    if choices is None:
+        return None
+    if choices not in source.columns:
+        near = near_matches(choices, source.columns)
+        raise TableError(f"Reading {source.name}: there is no column of choices {quote(choices)}.{near}")
+    if choices in (choice.text, choice.label):
+        raise TableError(f"Reading {source.name}: {quote(choices)} is named as choices and as text or label.")
+    return choices
 
 
 def _read_examples(
@@ -182,11 +202,26 @@ def _read_row(record: Record, rule: _RowRule) -> Example | tuple[Fault, ...]:
     problems.setdefault(text, _check_text(values[text], fields[text]))
     if label is not None:
         problems.setdefault(label, _check_label(values[label], fields[label], rule))
+    has_label = label is not None and _is_plain(values[label]) and _has_label(values[label], fields[label])
+    choices: tuple[str, ...] = ()
+    if rule.choices is not None:
+        answer = fields[label] if label is not None and has_label and rule.labels_required else None
+        choices, what = _read_choices(values[rule.choices], answer)
+        problems.setdefault(rule.choices, what)
     faults = tuple(Fault(record.origin, name, what) for name, what in problems.items() if what)
     if faults:
         return faults
-    has_label = label is not None and _is_plain(values[label]) and _has_label(values[label], fields[label])
-    return Example(fields[text], fields[label] if label is not None and has_label else None, fields, record.origin)
+    answer = fields[label] if label is not None and has_label else None
+    return Example(fields[text], answer, fields, record.origin, choices)
+
+
+def _read_choices(value: object, label: str | None) -> tuple[tuple[str, ...], str]:
+    """Return the choices of a row, and what is wrong with them, "" if nothing is."""
+    try:
+        choices = split_choices(value)
+    except ValueError as error:
+        return (), str(error)
+    return choices, check_choices(choices, label)
 
 
 def _check_text(value: object, spelt: str) -> str:
@@ -259,6 +294,7 @@ class _RowRule:
     columns: tuple[str, ...]
     labels_required: bool
     known_labels: tuple[str, ...] | None
+    choices: str | None = None  # the column with the rows' own choices
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def check_template(
         TemplateError: For an unknown placeholder, a prompt that does not show the text or that gives the label away,
             or a closed set's target that uses other columns.
     """
-    in_prompt, in_target = _placeholders(template.prompt), _placeholders(template.target)
+    in_prompt, in_target = placeholders(template.prompt), placeholders(template.target)
     known = {*columns, "text", "label"}
     faults = [*_unknown("prompt", in_prompt, known), *_unknown("target", in_target, known)]
     if not in_prompt & {"text", text_column}:
@@ -215,12 +215,12 @@ def check_prompt(template: Template, columns: Sequence[str], *, text_column: str
         TemplateError: For a placeholder that is no column.
     """
     known = {*columns, "text", text_column}
-    faults = _unknown("prompt", _placeholders(template.prompt), known)
+    faults = _unknown("prompt", placeholders(template.prompt), known)
     if faults:
         raise TemplateError("Checking the adapter's template: " + " And ".join(faults))
 
 
-def _placeholders(source: str) -> set[str]:
+def placeholders(source: str) -> set[str]:
     """Return the names a source takes from the row; Jinja2's own (`range`, `dict`) are not among them."""
     return jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - set(_ENVIRONMENT.globals)
 
@@ -232,16 +232,24 @@ def _unknown(where: str, names: set[str], known: set[str]) -> list[str]:
     ]
 
 
+class ChoicesInWords(tuple[str, ...]):
+    """The choices of a row as a template sees them: a list that reads as `a, b, c`."""
+
+    def __str__(self) -> str:
+        return ", ".join(self)
+
+
 def prompt_of(template: Template, example: Example, text_column: str, text: str | None = None) -> str:
     """Return the prompt of an example, with its text replaced where `text` is given.
 
     Raises:
         TemplateError: If the template fails on this row; names file and line.
     """
+    fields: dict[str, Any] = dict(example.fields)
+    if example.choices:
+        fields["choices"] = ChoicesInWords(example.choices)
     try:
-        return template.render_prompt(
-            example.fields, text=example.text if text is None else text, text_column=text_column
-        )
+        return template.render_prompt(fields, text=example.text if text is None else text, text_column=text_column)
     except TemplateError as error:
         raise TemplateError(f"{error} (row {example.origin})") from error
 

@@ -7,9 +7,9 @@ models; it knows nothing of tables, templates or files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,18 @@ from torch.nn import functional
 
 from ia3.bases.kinds import Kind
 from ia3.core.modes import evaluating
+from ia3.core.strengths import Choice
 from ia3.data.batches import IGNORED, collate, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.logits import logits_at
-from ia3.inference.metrics import Metrics, score_loss, score_predictions
+from ia3.inference.metrics import LossUnit, Metrics, score_loss, score_predictions
+from ia3.inference.ranking import Ranking, count_own_tokens, count_tokens, rank_scores
 from ia3.inference.scoring import score_choices
+from ia3.inference.temperature import fit_scaling
 
 Array = npt.NDArray[np.float64]
-Adapters = str | int | Sequence[str | int]  # names or rows: one for all, or one for each of the rows given
+Adapters = Choice | Sequence[Choice]  # names or rows: one for all, or one for each of the rows given
 Progress = Callable[[int, int | None], object]  # told how many rows are done, and of how many (None: not known)
 
 TOKEN_BUDGET = 2048  # tokens of a batch, padding included
@@ -43,6 +46,8 @@ def evaluate_encoded(
     pad_id: int,
     decoder_start_id: int | None = None,
     adapter: str | int | None = None,
+    ranking: Ranking = "sum",
+    temperature: float = 1.0,
     token_budget: int = TOKEN_BUDGET,
     on_progress: Progress | None = None,
 ) -> Metrics:
@@ -57,6 +62,8 @@ def evaluate_encoded(
         pad_id: Token id of padding.
         decoder_start_id: First decoder token; seq2seq only.
         adapter: Name or row of the adapter; None uses the active one.
+        ranking: What the choices are compared by; the loss is that of their tokens either way.
+        temperature: What that is divided by before it becomes probabilities.
         token_budget: Most tokens of a batch, padding included.
         on_progress: Told the number of rows done, and of all rows.
 
@@ -68,7 +75,7 @@ def evaluate_encoded(
         SettingsError: If a row has no answer.
         MetricsError: If there are no rows, or a number is NaN.
     """
-    part = HeldOut(encoded, choice_ids, labels, adapter)
+    part = HeldOut(encoded, choice_ids, labels, adapter, ranking, temperature)
     options: dict[str, Any] = {"pad_id": pad_id, "decoder_start_id": decoder_start_id}
     return evaluate_together(model, kind, [part], token_budget=token_budget, on_progress=on_progress, **options)[0]
 
@@ -80,7 +87,10 @@ class HeldOut:
     encoded: Sequence[Encoded]
     choice_ids: Sequence[Sequence[int]]  # token ids of each label's answer; empty for encoders and free text
     labels: Sequence[str]  # the closed label set; empty for free text
-    adapter: str | int | None  # name or row; None is the active one
+    adapter: Choice | None  # name or row; None is the active one
+    ranking: Ranking = "sum"  # what its choices are compared by
+    temperature: float = 1.0  # what that is divided by before it becomes probabilities
+    is_fitted: bool = False  # whether a temperature is fitted on these rows
 
 
 def evaluate_together(
@@ -117,21 +127,29 @@ def evaluate_together(
     options |= {"token_budget": token_budget, "on_progress": on_progress}
     groups: dict[Any, list[int]] = {}
     for number, part in enumerate(parts):
-        require_answers(part.encoded, is_closed=bool(part.labels))
-        groups.setdefault((bool(part.labels), tuple(map(tuple, part.choice_ids))), []).append(number)
+        require_answers(part.encoded, is_closed=_mode(part) != "text")
+        groups.setdefault((_mode(part), tuple(map(tuple, part.choice_ids))), []).append(number)
     found: dict[int, Metrics] = {}
-    for (is_closed, choice_ids), numbers in groups.items():
+    for (mode, choice_ids), numbers in groups.items():
         inside = [parts[number] for number in numbers]
         encoded = [e for part in inside for e in part.encoded]
         adapters = _adapters_of(inside)
-        if is_closed:
-            scored = score_encoded(model, kind, encoded, choice_ids, adapter=adapters, **options)
+        if mode != "text":
+            asked = choice_ids if mode == "labels" else None
+            scored = score_encoded(model, kind, encoded, asked, adapter=adapters, **options)
         else:
             scored = target_losses(model, kind, encoded, adapter=adapters, **options)
         places = accumulate((len(part.encoded) for part in inside), initial=0)
         for number, part, (start, end) in zip(numbers, inside, pairwise(places), strict=True):
-            found[number] = _metrics(kind, part, scored[start:end])
+            found[number] = metrics_of(kind, part, scored[start:end])
     return [found[number] for number in range(len(parts))]
+
+
+def _mode(part: HeldOut) -> Literal["labels", "choices", "text"]:
+    """Return what the answers of some rows are: of one label set, of the choices that each row brings, or free text."""
+    if part.labels:
+        return "labels"
+    return "choices" if part.encoded and all(e.choices for e in part.encoded) else "text"
 
 
 def _adapters_of(parts: Sequence[HeldOut]) -> Adapters | None:
@@ -142,17 +160,76 @@ def _adapters_of(parts: Sequence[HeldOut]) -> Adapters | None:
     return [part.adapter for part in parts for _ in part.encoded if part.adapter is not None]
 
 
-def _metrics(kind: Kind, part: HeldOut, scored: Array) -> Metrics:
-    """Return the metrics of one adapter's rows from the scores of its choices, or the losses of its targets."""
+def metrics_of(kind: Kind, part: HeldOut, scored: Array) -> Metrics:
+    """Return the metrics of rows from the scores of their choices, or for free text the losses of their targets.
+
+    Args:
+        kind: Kind of the base.
+        part: The rows.
+        scored: As `score_encoded` gives it, shape (rows, choices), or as `target_losses`, shape (rows,).
+    """
     gold = [e.choice for e in part.encoded]
+    if _mode(part) == "choices":
+        right = float(-scored[np.arange(len(gold)), gold].sum())
+        loss = right / sum(len(e.target_ids) for e in part.encoded)
+        return score_own_choices(gold, rank_scores(scored, count_own_tokens(part.encoded), part.ranking), loss)
     if not part.labels:
         return score_loss(len(gold), float(scored.sum()) / max(1, sum(len(e.target_ids) for e in part.encoded)))
     scores = scored[:, : len(part.labels)]
     right = float(-scores[np.arange(len(gold)), gold].sum()) if gold else 0.0
-    if kind == "encoder":
-        return score_predictions(part.labels, gold, softmax(scores), right / max(1, len(gold)), loss_unit="example")
-    targets = sum(len(part.choice_ids[choice]) for choice in gold)
-    return score_predictions(part.labels, gold, softmax(scores), right / max(1, targets))
+    unit: LossUnit = "example" if kind == "encoder" else "token"
+    targets = len(gold) if kind == "encoder" else sum(len(part.choice_ids[choice]) for choice in gold)
+    loss = right / max(1, targets)
+    ranks = rank_scores(scores, count_tokens(part.choice_ids), part.ranking)
+    return score_ranks(part.labels, gold, ranks, loss, unit, part.temperature, is_fitted=part.is_fitted)
+
+
+def score_own_choices(gold: Sequence[int], ranks: Array, loss: float) -> Metrics:
+    """Return the metrics of rows that bring their own choices: there are no labels to count, and no confusion.
+
+    Args:
+        gold: Position of the right choice of each row.
+        ranks: What their choices are compared by, shape (rows, choices); −inf where a row has fewer.
+        loss: Mean loss in nats per target token.
+    """
+    places = [str(number) for number in range(ranks.shape[1])]
+    found = score_predictions(places, gold, softmax(ranks), loss)
+    return replace(found, macro_f1=None, labels=(), per_label={}, confusion=())
+
+
+def score_ranks(
+    labels: Sequence[str],
+    gold: Sequence[int],
+    ranks: Array,
+    loss: float | None,
+    loss_unit: LossUnit,
+    temperature: float = 1.0,
+    *,
+    is_fitted: bool = False,
+) -> Metrics:
+    """Return the metrics of rows from what their choices are compared by; the loss is given and has no temperature.
+
+    Args:
+        labels: The closed label set.
+        gold: The index of the right label of each row.
+        ranks: What the choices are compared by, shape (rows, choices).
+        loss: Mean loss in nats.
+        loss_unit: What it is the mean over.
+        temperature: What the ranks are divided by.
+        is_fitted: Whether a temperature is fitted on these rows as well.
+    """
+    plain = score_predictions(labels, gold, softmax(ranks), loss, loss_unit=loss_unit)
+    plain = replace(plain, scaling=fit_scaling(ranks, gold) if is_fitted else None)
+    if temperature == 1:
+        return plain
+    scaled = score_predictions(labels, gold, softmax(ranks / temperature), loss, loss_unit=loss_unit)
+    return replace(
+        scaled,
+        temperature=temperature,
+        unscaled_error=plain.calibration_error,
+        unscaled_bins=plain.calibration_bins,
+        scaling=plain.scaling,
+    )
 
 
 def require_answers(encoded: Sequence[Encoded], *, is_closed: bool) -> None:
@@ -173,7 +250,7 @@ def score_encoded(
     model: Any,
     kind: Kind,
     encoded: Sequence[Encoded],
-    choice_ids: Sequence[Sequence[int]],
+    choice_ids: Sequence[Sequence[int]] | None,
     *,
     pad_id: int,
     decoder_start_id: int | None = None,
@@ -188,7 +265,7 @@ def score_encoded(
         of different widths are given, those with fewer choices have −inf behind theirs.
     """
     if not encoded:
-        return np.empty((0, len(choice_ids)))
+        return np.empty((0, 0 if choice_ids is None else len(choice_ids)))
     found: dict[int, Array] = {}
     with evaluating(model):
         for part in length_batches([len(e.prompt_ids) for e in encoded], token_budget):
@@ -213,7 +290,7 @@ def score_encoded(
 
 def rows_of(adapter: Adapters | None, part: Sequence[int]) -> Adapters | None:
     """Return the rows of some of the examples: their own, or the one of all."""
-    if adapter is None or isinstance(adapter, str | int):
+    if adapter is None or isinstance(adapter, Choice):
         return adapter
     return [adapter[i] for i in part]
 

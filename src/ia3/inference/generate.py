@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ia3.bases.kinds import Kind
 from ia3.core.attach import attachment_of
 from ia3.core.modes import evaluating
+from ia3.core.strengths import Choice, at_strength, split_strengths
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
@@ -84,12 +85,14 @@ def generate_tokens(
 
 
 def _rows_of(model: Any, adapter: Adapters, part: Sequence[int]) -> Any:
-    """Return the row of all prompts of a batch, or a tensor of one for each, which is cut as prompts are finished."""
+    """Return the row of all prompts of a batch, or a list of one for each, which is cut as prompts are finished."""
     own = rows_of(adapter, part)
-    if own is None or isinstance(own, str | int):
+    if own is None or isinstance(own, Choice):
         return own
     bank = attachment_of(model).bank
-    return torch.tensor([bank.row(name) for name in own])
+    adapters, strengths = split_strengths(own)
+    rows: list[Choice] = [bank.row(name) for name in adapters]
+    return rows if strengths is None else list(map(at_strength, rows, strengths))
 
 
 def _start_causal(model: Any, encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
@@ -128,6 +131,13 @@ def _run_greedily(model: Any, inputs: dict[str, Any], max_new_tokens: int, end_i
     return [tuple(answer) for answer in answers]
 
 
+def _cut(value: Any, goes_on: Tensor, kept: Sequence[int]) -> Any:
+    """Return what belongs to the rows that go on."""
+    if isinstance(value, list):
+        return [value[place] for place in kept]
+    return value[goes_on] if isinstance(value, Tensor) else value
+
+
 def _as_model_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
     named = {**inputs, "use_cache": True}
     if "encoder_outputs" in named:
@@ -141,7 +151,8 @@ def _next_inputs(
     """Return the inputs of the next step, of the rows that go on; `chosen` has shape (alive,)."""
     if goes_on.numel() < chosen.numel():
         cache.batch_select_indices(goes_on)
-        inputs = {name: value[goes_on] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+        kept = goes_on.tolist()
+        inputs = {name: _cut(value, goes_on, kept) for name, value in inputs.items()}
     step = {**inputs, **cache_input(model, cache), tokens_in: chosen[goes_on].unsqueeze(1)}
     if tokens_in == "input_ids":
         mask = inputs["attention_mask"]

@@ -19,19 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ia3.errors import IA3Error
+from ia3.inference.metrics_text import metrics_lines
+from ia3.inference.reliability import CalibrationBin, calibration_bins, calibration_error
+from ia3.inference.temperature import Scaling
 
 LossUnit = Literal["token", "example"]
 _Float = npt.NDArray[np.float64]
 _Int = npt.NDArray[np.int64]
 
-CALIBRATION_BINS = 15  # Guo et al. 2017, section 3
+FEW_ROWS = 100  # fewer leave a 95 % interval of up to twenty points
 _NORMAL_975 = 1.959963984540054  # the 97.5 % quantile of the normal distribution: 95 % lie between −q and q
 _SUM_TOLERANCE = 1e-2  # a softmax that was computed in bf16 sums to 1 ± 0.004
 _SHOWN_FAULTS = 5
 _DIVERGED = "The model overflowed or diverged: load the base as float32, or train with a lower learning rate."
-_SHOWN_CONFUSIONS = 10
-_WIDEST_LABEL = 32  # characters
-_WIDEST_MATRIX = 8  # labels; a wider confusion matrix does not fit a terminal
 
 
 def score_predictions(
@@ -72,7 +72,7 @@ def score_predictions(
     np.add.at(confusion, (right, predicted), 1)
     scores = _label_scores(confusion)
     occurs = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0  # (choices,)
-    bins = _calibration_bins(table.max(axis=1), predicted == right)
+    bins = calibration_bins(table.max(axis=1), predicted == right)
     return Metrics(
         rows=len(table),
         loss=_check_loss(loss),
@@ -163,23 +163,25 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def calibration_error(bins: Sequence[CalibrationBin]) -> float:
-    """Return the expected calibration error: mean |accuracy − confidence| of the bins, weighted by rows.
-
-    Guo et al. 2017 (arXiv 1706.04599), equation 3; in [0, 1].
+def describe_few_rows(rows: int, what: str) -> str:
+    """Return a warning where rows that are measured on are so few that differences mean little, else nothing.
 
     Args:
-        bins: At least one of them with rows.
+        rows: Number of rows.
+        what: What they are, such as `evaluated on`.
+
+    Example:
+        >>> describe_few_rows(10, "evaluated on")[:76]
+        'Only 10 rows are evaluated on: with 8 of them right the 95 % interval of the '
     """
-    gaps = [
-        b.count * abs(b.accuracy - b.confidence) for b in bins if b.accuracy is not None and b.confidence is not None
-    ]
-    return sum(gaps) / sum(b.count for b in bins)
-
-
-def printable(text: str) -> str:
-    r"""Return `text` with line breaks, controls and lone surrogates as escapes (`\n`, `\x1b`, `\ud800`)."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    if rows >= FEW_ROWS:
+        return ""
+    right = round(0.8 * rows)
+    low, high = wilson_interval(right, rows)
+    return (
+        f"Only {rows} row{' is' if rows == 1 else 's are'} {what}: with {right} of them right the 95 % interval of the "
+        f"accuracy is {100 * low:.1f} % to {100 * high:.1f} %, and smaller differences mean nothing."
+    )
 
 
 def _check_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -286,64 +288,6 @@ def _ratio(above: _Int, below: _Int) -> _Float:
     return np.divide(above, below, out=np.zeros(len(above), dtype=np.float64), where=below > 0)
 
 
-def _calibration_bins(confidence: _Float, is_right: npt.NDArray[np.bool_]) -> tuple[CalibrationBin, ...]:
-    """Return the bins (lower, upper] of the top probability; both arguments have shape (rows,)."""
-    edges = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
-    # side="left": a probability on an edge belongs to the bin below; rounding may leave it just above 1
-    place = np.minimum(np.searchsorted(edges[1:], confidence, side="left"), CALIBRATION_BINS - 1)
-    found = []
-    for i in range(CALIBRATION_BINS):
-        here = place == i
-        count = int(here.sum())
-        mean = float(confidence[here].mean()) if count else None
-        right = float(is_right[here].mean()) if count else None
-        found.append(CalibrationBin(float(edges[i]), float(edges[i + 1]), count, mean, right))
-    return tuple(found)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _label_lines(metrics: Metrics) -> list[str]:
-    """Return a table with one row for each label."""
-    rows = [["label", "precision", "recall", "F1", "rows"]]
-    for label in metrics.labels:
-        score = metrics.per_label[label]
-        ratios = [f"{ratio:.3f}" for ratio in (score.precision, score.recall, score.f1)]
-        rows.append([_short(label), *ratios, str(score.support)])
-    return ["", *_columns(rows)]
-
-
-def _confusion_lines(metrics: Metrics) -> list[str]:
-    """Return the confusion matrix, or its largest entries off the diagonal where it is too wide."""
-    names = [_short(label) for label in metrics.labels]
-    if len(names) <= _WIDEST_MATRIX:
-        counts = [[name, *map(str, row)] for name, row in zip(names, metrics.confusion, strict=True)]
-        return ["", "confusion (rows: gold, columns: predicted)", *_columns([["", *names], *counts])]
-    matrix = np.array(metrics.confusion)  # (choices gold, choices predicted)
-    pairs = [(-int(matrix[i, j]), i, j) for i, j in np.argwhere(matrix > 0) if i != j]
-    most = sorted(pairs)[:_SHOWN_CONFUSIONS]  # by count, then in the order of the labels
-    title = f"most confused ({len(most)} of {len(pairs)} pairs)" if pairs else "nothing was confused"
-    return ["", title, *(f"  {names[i]} taken for {names[j]}: {-count}" for count, i, j in most)]
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rows as aligned lines, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([f"{first:<{widths[0]}}", *cells]))
-    return lines
-
-
-def _short(label: str) -> str:
-    """Return the label as it fits a column: printable, at most 32 characters."""
-    shown = printable(label)
-    return shown if len(shown) <= _WIDEST_LABEL else shown[: _WIDEST_LABEL - 1] + "…"
-
-
 class MetricsError(IA3Error):
     """Predictions cannot be scored: none there, shapes that do not fit, or no probabilities."""
 
@@ -356,17 +300,6 @@ class LabelScore:
     recall: float
     f1: float
     support: int  # rows whose gold label it is
-
-
-@dataclass(frozen=True)
-class CalibrationBin:
-    """The rows whose top probability lies in (lower, upper]."""
-
-    lower: float
-    upper: float
-    count: int
-    confidence: float | None  # mean top probability; None without rows
-    accuracy: float | None  # share of right rows; None without rows
 
 
 @dataclass(frozen=True)
@@ -384,11 +317,23 @@ class Metrics:
     confusion: tuple[tuple[int, ...], ...] = ()  # (choices gold, choices predicted)
     calibration_error: float | None = None
     calibration_bins: tuple[CalibrationBin, ...] = ()
+    temperature: float = 1.0  # the scores were divided by it
+    unscaled_error: float | None = None  # the calibration error without that; None if it is 1
+    unscaled_bins: tuple[CalibrationBin, ...] = ()
+    scaling: Scaling | None = None  # a temperature that was fitted on these rows, and is not in the numbers above
 
     @property
     def accuracy_interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the accuracy (Wilson)."""
         return None if self.accuracy is None else wilson_interval(round(self.accuracy * self.rows), self.rows)
+
+    @property
+    def commonest(self) -> tuple[str, float] | None:
+        """The label that most rows have, and their share: what an answer that is always the same gets right."""
+        if not self.per_label:
+            return None
+        label, score = max(self.per_label.items(), key=lambda item: item[1].support)
+        return label, score.support / self.rows
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for `json.dumps`; an infinite loss or perplexity is None."""
@@ -398,22 +343,11 @@ class Metrics:
         plain["accuracy_interval"] = None if self.accuracy_interval is None else list(self.accuracy_interval)
         plain["labels"] = list(self.labels)
         plain["confusion"] = [list(row) for row in self.confusion]
-        plain["calibration_bins"] = list(plain["calibration_bins"])
+        for key in ("calibration_bins", "unscaled_bins"):
+            plain[key] = list(plain[key])
+        plain["scaling"] = None if self.scaling is None else self.scaling.to_json()
         return plain
 
     def lines(self) -> list[str]:
         """Return the metrics for a terminal: the totals, a row for each label, the confusion."""
-        totals = [f"{self.rows} rows"]
-        if self.accuracy is not None and self.accuracy_interval is not None:
-            low, high = map(_percent, self.accuracy_interval)
-            share = f"{'accuracy' if self.labels else 'exact match'} {_percent(self.accuracy)}"
-            totals = [f"{share} of {self.rows} rows (95 % interval {low} to {high})"]
-        if self.macro_f1 is not None:
-            totals.append(f"macro F1 {self.macro_f1:.3f}")
-        if self.loss is not None:
-            totals.append(f"loss {self.loss:.4g} nats per {'target token' if self.loss_unit == 'token' else 'example'}")
-        if self.perplexity is not None:
-            totals.append(f"perplexity {self.perplexity:.4g}")
-        if self.calibration_error is not None:
-            totals.append(f"calibration error {self.calibration_error:.3f}")
-        return [*totals, *_label_lines(self), *_confusion_lines(self)] if self.labels else totals
+        return metrics_lines(self)

@@ -17,13 +17,16 @@ from ia3.inference.evaluate import Array, softmax
 from ia3.inference.metrics import MetricsError
 
 
-def predictions_of(scores: Array, labels: Sequence[str], examples: Sequence[Example]) -> list[Prediction]:
+def predictions_of(
+    scores: Array, labels: Sequence[str], examples: Sequence[Example], temperature: float = 1.0
+) -> list[Prediction]:
     """Return the predictions of rows from their choices' log-probabilities.
 
     Args:
         scores: Shape (rows, choices).
         labels: The choices.
         examples: The rows, to name one in an error.
+        temperature: What they are divided by before they become probabilities; the label stays the same.
 
     Raises:
         SettingsError: If the head has another number of outputs than there are labels.
@@ -36,16 +39,33 @@ def predictions_of(scores: Array, labels: Sequence[str], examples: Sequence[Exam
             f"Classifying: the head has {scores.shape[1]} outputs, got {len(labels)} labels ({', '.join(labels)}). "
             "Give one label for each output."
         )
-    table = softmax(scores)
+    table = softmax(scores / temperature)
     bad = np.flatnonzero(np.isnan(table).any(axis=1)).tolist()
     if bad:
         raise MetricsError(
             f"Classifying: the scores of {examples[bad[0]].origin} are no numbers ({len(bad)} rows in all). The model "
             "overflowed: load the base as float32."
         )
+    best = scores.argmax(axis=1)  # at a high temperature probabilities may be equal that are not
     return [
-        Prediction(labels[int(row.argmax())], float(row.max()), dict(zip(labels, row.tolist(), strict=True)))
-        for row in table
+        Prediction(labels[place], row[place], dict(zip(labels, row, strict=True)))
+        for place, row in zip(best.tolist(), table.tolist(), strict=True)
+    ]
+
+
+def own_predictions(ranks: Array, examples: Sequence[Example]) -> list[Prediction]:
+    """Return the predictions of rows that bring their own choices.
+
+    Args:
+        ranks: What the choices are compared by, shape (rows, choices); a row's own come first.
+        examples: The rows.
+
+    Raises:
+        MetricsError: If a number is NaN.
+    """
+    return [
+        predictions_of(own[None, : len(example.choices)], example.choices, [example])[0]
+        for own, example in zip(ranks, examples, strict=True)
     ]
 
 

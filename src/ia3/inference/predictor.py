@@ -11,29 +11,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import load
-from ia3.adapters.folder import load_adapter
+from ia3.adapters.folder import choose_stored, load_adapter
+from ia3.adapters.places import find_stored
+from ia3.adapters.store import Store
+from ia3.adapters.stored import attach_store
 from ia3.bases.kinds import Kind, kind_of
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.locating import say_on_stderr
 from ia3.core.attach import Attachment
+from ia3.core.strengths import at_strength
 from ia3.data.encoding import Encoded, Encoding, longest_input
 from ia3.data.examples import Example, Table
 from ia3.data.tables import read_table
 from ia3.data.templates import Template, check_prompt, default_template, parse_template
 from ia3.errors import AdapterError, BaseError, SettingsError
+from ia3.inference.ensemble import Wording, average_ranks, evaluate_wordings
 from ia3.inference.evaluate import (
     TOKEN_BUDGET,
+    Adapters,
+    Array,
     Progress,
-    evaluate_encoded,
     require_answers,
-    score_encoded,
     sum_target_losses,
 )
 from ia3.inference.generate import generate_tokens
 from ia3.inference.metrics import Metrics, score_texts
-from ia3.inference.mixed import classify_mixed, generate_mixed
-from ia3.inference.predictions import Prediction, predictions_of
+from ia3.inference.mixed import Strengths, classify_mixed, generate_mixed, turned
+from ia3.inference.predictions import Prediction, own_predictions, predictions_of
+from ia3.inference.ranking import Ranking, count_tokens, rank_scores
 from ia3.inference.recorded import Recorded
 from ia3.inference.rows import Row, choose_columns_of, read_rows
 
@@ -49,6 +56,8 @@ def load_predictor(
     labels: Sequence[str] | None = None,
     template: Template | str | None = None,
     name: str | None = None,
+    strength: float = 1.0,
+    ensemble: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     precision: str = "float",
@@ -57,11 +66,15 @@ def load_predictor(
     """Return a predictor from an adapter's folder: its base loaded, the adapter on it, its labels and template known.
 
     Args:
-        adapter_folder: A folder of ours or of PEFT's, or an id on the hub.
+        adapter_folder: A folder of ours or of PEFT's, an id on the hub, or `STORE:NAME` for an adapter of a packed
+            store; all of the store's adapters are then there by name, each read when it is asked for.
         base: Another place for the base than the one the adapter names, or a loaded base.
         labels: The label set, for a folder that does not record one; for encoders in the order of the head's outputs.
         template: The template, for a folder that does not record one.
-        name: Name of the adapter in the bank; by default the folder's.
+        name: Name of the adapter in the bank; by default the folder's. With a store alone, which of its adapters.
+        strength: How much of the adapter is used: 0 is the base, 1 the adapter, −1 its negation.
+        ensemble: Whether a closed set's answers are averaged over all templates that are recorded; by default the
+            first is used alone.
         device: Where the base goes; not used with a loaded one.
         dtype: Of the base; not used with a loaded one.
         precision: `float`, or `int8` for the weights of the base's blocks; not used with a loaded one.
@@ -80,8 +93,8 @@ def load_predictor(
         >>> predictor.classify(["Profit rose by 3 %."])[0].prediction  # doctest: +SKIP
         'positive'
     """
-    adapter = load_adapter(adapter_folder)
     doing = f"Loading adapter from {adapter_folder}"
+    adapter, name, store = _find_adapter(doing, adapter_folder, name)
     known = Recorded.read(doing, adapter.record)
     chosen = _agreed(doing, "label set", tuple(labels) if labels else None, known.labels)
     given = parse_template(template) if isinstance(template, str) else template
@@ -100,9 +113,23 @@ def load_predictor(
         raise AdapterError(
             f"{doing}: it is for a base of kind {adapter.kind}, got {base.name!r}, which is {base.kind}."
         )
-    attachment = load(base.model, adapter_folder, name)
+    attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
     encoding = _encoding_of(base, known, words, chosen)
-    return Predictor(base, attachment, name or Path(adapter_folder).absolute().name, encoding, adapter.record)
+    own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "strength": strength}
+    own["others"] = _further_encodings(doing, encoding, known.others) if ensemble else ()
+    return Predictor(base, attachment, name, encoding, adapter.record, **own)
+
+
+def _find_adapter(doing: str, address: str | Path, name: str | None) -> tuple[Adapter, str, Store | None]:
+    """Return an adapter, its name in the bank, and the store that it lies in, if it does."""
+    stored = find_stored(address)
+    if stored is None:
+        return load_adapter(address), name or Path(address).absolute().name, None
+    if name and stored[1] and name != stored[1]:
+        raise SettingsError(f"{doing}: an adapter of a store keeps its name, got name={name!r}. Leave it out.")
+    store = Store.open(stored[0])
+    chosen = choose_stored(store, stored[1] or name)
+    return store.adapter(chosen), chosen, store
 
 
 def _agreed(doing: str, what: str, given: T | None, recorded: T | None) -> T | None:
@@ -146,7 +173,20 @@ def _encoding_of(base: Base, known: Recorded, template: Template | None, labels:
         labels or (),
         known.max_length or longest_input(base.tokenizer, base.model.config),
         known.label_column,
+        known.choices_column,
     )
+
+
+def _further_encodings(doing: str, encoding: Encoding, others: Sequence[Template]) -> tuple[Encoding, ...]:
+    """Return an encoding for each further template that an ensemble averages over."""
+    is_free = not encoding.labels and encoding.choices_column is None
+    if not others or is_free:
+        what = "it answers with free text" if is_free else "its record has one template"
+        raise SettingsError(
+            f"{doing}: an ensemble averages the labels' probabilities over several templates, and {what}. Leave "
+            "--ensemble out."
+        )
+    return tuple(replace(encoding, template=other) for other in others)
 
 
 def _labels_of_head(doing: str, config: Any) -> tuple[str, ...]:
@@ -172,6 +212,10 @@ class Predictor:
         encoding: How texts become token ids; `encoding.labels` is empty for free text.
         record: What is known of how the adapter came about.
         token_budget: Most tokens of a batch, padding included.
+        ranking: What the labels are compared by: the sum of their tokens' log-probabilities, or the mean.
+        temperature: What that is divided by before it becomes probabilities.
+        strength: How much of the adapter is used where a call does not say.
+        others: Encodings with further templates, which a closed set's answers are averaged over.
     """
 
     base: Base
@@ -180,11 +224,20 @@ class Predictor:
     encoding: Encoding
     record: Mapping[str, Any] = field(default_factory=dict)
     token_budget: int = TOKEN_BUDGET
+    ranking: Ranking = "sum"
+    temperature: float = 1.0
+    strength: float = 1.0
+    others: tuple[Encoding, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The closed label set; empty for free text."""
         return self.encoding.labels
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it answers with free text: it has no labels, and rows bring no choices."""
+        return not self.encoding.labels and self.encoding.choices_column is None
 
     def beside(self, adapter: str) -> Predictor:
         """Return the predictor of another adapter of the same bank, as its record says that it answers.
@@ -202,7 +255,8 @@ class Predictor:
         if self.base.kind == "encoder" and not labels:
             labels = _labels_of_head(doing, self.base.model.config)
         encoding = _encoding_of(self.base, known, known.template, labels)
-        return replace(self, adapter=adapter, encoding=encoding, record=record)
+        own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "strength": 1.0}
+        return replace(self, adapter=adapter, encoding=encoding, record=record, others=(), **own)
 
     def classify(
         self,
@@ -210,6 +264,7 @@ class Predictor:
         on_progress: Progress | None = None,
         *,
         adapters: Sequence[str] | None = None,
+        strengths: Strengths | None = None,
     ) -> list[Prediction]:
         """Return the most probable label of each text, with the probability of every label.
 
@@ -218,6 +273,8 @@ class Predictor:
             on_progress: Told the number of texts done, and of all.
             adapters: Name of the adapter of each text, all in this predictor's bank; they meet in the same batches,
                 each with its own template and labels. Left out, the predictor's own answers all.
+            strengths: How much of the adapter each text gets, or one number for all: 0 is the base, 1 the adapter. A
+                head is used as it is. Left out, the predictor's own.
 
         Returns:
             One prediction for each text, in order.
@@ -229,19 +286,16 @@ class Predictor:
             TemplateError: If the template needs a column that is not there.
         """
         if adapters is not None:
-            return classify_mixed(self, texts, adapters, on_progress)
-        if not self.labels:
+            self._check_no_ensemble()
+            return classify_mixed(self, texts, adapters, on_progress, strengths)
+        if self.is_free:
             raise SettingsError("Classifying: this adapter answers with free text and has no labels. Use generate.")
-        examples, encoded = self.encode(texts)
-        scores = score_encoded(
-            self.base.model,
-            self.base.kind,
-            encoded,
-            self.encoding.choice_ids,
-            on_progress=on_progress,
-            **self.options(),
-        )
-        return predictions_of(scores, self.labels, examples)
+        examples = read_rows(texts, self.encoding.text_column, self.encoding.choices_column)
+        options = {**self.options(), **turned(self.adapter, strengths, len(examples))}
+        ranks = average_ranks(self.base, self._wordings(examples), self.ranking, on_progress, **options)
+        if self.encoding.choices_column is not None:
+            return own_predictions(ranks, examples)
+        return predictions_of(ranks, self.labels, examples, self.temperature)
 
     def generate(
         self,
@@ -250,6 +304,7 @@ class Predictor:
         on_progress: Progress | None = None,
         *,
         adapters: Sequence[str] | None = None,
+        strengths: Strengths | None = None,
     ) -> list[str]:
         """Return what the base answers to each text: the most probable token again and again, until the end token.
 
@@ -258,6 +313,7 @@ class Predictor:
             max_new_tokens: Most tokens of an answer; by default those of the longest label, or 64 for free text.
             on_progress: Told the number of texts done, and of all.
             adapters: As for `classify`; by default the limit is then the largest of theirs.
+            strengths: As for `classify`.
 
         Returns:
             One answer for each text, in order, without blanks around it.
@@ -266,9 +322,11 @@ class Predictor:
             SettingsError: If the base is an encoder, or has no room for so long an answer.
         """
         if adapters is not None:
-            return generate_mixed(self, texts, adapters, max_new_tokens, on_progress)
+            return generate_mixed(self, texts, adapters, max_new_tokens, on_progress, strengths)
         limit = self.most_new_tokens() if max_new_tokens is None else max_new_tokens
-        return self.answers(self.encode(texts, limit)[1], limit, on_progress)
+        encoded = self.encode(texts, limit)[1]
+        chosen = turned(self.adapter, strengths, len(encoded)).get("adapter")
+        return self.answers(encoded, limit, on_progress, chosen)
 
     def encode(self, texts: Sequence[Row], max_new_tokens: int | None = None) -> tuple[list[Example], list[Encoded]]:
         """Return texts as examples and as token ids, without labels.
@@ -278,7 +336,7 @@ class Predictor:
             max_new_tokens: Tokens that shall have room behind each; None for those of the labels.
         """
         encoding = self.encoding if max_new_tokens is None else self._encoding_beside(max_new_tokens)
-        examples = read_rows(texts, self.encoding.text_column)
+        examples = read_rows(texts, self.encoding.text_column, self.encoding.choices_column)
         return examples, self._encode(encoding, examples)
 
     def evaluate(
@@ -313,19 +371,14 @@ class Predictor:
                 text=text or own["text"],
                 label=label or own["label"],
                 known_labels=self.labels or None,
+                choices=self.encoding.choices_column,
                 skip_bad_rows=skip_bad_rows,
             )
+        if not self.is_free:
+            wordings = self._wordings(table.examples, is_labelled=True)
+            options = self.options()
+            return evaluate_wordings(self.base, wordings, self.ranking, self.temperature, on_progress, **options)
         encoded = self._encode(self.encoding, table.examples, is_labelled=True)
-        if self.labels:
-            return evaluate_encoded(
-                self.base.model,
-                self.base.kind,
-                encoded,
-                self.encoding.choice_ids,
-                self.labels,
-                on_progress=on_progress,
-                **self.options(),
-            )
         return self._evaluate_texts(table.examples, encoded, on_progress)
 
     def _evaluate_texts(
@@ -339,9 +392,23 @@ class Predictor:
         gold = [template.render_target(e.label, e.fields) for e in examples if e.label is not None]
         return score_texts(gold, self.answers(prompts, limit, on_progress), summed / targets)
 
+    def _wordings(self, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Wording]:
+        return [
+            Wording(encoding, self._encode(encoding, examples, is_labelled=is_labelled))
+            for encoding in (self.encoding, *self.others)
+        ]
+
+    def _check_no_ensemble(self) -> None:
+        if self.others:
+            raise SettingsError(
+                "Classifying: texts with adapters of their own are read with the first template of each, got an "
+                "ensemble. Load the predictor without it, or leave adapters out."
+            )
+
     def _encode(self, encoding: Encoding, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Encoded]:
         if examples:
-            check_prompt(encoding.template, tuple(examples[0].fields), text_column=encoding.text_column)
+            own = () if encoding.choices_column is None else ("choices",)
+            check_prompt(encoding.template, (*examples[0].fields, *own), text_column=encoding.text_column)
         return list(encoding.encode(examples if is_labelled else [replace(e, label=None) for e in examples]))
 
     def answers(
@@ -349,7 +416,7 @@ class Predictor:
         encoded: Sequence[Encoded],
         limit: int,
         on_progress: Progress | None,
-        adapters: Sequence[str] | None = None,
+        adapters: Adapters | None = None,
     ) -> list[str]:
         """Return what the base writes behind each prompt, with its own adapter or with one for each."""
         tokenizer: Any = self.base.tokenizer
@@ -364,6 +431,10 @@ class Predictor:
         )
         plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         return [tokenizer.decode(list(ids), **plain).strip() for ids in answers]
+
+    def ranks(self, scores: Array) -> Array:
+        """Return what the labels are compared by, from their tokens' summed log-probabilities."""
+        return rank_scores(scores, count_tokens(self.encoding.choice_ids), self.ranking)
 
     def most_new_tokens(self) -> int:
         """Return the tokens of the longest label's answer, or of free text."""
@@ -393,6 +464,6 @@ class Predictor:
         return {
             "pad_id": self.base.pad_id,
             "decoder_start_id": self.base.decoder_start_id,
-            "adapter": self.adapter,
+            "adapter": at_strength(self.adapter, self.strength),
             "token_budget": self.token_budget,
         }

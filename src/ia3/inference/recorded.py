@@ -1,16 +1,36 @@
-"""What an adapter's record says of how it answers: labels, template, columns, the longest text.
+"""What an adapter's record says of how it answers: labels, template, ranking, columns, longest text, temperature.
 
-This file knows plain values; it knows nothing of models.
+How the choices are ranked stands beside the template's sources, so that it goes where they go. This file knows plain
+values; it knows nothing of models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ia3.data.templates import Template
 from ia3.errors import AdapterError
+from ia3.inference.ranking import RANKINGS, Ranking
+
+
+def words_to_json(
+    template: Template, ranking: Ranking | None, others: Sequence[Template] = (), choices_column: str | None = None
+) -> dict[str, Any]:
+    """Return the record's entry `template`, which `Recorded.read` reads.
+
+    Args:
+        template: The words around text and label.
+        ranking: What the choices are compared by; None where there are none, or they have no tokens.
+        others: Further templates that it was trained with.
+        choices_column: The column with each row's own choices.
+    """
+    words: dict[str, Any] = dict(template.to_json())
+    words |= {} if ranking is None else {"ranking": ranking}
+    words |= {} if choices_column is None else {"choices_column": choices_column}
+    return words | ({"others": [other.to_json() for other in others]} if others else {})
 
 
 @dataclass(frozen=True)
@@ -22,6 +42,10 @@ class Recorded:
     text_column: str
     label_column: str | None
     max_length: int | None
+    ranking: Ranking = "sum"
+    temperature: float = 1.0  # what the ranks of the labels are divided by
+    others: tuple[Template, ...] = ()  # further templates that it was trained with
+    choices_column: str | None = None  # where rows bring their own choices
 
     @staticmethod
     def read(doing: str, record: Mapping[str, Any]) -> Recorded:
@@ -32,15 +56,28 @@ class Recorded:
         """
         values = {**(record.get("data") or {}), **record}
         labels, words, length = values.get("labels"), values.get("template"), values.get("max_length")
+        heat = (values.get("calibration") or {}).get("temperature", 1.0)
         columns = [values.get("text_column"), values.get("label_column")]
         faults = {
             "labels": labels is None or all(isinstance(label, str) for label in labels),
-            "template": words is None or all(isinstance(words.get(part), str) for part in ("prompt", "target")),
+            "template": words is None or _is_template(words),
+            "template.others": not words or all(map(_is_template, words.get("others", ()))),
+            "choices_column": not words or isinstance(words.get("choices_column"), str | None),
+            "ranking": words is None or words.get("ranking", "sum") in RANKINGS,
             "max_length": length is None or (type(length) is int and length > 0),
+            "temperature": type(heat) in (int, float) and 0 < heat < math.inf,
             "text_column or label_column": all(isinstance(column, str | None) for column in columns),
         }
         wrong = [name for name, is_right in faults.items() if not is_right]
         if wrong:
             raise AdapterError(f"{doing}: {', '.join(wrong)} in ia3.json cannot be used. Save the adapter again.")
         template = Template(words["prompt"], words["target"]) if words else None
-        return Recorded(tuple(labels) if labels else None, template, columns[0] or "text", columns[1], length)
+        ranking: Ranking = words.get("ranking", "sum") if words else "sum"
+        others = tuple(Template(one["prompt"], one["target"]) for one in words.get("others", ())) if words else ()
+        own = words.get("choices_column") if words else None
+        chosen = tuple(labels) if labels else None
+        return Recorded(chosen, template, columns[0] or "text", columns[1], length, ranking, float(heat), others, own)
+
+
+def _is_template(words: Any) -> bool:
+    return isinstance(words, Mapping) and all(isinstance(words.get(part), str) for part in ("prompt", "target"))

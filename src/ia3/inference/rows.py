@@ -17,12 +17,13 @@ from ia3.errors import TableError
 Row = str | Mapping[str, Any] | Example
 
 
-def read_rows(rows: Sequence[Row], text_column: str) -> list[Example]:
+def read_rows(rows: Sequence[Row], text_column: str, choices_column: str | None = None) -> list[Example]:
     """Return texts, dicts or examples as examples, in order.
 
     Args:
         rows: All of one sort.
         text_column: Name of the text column in dicts, if they have it; else it is found by its name.
+        choices_column: Where each row brings its own choices, their name in dicts.
 
     Raises:
         TableError: For a single text in place of a list, or a row without text.
@@ -33,7 +34,8 @@ def read_rows(rows: Sequence[Row], text_column: str) -> list[Example]:
     if all(isinstance(row, Example) for row in given):
         return [row for row in given if isinstance(row, Example)]
     has_column = isinstance(given[0], Mapping) and text_column in given[0]
-    table = read_table(given, text=text_column if has_column else None, labels_required=False)
+    text = text_column if has_column else None
+    table = read_table(given, text=text, labels_required=False, choices=choices_column)
     return list(table.examples)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ia3.bases.kinds import Kind
+from ia3.core.strengths import Choice
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
@@ -27,7 +29,15 @@ from ia3.inference.logits import cache_input, cache_of, class_logits, known_inpu
 MOST_LOGITS = 64 * 2**20
 MOST_COPIED = 128 * 2**20
 
-Rows = str | int | Sequence[str | int]
+Rows = Choice | Sequence[Choice]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One choice of one example."""
+
+    owner: int  # position of the example in the batch
+    ids: tuple[int, ...]
 
 
 @torch.inference_mode()
@@ -35,7 +45,7 @@ def score_choices(
     model: Any,
     kind: Kind,
     encoded: Sequence[Encoded],
-    choice_ids: Sequence[Sequence[int]],
+    choice_ids: Sequence[Sequence[int]] | None,
     *,
     pad_id: int,
     decoder_start_id: int | None = None,
@@ -47,60 +57,64 @@ def score_choices(
         model: The base, perhaps with a bank.
         kind: Kind of the base.
         encoded: The examples; their own targets are not read.
-        choice_ids: Token ids of each choice, end token included; not used for encoders.
+        choice_ids: Token ids of each choice, end token included; None for those that each example brings. Not used
+            for encoders.
         pad_id: Token id of padding.
         decoder_start_id: First decoder token; seq2seq only.
         rows: Row or name for each example on a model with a bank, or one for all; None uses the active adapter.
 
     Returns:
         Shape (batch, choices), fp32 (float64 on a float64 base): summed log-probabilities of the choices' tokens, or
-        for encoders the log-softmax of the head. Language models' choices need not sum to one.
+        for encoders the log-softmax of the head. Language models' choices need not sum to one. An example with fewer
+        choices than another has −inf behind its own.
 
     Raises:
         SettingsError: If there are no choices, one is empty, or a seq2seq base has no first decoder token.
     """
     if kind == "encoder":
         return _score_with_head(model, encoded, pad_id, rows)
-    if not choice_ids or not all(choice_ids):
+    choices = [example.choices for example in encoded] if choice_ids is None else [choice_ids] * len(encoded)
+    if not all(own and all(own) for own in choices):
         raise SettingsError("Scoring choices: the label set is empty or a choice has no tokens, expected some of both.")
+    pairs = [_Pair(owner, tuple(ids)) for owner, own in enumerate(choices) for ids in own]
     if kind == "causal":
-        return _score_causal(model, encoded, choice_ids, pad_id, rows)
-    if decoder_start_id is None:
+        scores = _score_causal(model, encoded, pairs, pad_id, rows)
+    elif decoder_start_id is None:
         raise SettingsError("Scoring choices: the base names no decoder_start_token_id, expected one in its config.")
-    return _score_seq2seq(model, encoded, choice_ids, pad_id, decoder_start_id, rows)
+    else:
+        scores = _score_seq2seq(model, encoded, pairs, pad_id, decoder_start_id, rows)
+    return _in_place(scores, list(map(len, choices)))
 
 
 def _score_with_head(model: Any, encoded: Sequence[Encoded], pad_id: int, rows: Rows | None) -> Tensor:
     ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
-    logits = class_logits(model, {"input_ids": ids, "attention_mask": mask, **_rows(rows)})
+    own = _rows(rows, range(len(encoded)))
+    logits = class_logits(model, {"input_ids": ids, "attention_mask": mask, **own})
     return _wide(logits).log_softmax(dim=-1)
 
 
 def _score_causal(
-    model: Any,
-    encoded: Sequence[Encoded],
-    choice_ids: Sequence[Sequence[int]],
-    pad_id: int,
-    rows: Rows | None,
+    model: Any, encoded: Sequence[Encoded], pairs: Sequence[_Pair], pad_id: int, rows: Rows | None
 ) -> Tensor:
+    """Return the score of every choice of every example, in order, shape (pairs,)."""
     ids, mask = pad_prompts(model, encoded, pad_id, pad_left)
     last = torch.zeros_like(mask, dtype=torch.bool)
     last[:, -1] = True
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, **_rows(rows)}
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, **_rows(rows, range(len(encoded)))}
     inputs |= known_inputs(model, position_ids=positions)
     first, output = run_at(model, last, inputs)  # (batch, vocabulary): every choice's first token
     first = _wide(first).log_softmax(dim=-1)
-    scores = first[:, [choice[0] for choice in choice_ids]]  # batch choices
-    if max(map(len, choice_ids)) == 1:
+    scores = first[[pair.owner for pair in pairs], [pair.ids[0] for pair in pairs]]  # pairs
+    if max(len(pair.ids) for pair in pairs) == 1:
         return scores
     cache = cache_of(output)
-    chunks = _chunks(choice_ids, len(encoded), first.shape[-1], _count_numbers(cache))
+    chunks = _chunks(pairs, first.shape[-1], _count_numbers(cache) // len(encoded))
     rest = []
     for number, chunk in enumerate(chunks, start=1):
-        copies = _copied_cache(cache, len(chunk), is_last=number == len(chunks))
+        copies = _copied_cache(cache, _owners(chunk, ids.device), is_last=number == len(chunks))
         rest.append(_score_continuations(model, mask, positions, copies, chunk, pad_id, rows))
-    return scores + torch.cat(rest, dim=1)
+    return scores + torch.cat(rest)
 
 
 def _score_continuations(
@@ -108,57 +122,68 @@ def _score_continuations(
     mask: Tensor,
     positions: Tensor,
     cache: Any,
-    choices: Sequence[Sequence[int]],
+    pairs: Sequence[_Pair],
     pad_id: int,
     rows: Rows | None,
 ) -> Tensor:
-    """Return the log-probability of each choice's tokens after the first, shape (batch, choices)."""
-    batch, count = mask.shape[0], len(choices)
-    given = pad_right([choice[:-1] for choice in choices], pad_id).to(mask.device)  # choices steps
-    wanted = pad_right([choice[1:] for choice in choices], -1).to(mask.device)
+    """Return the log-probability of each choice's tokens after the first, shape (pairs,)."""
+    owners = _owners(pairs, mask.device)
+    given = pad_right([pair.ids[:-1] for pair in pairs], pad_id).to(mask.device)  # pairs steps
+    wanted = pad_right([pair.ids[1:] for pair in pairs], -1).to(mask.device)
     steps = given.shape[1]
     if steps == 0:  # a chunk of choices of one token each
-        return torch.zeros(batch, count, device=mask.device)
-    is_token = (wanted >= 0).repeat(batch, 1)  # batch·choices steps
-    ahead = torch.arange(1, steps + 1, device=mask.device)
+        return torch.zeros(len(pairs), device=mask.device)
+    is_token = wanted >= 0
     inputs = {
-        "input_ids": given.repeat(batch, 1),
-        "attention_mask": torch.cat([mask.repeat_interleave(count, dim=0), is_token.to(mask.dtype)], dim=1),
+        "input_ids": given,
+        "attention_mask": torch.cat([mask[owners], is_token.to(mask.dtype)], dim=1),
         "use_cache": True,
         **cache_input(model, cache),
-        **_rows(rows, count),
-        **known_inputs(model, position_ids=positions[:, -1:].repeat_interleave(count, dim=0) + ahead),
+        **_rows(rows, owners.tolist()),
+        **known_inputs(model, position_ids=positions[owners, -1:] + torch.arange(1, steps + 1, device=mask.device)),
     }
     logits, _ = run_at(model, is_token, inputs)
-    return _sum_tokens(logits, wanted.repeat(batch, 1), is_token).view(batch, count)
+    return _sum_tokens(logits, wanted, is_token)
 
 
 def _score_seq2seq(
     model: Any,
     encoded: Sequence[Encoded],
-    choice_ids: Sequence[Sequence[int]],
+    pairs: Sequence[_Pair],
     pad_id: int,
     start_id: int,
     rows: Rows | None,
 ) -> Tensor:
+    """Return the score of every choice of every example, in order, shape (pairs,)."""
     ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
-    hidden = model.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True, **_rows(rows)).last_hidden_state
+    own = _rows(rows, range(len(encoded)))
+    hidden = model.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True, **own).last_hidden_state
     scores = []
     vocabulary = model.get_output_embeddings().weight.shape[0]
-    for chunk in _chunks(choice_ids, len(encoded), vocabulary, hidden.numel()):
-        count = len(chunk)
-        given = pad_right([(start_id, *choice[:-1]) for choice in chunk], pad_id).to(ids.device)
-        wanted = pad_right(chunk, -1).to(ids.device).repeat(len(encoded), 1)  # batch·choices steps
+    for chunk in _chunks(pairs, vocabulary, hidden.numel() // len(encoded)):
+        owners = _owners(chunk, ids.device)
+        wanted = pad_right([pair.ids for pair in chunk], -1).to(ids.device)  # pairs steps
         inputs = {
-            "encoder_outputs": BaseModelOutput(last_hidden_state=hidden.repeat_interleave(count, dim=0)),
-            "attention_mask": mask.repeat_interleave(count, dim=0),
-            "decoder_input_ids": given.repeat(len(encoded), 1),
+            "encoder_outputs": BaseModelOutput(last_hidden_state=hidden[owners]),
+            "attention_mask": mask[owners],
+            "decoder_input_ids": pad_right([(start_id, *pair.ids[:-1]) for pair in chunk], pad_id).to(ids.device),
             "use_cache": False,
-            **_rows(rows, count),
+            **_rows(rows, owners.tolist()),
         }
         logits, _ = run_at(model, wanted >= 0, inputs)
-        scores.append(_sum_tokens(logits, wanted, wanted >= 0).view(len(encoded), count))
-    return torch.cat(scores, dim=1)
+        scores.append(_sum_tokens(logits, wanted, wanted >= 0))
+    return torch.cat(scores)
+
+
+def _in_place(scores: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the scores of all choices, in order, as (batch, choices) with −inf where an example has fewer."""
+    is_choice = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]  # batch choices
+    whole = scores.new_full(is_choice.shape, -torch.inf)
+    return whole.masked_scatter(is_choice.to(scores.device), scores)
+
+
+def _owners(pairs: Sequence[_Pair], device: Any) -> Tensor:
+    return torch.tensor([pair.owner for pair in pairs], device=device)
 
 
 def _sum_tokens(logits: Tensor, wanted: Tensor, is_token: Tensor) -> Tensor:
@@ -185,21 +210,22 @@ def pad_prompts(model: Any, encoded: Sequence[Encoded], pad_id: int, pad: Any) -
     return ids.to(device), mask.to(device)
 
 
-def _rows(rows: Rows | None, repeats: int = 1) -> dict[str, Any]:
+def _rows(rows: Rows | None, owners: Sequence[int]) -> dict[str, Any]:
+    """Return the rows of the examples that own some choices, as the model's input."""
     if rows is None:
         return {}
-    return {"rows": rows if isinstance(rows, str | int) else [row for row in rows for _ in range(repeats)]}
+    return {"rows": rows if isinstance(rows, Choice) else [rows[owner] for owner in owners]}
 
 
 def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _copied_cache(cache: Any, repeats: int, *, is_last: bool) -> Any:
-    """Repeat the prompt's cache for each choice; the last chunk may take the cache itself."""
+def _copied_cache(cache: Any, owners: Tensor, *, is_last: bool) -> Any:
+    """Return the prompts' cache once for each choice; the last chunk may take the cache itself."""
     if not is_last:
         cache = copy.deepcopy(cache)
-    cache.batch_repeat_interleave(repeats)
+    cache.batch_select_indices(owners)
     return cache
 
 
@@ -208,17 +234,14 @@ def _count_numbers(cache: Any) -> int:
     return sum(int(layer.keys.numel() + layer.values.numel()) for layer in cache.layers)
 
 
-def _chunks(
-    choices: Sequence[Sequence[int]], batch: int, vocabulary: int, copied: int
-) -> list[Sequence[Sequence[int]]]:
+def _chunks(pairs: Sequence[_Pair], vocabulary: int, copied: int) -> list[Sequence[_Pair]]:
     """Cut the choices so that the logits of one chunk, and what is copied for each of its choices, stay within bounds.
 
     Args:
-        choices: Token ids of each choice.
-        batch: Number of examples.
+        pairs: Every choice of every example.
         vocabulary: Number of logits at each position.
-        copied: Numbers that are copied for each choice.
+        copied: Numbers that are copied for each of them.
     """
-    longest = max(map(len, choices))
-    size = max(1, min(MOST_LOGITS // (batch * longest * vocabulary), MOST_COPIED // max(1, copied)))
-    return [choices[start : start + size] for start in range(0, len(choices), size)]
+    longest = max(len(pair.ids) for pair in pairs)
+    size = max(1, min(MOST_LOGITS // (longest * vocabulary), MOST_COPIED // max(1, copied)))
+    return [pairs[start : start + size] for start in range(0, len(pairs), size)]

@@ -7,6 +7,7 @@ once in windows that are predicted and written. This file knows tables and predi
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ia3.data.sources import open_source
 from ia3.data.tables import SHOWN_FAULTS, TableStream, stream_table
 from ia3.data.templates import check_prompt
 from ia3.errors import TableError
+from ia3.inference.adapter_column import check_adapter_column
 from ia3.inference.evaluate import Progress
 from ia3.inference.outputs import OutputRow, check_output, open_output
 from ia3.inference.predictor import Predictor
@@ -32,6 +34,7 @@ def predict_table(
     output: str | Path,
     *,
     text: str | None = None,
+    adapter_column: str | None = None,
     skip_bad_rows: bool = False,
     overwrite: bool = False,
     on_progress: Progress | None = None,
@@ -40,13 +43,19 @@ def predict_table(
     """Write every row of a table with its prediction to a CSV, TSV, JSONL or Parquet file.
 
     The output has every column of the table as strings, then `prediction` and for a label set `probability` (of the
-    prediction) and `probability_<label>` for each label. A table without rows gives a file without rows.
+    prediction) and `probability_<label>` for each label. Where rows bring their own choices, `probabilities` has those
+    of a row as JSON in place of these. A table without rows gives a file without rows.
+
+    With a column that names each row's adapter the rows are answered in mixed batches; their labels differ, so there is
+    `prediction` and, if the adapters have labels, `probability` alone.
 
     Args:
         predictor: The predictor.
         source: What `stream_table` reads.
         output: The file; its suffix decides the format. It appears when it is complete.
         text: Text column; by default the one trained on, if the table has it.
+        adapter_column: Column that names the adapter of each row, all in the predictor's bank; blanks around a name do
+            not count. Left out, the predictor's own answers all.
         skip_bad_rows: Leave bad rows out instead of stopping; a row that is left out is not in the output.
         overwrite: Whether a file of this name is replaced.
         on_progress: Told the number of rows done, and of all (None for rows in memory that can be read only once).
@@ -62,29 +71,36 @@ def predict_table(
     """
     check_output(output, overwrite=overwrite)
     own = choose_columns_of(source, {"text": predictor.encoding.text_column})
-    survey = _survey(source, text or own["text"], skip_bad_rows)
-    numbers = ["probability", *(f"probability_{label}" for label in predictor.labels)] if predictor.labels else []
-    _check_columns(survey, ["prediction", *numbers], predictor)
+    survey = _survey(source, text or own["text"], predictor.encoding.choices_column, skip_bad_rows)
+    numbers = [] if predictor.is_free else ["probability"]
+    words = ["prediction"] if predictor.encoding.choices_column is None else ["prediction", "probabilities"]
+    if adapter_column is None:
+        numbers += [f"probability_{label}" for label in predictor.labels]
+    else:
+        check_adapter_column(survey.table.name, survey.columns, adapter_column)
+    _check_columns(survey, [*words, *numbers], predictor)
     counts: Counter[str] = Counter()
     done = 0
-    with open_output(output, [*survey.columns, "prediction"], numbers, overwrite=overwrite) as write:
+    with open_output(output, [*survey.columns, *words], numbers, overwrite=overwrite) as write:
         for window in _windows(survey.stream, window_rows):
-            rows = _predict(predictor, window, survey.columns, on_progress, done, survey.rows)
+            names = None if adapter_column is None else [_name_in(example, adapter_column) for example in window]
+            rows = _predict(predictor, window, survey.columns, on_progress, done, survey.rows, names)
             write(rows)
             counts.update(str(row["prediction"]) for row in rows)
             done += len(rows)
-    labels = {label: counts[label] for label in predictor.labels}
+    labels = {label: counts[label] for label in (predictor.labels if adapter_column is None else sorted(counts))}
     shown = tuple(survey.faults[:SHOWN_FAULTS])
     return PredictSummary(str(output), done, len({fault.origin for fault in survey.faults}), shown, labels)
 
 
-def _survey(source: str | Path | Iterable[Any], text: str | None, skip_bad_rows: bool) -> _Survey:
+def _survey(source: str | Path | Iterable[Any], text: str | None, choices: str | None, skip_bad_rows: bool) -> _Survey:
     """Read the table once without running anything; rows that can be read only once are not looked at."""
     faults: list[Fault] = []
+    named: dict[str, Any] = {"text": text, "choices": choices}
     if not isinstance(source, str | Path | Sequence):
-        stream = stream_table(source, text=text, skip_bad_rows=skip_bad_rows, on_fault=faults.append)
+        stream = stream_table(source, **named, skip_bad_rows=skip_bad_rows, on_fault=faults.append)
         return _Survey(stream, stream, stream.columns, None, faults)
-    first = stream_table(source, text=text, skip_bad_rows=True, on_fault=faults.append)
+    first = stream_table(source, **named, skip_bad_rows=True, on_fault=faults.append)
     columns, rows = dict.fromkeys(first.columns), 0
     try:
         for example in first:
@@ -97,7 +113,7 @@ def _survey(source: str | Path | Iterable[Any], text: str | None, skip_bad_rows:
             raise
     if faults and not (skip_bad_rows and rows):
         raise _explain_faults(first.name, faults, rows)
-    again = stream_table(source, text=text, skip_bad_rows=skip_bad_rows, on_fault=lambda fault: None)
+    again = stream_table(source, **named, skip_bad_rows=skip_bad_rows, on_fault=lambda fault: None)
     return _Survey(again, first, tuple(columns), rows, faults)
 
 
@@ -130,7 +146,8 @@ def _check_columns(survey: _Survey, added: Sequence[str], predictor: Predictor) 
             "prediction. Rename it in the table."
         )
     encoding = predictor.encoding
-    check_prompt(encoding.template, survey.columns, text_column=encoding.text_column)
+    own = () if encoding.choices_column is None else ("choices",)
+    check_prompt(encoding.template, (*survey.columns, *own), text_column=encoding.text_column)
 
 
 def _windows(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
@@ -146,6 +163,7 @@ def _predict(
     on_progress: Progress | None,
     before: int,
     total: int | None,
+    names: Sequence[str] | None = None,
 ) -> list[OutputRow]:
     """Return the output rows of a window."""
     for example in window:
@@ -161,18 +179,33 @@ def _predict(
             on_progress(before + done, total)
 
     kept = [{name: example.fields.get(name, "") for name in columns} for example in window]
-    if not predictor.labels:
-        answers = predictor.generate(window, on_progress=tell)
+    named: dict[str, Any] = {} if names is None else {"adapters": names}
+    if predictor.is_free:
+        answers = predictor.generate(window, on_progress=tell, **named)
         return [{**fields, "prediction": answer} for fields, answer in zip(kept, answers, strict=True)]
+    if predictor.encoding.choices_column is not None:
+        return [
+            {
+                **fields,
+                "prediction": found.prediction,
+                "probability": found.probability,
+                "probabilities": json.dumps(dict(found.probabilities), ensure_ascii=False),
+            }
+            for fields, found in zip(kept, predictor.classify(window, tell, **named), strict=True)
+        ]
     return [
         {
             **fields,
             "prediction": found.prediction,
             "probability": found.probability,
-            **{f"probability_{label}": share for label, share in found.probabilities.items()},
+            **({} if names else {f"probability_{label}": share for label, share in found.probabilities.items()}),
         }
-        for fields, found in zip(kept, predictor.classify(window, tell), strict=True)
+        for fields, found in zip(kept, predictor.classify(window, tell, **named), strict=True)
     ]
+
+
+def _name_in(example: Example, column: str) -> str:
+    return str(example.fields.get(column, "")).strip()
 
 
 @dataclass(frozen=True)

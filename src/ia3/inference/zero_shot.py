@@ -19,8 +19,10 @@ from ia3.data.labels import label_set
 from ia3.data.templates import Template, check_template, default_template, parse_template
 from ia3.errors import SettingsError
 from ia3.inference.calibration import calibrate, content_free_prior
+from ia3.inference.ensemble import Wording, evaluate_wordings
 from ia3.inference.evaluate import TOKEN_BUDGET, Array, Progress, require_answers, score_encoded, softmax
 from ia3.inference.metrics import Metrics, score_predictions
+from ia3.inference.ranking import Ranking, count_tokens, rank_scores
 
 
 def load_zero_shot(
@@ -29,6 +31,7 @@ def load_zero_shot(
     *,
     labels: Sequence[str] | None = None,
     template: Template | str | None = None,
+    ranking: Ranking = "sum",
     device: str = "auto",
     dtype: str = "auto",
     precision: str = "float",
@@ -41,6 +44,7 @@ def load_zero_shot(
         table: Gives the columns, and the labels where they are not given.
         labels: The closed label set; by default all labels of the table.
         template: The words around text and label; by default those of the kind of base.
+        ranking: What the labels are compared by: the sum of their tokens' log-probabilities, or the mean.
         device: Where the base goes; not used with a loaded one.
         dtype: Of the base; not used with a loaded one.
         precision: `float`, or `int8` for the weights of the base's blocks; not used with a loaded one.
@@ -57,15 +61,22 @@ def load_zero_shot(
             f"Evaluating without an adapter: {str(name)!r} is an encoder, whose head for these labels is not trained, "
             "expected a language model (causal or seq2seq). Train an adapter: ia3 train TABLE --base BASE --output DIR."
         )
-    chosen = tuple(labels) if labels else _labels_of(table)
+    own = table.choices_column
+    chosen = () if own is not None else tuple(labels) if labels else _labels_of(table)
     words = parse_template(template) if isinstance(template, str) else template
     words = words or default_template(kind, table.label_column)
-    check_template(words, table.columns, text_column=table.text_column, label_column=table.label_column, is_closed=True)
+    check_template(
+        words,
+        (*table.columns, *([] if own is None else ["choices"])),
+        text_column=table.text_column,
+        label_column=table.label_column,
+        is_closed=own is None,
+    )
     if not isinstance(base, Base):
         base = load_base(base, kind=kind, dtype=dtype, device=device, precision=precision, say=say)
     longest = longest_input(base.tokenizer, base.model.config)
-    encoding = Encoding(base.tokenizer, kind, words, table.text_column, chosen, longest, table.label_column)
-    return ZeroShot(base, encoding)
+    encoding = Encoding(base.tokenizer, kind, words, table.text_column, chosen, longest, table.label_column, own)
+    return ZeroShot(base, encoding, ranking=ranking)
 
 
 def _labels_of(table: Table) -> tuple[str, ...]:
@@ -86,11 +97,13 @@ class ZeroShot:
         base: The base.
         encoding: How texts become token ids; it has the labels.
         token_budget: Most tokens of a batch, padding included.
+        ranking: What the labels are compared by.
     """
 
     base: Base
     encoding: Encoding
     token_budget: int = TOKEN_BUDGET
+    ranking: Ranking = "sum"
 
     def evaluate(self, table: Table, *, is_calibrated: bool = False, on_progress: Progress | None = None) -> Metrics:
         """Return how good the base is on a table with labels.
@@ -106,14 +119,39 @@ class ZeroShot:
             MetricsError: If there are no rows, or a number is NaN.
         """
         encoded = list(self.encoding.encode(table.examples))
+        if self.encoding.choices_column is not None:
+            return self._evaluate_own(encoded, is_calibrated, on_progress)
         require_answers(encoded, is_closed=True)
         scores = self._score(encoded, on_progress)
         gold = [e.choice for e in encoded]
         right = float(-scores[np.arange(len(gold)), gold].sum()) if gold else 0.0
         targets = sum(len(e.target_ids) for e in encoded)
+        ranks = self._ranks(scores)
         if is_calibrated and gold:
-            scores = calibrate(scores, content_free_prior(lambda words: self._score_words(words, table.columns)))
-        return score_predictions(self.encoding.labels, gold, softmax(scores), right / max(1, targets))
+            prior = content_free_prior(lambda words: self._ranks(self._score_words(words, table.columns)))
+            ranks = calibrate(ranks, prior)
+        return score_predictions(self.encoding.labels, gold, softmax(ranks), right / max(1, targets))
+
+    def _evaluate_own(self, encoded: Sequence[Encoded], is_calibrated: bool, on_progress: Progress | None) -> Metrics:
+        """Return the metrics of rows that bring their own choices."""
+        if is_calibrated:
+            raise SettingsError(
+                "Evaluating without an adapter: calibration compares one label set behind texts without content, and "
+                "these rows bring their own choices. Leave --calibrate out."
+            )
+        return evaluate_wordings(
+            self.base,
+            [Wording(self.encoding, encoded)],
+            self.ranking,
+            1.0,
+            on_progress,
+            pad_id=self.base.pad_id,
+            decoder_start_id=self.base.decoder_start_id,
+            token_budget=self.token_budget,
+        )
+
+    def _ranks(self, scores: Array) -> Array:
+        return rank_scores(scores, count_tokens(self.encoding.choice_ids), self.ranking)
 
     def _score_words(self, texts: Sequence[str], columns: Sequence[str]) -> Array:
         """Return the scores of the choices where every column of a row holds the same text."""

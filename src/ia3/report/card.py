@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ia3.errors import AdapterError
-from ia3.inference.metrics import printable
+from ia3.inference.metrics_text import printable
 
 if TYPE_CHECKING:  # at run time it would bring torch with it
     from ia3.bases.kinds import Kind
@@ -204,7 +204,10 @@ def _results(facts: CardFacts) -> str:
     metrics = facts.metrics
     if not metrics:
         return "## Results\n\nNot evaluated."
-    where = f"the rows of {_code(_file_name(facts.eval_name))}" if facts.eval_name else "rows that were held out"
+    held_out = "rows that were held out"
+    if facts.folds is not None:
+        held_out = f"all rows, each measured by an adapter that has not learned from it (one of {facts.folds} folds)"
+    where = f"the rows of {_code(_file_name(facts.eval_name))}" if facts.eval_name else held_out
     totals = [(words, f"{value:.4f}") for _, words, value in _measured(facts)]
     if metrics.get("accuracy_interval"):
         totals.insert(1, (f"{totals[0][0]}, 95 % interval", _interval(metrics)))
@@ -216,6 +219,10 @@ def _results(facts: CardFacts) -> str:
     ):
         if metrics.get(key) is not None:
             totals.append((words, f"{metrics[key]:.4f}"))
+    scaling = metrics.get("scaling")
+    if scaling:
+        words = f"The same with the temperature {scaling['temperature']:.3g}, which `ia3` applies"
+        totals.append((words, f"{scaling['calibration_error_after']:.4f}"))
     text = f"## Results\n\nOn {where} ({metrics['rows']:,} rows):\n\n{_table(('measure', 'value'), totals)}"
     return f"{text}\n\n{_label_table(metrics['per_label'])}" if metrics.get("per_label") else text
 
@@ -354,6 +361,7 @@ class CardFacts:
     metrics: Mapping[str, Any] | None = None  # `Metrics.to_json()`, on rows not trained on
     eval_name: str | None = None  # file of an own eval table; None if rows were held out
     data_hub_id: str | None = None  # the table on the hub
+    folds: int | None = None  # how many there were, if the metrics are those of a cross-validation
     license: str | None = None  # of the adapter, as the hub spells it; None leaves it to the user
 
     def __post_init__(self) -> None:

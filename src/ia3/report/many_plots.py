@@ -1,7 +1,6 @@
 """One picture of many tasks: how the loss of each fell, or how groups of runs compare, median and spread.
 
-This file knows events and matplotlib; it draws as `plots` does: the object API, the same bytes from the same input, a
-file that is whole or not there.
+This file knows events and matplotlib; it draws as `drawing` says.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ia3.report.plots import clean_axes, fit_label, is_number, name_lines, title_axes, write_figure
+from ia3.report.drawing import clean_axes, fit_label, is_number, name_lines, title_axes, write_figure
 
 # Okabe and Ito (2008), the ones that are dark enough for text
 _COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#B0569A", "#8A6D00", "#3B8FBF", "#7A4A1E", "#555555")

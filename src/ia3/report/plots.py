@@ -1,19 +1,13 @@
-"""Pictures of a run: curves of loss and accuracy, the confusion matrix, a reliability diagram; PNG files of 150 dpi.
+"""Pictures of a run: the curves of loss and accuracy, and the confusion matrix.
 
-This file knows plain rows, counts and bins, and matplotlib; it knows nothing of models, training or the command line.
-
-Rules: figures are made through matplotlib's object API, so that no backend, no window and no global setting is touched.
-The same input gives the same bytes. A file is written beside its name and renamed, so that a half picture never stands
-there. Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart; lines carry their own names.
+This file knows plain rows and counts, and matplotlib; it draws as `drawing` says, and knows nothing of models, training
+or the command line.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import os
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +15,29 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from ia3.errors import RunError
-from ia3.inference.metrics import CalibrationBin, calibration_error, printable, wilson_interval
+from ia3.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    POINTS,
+    SIZE,
+    clean_axes,
+    fit_label,
+    is_number,
+    label_fonts,
+    name_lines,
+    title_axes,
+    write_figure,
+)
 
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#007A5A"
-_INK, _GREY, _PALE = "#222222", "#6E6E6E", "#D9D9D9"
-_DPI = 150
-_SIZE = 9.0  # points, of ordinary text
-_POINTS = 72.0  # points in an inch
-_LONGEST_LABEL = 32  # characters
 _FEWEST_SMOOTHED = 40  # steps
 _LOG_RATIO = 20.0  # a loss that falls by more than this is drawn on a logarithmic axis
-# Families that may be installed and hold what DejaVu Sans, which comes with matplotlib, does not.
-_WIDER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic")
 
 _Float = npt.NDArray[np.float64]
 _Row = Mapping[str, Any]
@@ -73,7 +74,7 @@ def draw_curves(steps: Sequence[_Row], epochs: Sequence[_Row], path: str | Path)
         panels.append(figure.add_axes((0.1, 0.1, 0.72, 0.24), sharex=panels[0]))
         panels[0].tick_params(labelbottom=False)
         _draw_accuracy(panels[1], accuracy, best)
-    panels[-1].set_xlabel("step", color=_GREY, fontsize=_SIZE)
+    panels[-1].set_xlabel("step", color=GREY, fontsize=SIZE)
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if panels[0].dataLim.width == 0:  # one step; around it matplotlib would count in hundredths
         panels[0].set_xlim(panels[0].dataLim.x0 - 1, panels[0].dataLim.x0 + 1)
@@ -106,40 +107,12 @@ def draw_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], pa
     figure = Figure(figsize=(side, side))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     shares = _draw_cells(axes, counts)
-    _write_counts(axes, counts, shares, cell * _POINTS)
-    _name_cells(axes, [fit_label(label) for label in labels], counts.sum(axis=1), cell * _POINTS)
+    _write_counts(axes, counts, shares, cell * POINTS)
+    _name_cells(axes, [fit_label(label) for label in labels], counts.sum(axis=1), cell * POINTS)
     rows, right = int(counts.sum()), int(np.trace(counts))
     share = f", {100 * right / rows:.1f} % right" if rows else ""
     title_axes(axes, f"Confusion on {rows:,} rows{share}", "", height=side, lift=0.2)
-    axes.text(-0.5, -0.5 - 0.08 / cell, "colour: share of the gold label's rows", color=_GREY, fontsize=_SIZE)
-    write_figure(figure, path)
-
-
-def draw_reliability(bins: Sequence[CalibrationBin], path: str | Path) -> None:
-    """Write a reliability diagram: how often the predictions of each confidence are right, and how many they are.
-
-    Dots have 95 % intervals (Wilson). On the diagonal the confidence can be taken at its word.
-
-    Args:
-        bins: The bins of the top probability, as in `Metrics.calibration_bins`.
-        path: The PNG file to write, in a folder that exists.
-
-    Raises:
-        RunError: No bin has a row.
-    """
-    filled = [b for b in bins if b.count and b.confidence is not None and b.accuracy is not None]
-    if not filled:
-        raise RunError(
-            f"Drawing the reliability {Path(path).name}: there is nothing to draw, got {len(bins)} bins without rows, "
-            "expected at least one row. Evaluate a table with labels."
-        )
-    figure = Figure(figsize=(4.6, 5.6))
-    above = figure.add_axes((0.13, 0.32, 0.85, 0.6))
-    below = figure.add_axes((0.13, 0.09, 0.85, 0.17), sharex=above)
-    _draw_dots(above, filled)
-    _draw_heights(below, filled)
-    rows = sum(b.count for b in filled)
-    title_axes(above, f"Calibration error {calibration_error(filled):.3f}", f"on {rows:,} rows", height=3.4)
+    axes.text(-0.5, -0.5 - 0.08 / cell, "colour: share of the gold label's rows", color=GREY, fontsize=SIZE)
     write_figure(figure, path)
 
 
@@ -151,21 +124,21 @@ def _draw_losses(axes: Any, train: _Float, ends: Sequence[_Row], best: _Row | No
         smooth = _moving_mean(train[:, 1])
         is_smoothed = len(train) >= _FEWEST_SMOOTHED
         if is_smoothed:
-            axes.plot(*train.T, color=_BLUE, alpha=0.22, linewidth=0.8, solid_joinstyle="round")
+            axes.plot(*train.T, color=BLUE, alpha=0.22, linewidth=0.8, solid_joinstyle="round")
         marker = "o" if len(train) == 1 else None  # a line of one point cannot be seen
-        axes.plot(train[:, 0], smooth, color=_BLUE, linewidth=1.6, marker=marker, markersize=4)
-        names.append((float(smooth[-1]), "train, smoothed" if is_smoothed else "train", _BLUE))
+        axes.plot(train[:, 0], smooth, color=BLUE, linewidth=1.6, marker=marker, markersize=4)
+        names.append((float(smooth[-1]), "train, smoothed" if is_smoothed else "train", BLUE))
         _scale_losses(axes, train[:, 1], smooth, ends)
     means, evals = _points(ends, "step", "train_loss"), _points(ends, "step", "eval_loss")
     if len(means):
         first = train[0, 0] if len(train) else 0.0
-        axes.hlines(means[:, 1], [first, *means[:-1, 0]], means[:, 0], color=_INK, linewidth=1.1)
-        names.append((float(means[-1, 1]), "train, mean of epoch", _INK))
+        axes.hlines(means[:, 1], [first, *means[:-1, 0]], means[:, 0], color=INK, linewidth=1.1)
+        names.append((float(means[-1, 1]), "train, mean of epoch", INK))
     if len(evals):
-        axes.plot(*evals.T, color=_ORANGE, linewidth=1.6, marker="o", markersize=_dot(evals))
-        names.append((float(evals[-1, 1]), "eval", _ORANGE))
+        axes.plot(*evals.T, color=ORANGE, linewidth=1.6, marker="o", markersize=_dot(evals))
+        names.append((float(evals[-1, 1]), "eval", ORANGE))
     if best is not None:
-        _ring(axes, best["step"], best["eval_loss"], _ORANGE)
+        _ring(axes, best["step"], best["eval_loss"], ORANGE)
     name_lines(axes, names)
     title_axes(axes, "Loss", "" if best is None else _tell(best), height=2.8, lift=0.16)
 
@@ -191,14 +164,14 @@ def _draw_accuracy(axes: Any, accuracy: _Float, best: _Row | None) -> None:
     """Draw the eval accuracy in per cent at the end of every epoch; `accuracy` has shape (epochs, 2)."""
     clean_axes(axes)
     percent = 100 * accuracy[:, 1]
-    axes.plot(accuracy[:, 0], percent, color=_GREEN, linewidth=1.6, marker="o", markersize=_dot(accuracy))
+    axes.plot(accuracy[:, 0], percent, color=GREEN, linewidth=1.6, marker="o", markersize=_dot(accuracy))
     low, high = float(percent.min()), float(percent.max())
     room = max(0.15 * (high - low), 1.0)
     axes.set_ylim(max(low - room, -0.4), min(high + room, 100.4))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     if best is not None and is_number(best.get("eval_accuracy")):
-        _ring(axes, best["step"], 100 * best["eval_accuracy"], _GREEN)
-    name_lines(axes, [(float(percent[-1]), f"eval, {percent[-1]:.1f} %", _GREEN)])
+        _ring(axes, best["step"], 100 * best["eval_accuracy"], GREEN)
+    name_lines(axes, [(float(percent[-1]), f"eval, {percent[-1]:.1f} %", GREEN)])
     title_axes(axes, "Accuracy in %", "", height=1.3)
 
 
@@ -207,12 +180,12 @@ def _mark_epochs(panels: Sequence[Any], epochs: Sequence[_Row]) -> None:
     every = max(1, math.ceil(len(epochs) / 12))
     for row in epochs[every - 1 :: every]:
         for axes in panels:
-            axes.axvline(row["step"], color=_PALE, linewidth=0.7, zorder=0)
+            axes.axvline(row["step"], color=PALE, linewidth=0.7, zorder=0)
         place = {"transform": panels[0].get_xaxis_transform(), "ha": "center", "va": "bottom"}
-        panels[0].text(row["step"], 1.01, str(row["epoch"]), color=_GREY, fontsize=_SIZE - 2, **place)
+        panels[0].text(row["step"], 1.01, str(row["epoch"]), color=GREY, fontsize=SIZE - 2, **place)
     if epochs:
         corner = {"transform": panels[0].transAxes, "ha": "left", "va": "bottom"}
-        panels[0].text(1.03, 1.01, "epoch", color=_GREY, fontsize=_SIZE - 2, **corner)
+        panels[0].text(1.03, 1.01, "epoch", color=GREY, fontsize=SIZE - 2, **corner)
 
 
 def _dot(points: _Float) -> float:
@@ -221,21 +194,6 @@ def _dot(points: _Float) -> float:
 
 def _ring(axes: Any, x: float, y: float, colour: str) -> None:
     axes.plot([x], [y], marker="o", markersize=9, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.4)
-
-
-def name_lines(axes: Any, names: Sequence[tuple[float, str, str]]) -> None:
-    """Write each (height, text, colour) beside the right edge at its height, moved apart where they would overlap."""
-    gap = 1.5 * _SIZE / (axes.get_position().height * axes.figure.get_figheight() * _POINTS)
-    to_axes = axes.transData + axes.transAxes.inverted()
-    x = axes.get_xlim()[1]
-    heights = sorted((float(to_axes.transform((x, y))[1]), text, colour) for y, text, colour in names)
-    placed = [height for height, _, _ in heights]
-    for _ in range(50):  # halves the overlap of neighbours each time
-        for i in range(len(placed) - 1):
-            push = max(0.0, placed[i] + gap - placed[i + 1]) / 2
-            placed[i], placed[i + 1] = placed[i] - push, placed[i + 1] + push
-    for y, (_, text, colour) in zip(placed, heights, strict=True):
-        axes.text(1.03, y, text, transform=axes.transAxes, color=colour, fontsize=_SIZE, va="center")
 
 
 def _draw_cells(axes: Any, counts: npt.NDArray[np.int64]) -> _Float:
@@ -262,89 +220,32 @@ def _write_counts(axes: Any, counts: npt.NDArray[np.int64], shares: _Float, cell
     size = min(12.0, 0.4 * cell, 0.8 * cell / (0.62 * digits))
     for (i, j), count in np.ndenumerate(counts):
         if count or len(counts) <= 12:
-            colour = "#BBBBBB" if not count else "white" if shares[i, j] > 0.55 else _INK
+            colour = "#BBBBBB" if not count else "white" if shares[i, j] > 0.55 else INK
             axes.text(j, i, str(count), ha="center", va="center", fontsize=size, color=colour)
 
 
 def _name_cells(axes: Any, names: Sequence[str], support: npt.NDArray[np.int64], cell: float) -> None:
     """Name the columns below, turned where they are too wide for their cell, and the rows with their support."""
-    size = min(_SIZE + 1, 0.5 * cell)
+    size = min(SIZE + 1, 0.5 * cell)
     is_wide = max(map(len, names)) * 0.6 * size > cell
     turned = {"rotation": 90 if len(names) > 12 else 45, "rotation_mode": "anchor"} if is_wide else {}
     if is_wide:
         turned |= {"ha": "right", "va": "center" if len(names) > 12 else "top"}
-    style: dict[str, Any] = {"fontsize": size, "color": _INK, "fontfamily": _fonts(), "parse_math": False}
+    style: dict[str, Any] = {"fontsize": size, "color": INK, "fontfamily": label_fonts(), "parse_math": False}
     places = np.arange(len(names))
     axes.set_xticks(places, labels=list(names), **style, **turned)
     axes.set_yticks(places, labels=[f"{name} ({n:,})" for name, n in zip(names, support, strict=True)], **style)
     axes.tick_params(length=0, pad=5)
-    axes.set_xlabel("predicted", color=_GREY, fontsize=_SIZE, labelpad=8)
-    axes.set_ylabel("gold (rows)", color=_GREY, fontsize=_SIZE, labelpad=8)
+    axes.set_xlabel("predicted", color=GREY, fontsize=SIZE, labelpad=8)
+    axes.set_ylabel("gold (rows)", color=GREY, fontsize=SIZE, labelpad=8)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _draw_dots(axes: Any, bins: Sequence[CalibrationBin]) -> None:
-    """Draw the accuracy of each bin over its mean confidence, with its interval and the gap to the diagonal."""
-    clean_axes(axes)
-    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for b in bins:
-        assert b.confidence is not None and b.accuracy is not None  # bins are the filled ones
-        interval = wilson_interval(round(b.accuracy * b.count), b.count)
-        axes.plot([b.confidence] * 2, interval, color=_BLUE, alpha=0.45, linewidth=1.6, zorder=2)
-        axes.plot([b.confidence], [b.accuracy], color=_BLUE, marker="o", markersize=5.5, zorder=3, clip_on=False)
-    note = {"transform": axes.transAxes, "color": _GREY, "fontsize": _SIZE - 1}
-    axes.text(0.03, 0.95, "under-confident", va="top", **note)
-    axes.text(0.12, 0.03, "over-confident", **note)
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
-    axes.tick_params(labelbottom=False)
-    axes.set_ylabel("share that is right", color=_GREY, fontsize=_SIZE)
-
-
-def _draw_heights(axes: Any, bins: Sequence[CalibrationBin]) -> None:
-    """Draw the number of rows of each bin as a bar with its count above."""
-    clean_axes(axes)
-    highest = max(b.count for b in bins)
-    for b in bins:
-        axes.bar((b.lower + b.upper) / 2, b.count, width=0.85 * (b.upper - b.lower), color=_BLUE, alpha=0.55)
-        place = ((b.lower + b.upper) / 2, b.count + 0.04 * highest)
-        axes.text(*place, f"{b.count}", ha="center", va="bottom", fontsize=_SIZE - 2.5, color=_GREY)
-    axes.set_ylim(0, 1.22 * highest)
-    axes.set_yticks([])
-    axes.set_ylabel("rows", color=_GREY, fontsize=_SIZE)
-    axes.set_xlabel("probability of the prediction", color=_GREY, fontsize=_SIZE)
-
-
-def clean_axes(axes: Any) -> None:
-    """Leave two thin spines and a faint horizontal grid."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_PALE)
-    axes.tick_params(which="both", color=_PALE, labelcolor=_GREY, labelsize=_SIZE - 1)
-    axes.grid(visible=True, axis="y", color=_PALE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
-
-
-def title_axes(axes: Any, text: str, more: str, *, height: float, lift: float = 0.0) -> None:
-    """Write a title `lift` inches above the left upper corner and quieter words behind it; `height` is in inches."""
-    y = 1 + (0.1 + lift) / height
-    title = axes.text(0, y, text, transform=axes.transAxes, fontsize=_SIZE + 2, fontweight="bold", color=_INK)
-    if more:
-        after = {"xycoords": (title, "axes fraction"), "xytext": (8, 0), "textcoords": "offset points"}
-        axes.annotate(more, (1, y), color=_GREY, fontsize=_SIZE, va="baseline", annotation_clip=False, **after)
 
 
 def _points(rows: Sequence[_Row], x: str, y: str) -> _Float:
     """Return the rows' (x, y) with a finite y, shape (points, 2), in the order of x."""
     found = sorted((float(row[x]), float(row[y])) for row in rows if is_number(row.get(y)))
     return np.array(found, dtype=np.float64).reshape(-1, 2)
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _tell(best: _Row) -> str:
@@ -366,41 +267,3 @@ def _moving_mean(values: _Float) -> _Float:
     first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
     means: _Float = (sums[last] - sums[first]) / (last - first)
     return means
-
-
-def fit_label(label: str) -> str:
-    """Return the label in characters that the fonts can draw, at most 32 of them."""
-    shown = "".join(
-        c if ord(c) in _drawable() else c.encode("unicode_escape").decode("ascii") for c in printable(label)
-    )
-    return shown if len(shown) <= _LONGEST_LABEL else shown[: _LONGEST_LABEL - 1] + "…"
-
-
-@cache
-def _fonts() -> tuple[str, ...]:
-    """Return DejaVu Sans and whichever of the wider fonts are installed."""
-    installed = set(fontManager.get_font_names())
-    return ("DejaVu Sans", *(name for name in _WIDER_FONTS if name in installed))
-
-
-@cache
-def _drawable() -> frozenset[int]:
-    """Return the code points that one of the fonts has a glyph for."""
-    return frozenset(c for name in _fonts() for c in get_font(findfont(FontProperties(family=name))).get_charmap())
-
-
-def write_figure(figure: Figure, path: str | Path) -> None:
-    """Write the figure, cropped to what is drawn, beside `path`, and rename it."""
-    drawn = io.BytesIO()
-    look: dict[str, Any] = {"dpi": _DPI, "facecolor": "white", "bbox_inches": "tight", "pad_inches": 0.15}
-    figure.savefig(drawn, format="png", metadata={"Software": None}, **look)  # no version in the bytes
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(drawn.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ia3.bases.kinds import Kind
+from ia3.data.duplicates import Duplicate, describe_duplicates, find_duplicates, without_duplicates
 from ia3.data.encoding import Encoded, Encoding, longest_input
 from ia3.data.examples import Table
 from ia3.data.labels import label_set
 from ia3.data.splits import split_table
-from ia3.data.statistics import TableReport, describe_table, overlap
+from ia3.data.statistics import TableReport, describe_table
 from ia3.data.tables import read_table
-from ia3.data.templates import Template, check_template, default_template
+from ia3.data.template_sets import TemplateLike, templates_of
+from ia3.data.templates import check_template, default_template
 from ia3.errors import SettingsError
+from ia3.inference.metrics import describe_few_rows
+from ia3.inference.template_search import Search
 
 Answers = Literal["auto", "labels", "text"]
 # A closed set has labels that repeat: at most half as many as rows, and few enough to score every one.
 _MOST_LABELS = 1000
+NOTHING_HELD_OUT = "Nothing is held out: the last epoch is kept, and no number says how good it is."
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Rows:
     held_out: Table | None
     labels: tuple[str, ...]  # the closed label set; empty for free text
     notes: tuple[str, ...]  # what was decided for the user, one sentence each
+    duplicates: tuple[Duplicate, ...] = ()  # rows held out whose text is trained on as well
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class Dataset:
     held_out: tuple[Encoded, ...]
     report: TableReport  # of the training rows
     notes: tuple[str, ...]
+    others: tuple[Encoding, ...] = ()  # of the further templates
+    variants: tuple[tuple[Encoded, ...], ...] = ()  # the training rows with each of them
+    search: Search | None = None  # how the template was found, where it was searched
 
 
 def read_rows(
@@ -55,10 +64,12 @@ def read_rows(
     eval_fraction: float = 0.1,
     text: str | None = None,
     label: str | None = None,
+    choices: str | None = None,
     answers: Answers = "auto",
     kind: Kind | None = None,
     labels: Sequence[str] | None = None,
     skip_bad_rows: bool = False,
+    drop_duplicates: bool = False,
     seed: int = 0,
 ) -> Rows:
     """Read the table (and the eval table), find the label set and hold rows out.
@@ -69,10 +80,12 @@ def read_rows(
         eval_fraction: Share that is held out, in [0, 1); 0 holds out nothing.
         text: Text column.
         label: Label column.
+        choices: Column with each row's own choices.
         answers: Whether the labels are a closed set, free text, or to be found out.
         kind: Of the base, if known: for an encoder only labels of which none repeats look like free text.
         labels: The closed label set, where it is known already; empty for free text.
         skip_bad_rows: Leave bad rows out instead of stopping.
+        drop_duplicates: Leave eval rows out whose text is trained on, instead of telling which they are.
         seed: Decides the split.
 
     Raises:
@@ -80,7 +93,8 @@ def read_rows(
         SettingsError: For a fraction outside its range.
     """
     is_read = isinstance(source, Table)
-    table = source if is_read else read_table(source, text=text, label=label, skip_bad_rows=skip_bad_rows)
+    options: dict[str, Any] = {"choices": choices, "skip_bad_rows": skip_bad_rows}
+    table = source if is_read else read_table(source, text=text, label=label, **options)
     if labels is None:
         labels, note = closed_labels(table, answers, kind)
         notes = [*table.notes, note]
@@ -95,23 +109,25 @@ def read_rows(
                 text=table.text_column if text is None else text,
                 label=table.label_column if label is None else label,
                 known_labels=labels or None,
-                skip_bad_rows=skip_bad_rows,
+                **options,
             )
         )
         if held_out.faults:
             notes.append(f"{len({fault.origin for fault in held_out.faults})} bad eval rows are left out.")
-        shared = overlap(table, held_out)
-        if shared:
-            notes.append(
-                f"{len(shared)} of the {len(held_out.examples)} eval rows have a text that is trained on, the first at "
-                f"{shared[0].origin}: the eval numbers look better than they are."
-            )
-        return Rows(table, held_out, labels, tuple(notes))
+        duplicates = find_duplicates(table, held_out)
+        if duplicates:
+            notes.append(describe_duplicates(duplicates, len(held_out.examples), are_dropped=drop_duplicates))
+        if drop_duplicates:
+            held_out, duplicates = without_duplicates(held_out, duplicates), ()
+        notes += _few_rows(held_out, labels, "evaluated on")
+        return Rows(table, held_out, labels, tuple(notes), duplicates)
     if eval_fraction == 0:
-        notes.append("Nothing is held out: the last epoch is kept, and no number says how good it is.")
+        notes.append(NOTHING_HELD_OUT)
         return Rows(table, None, labels, tuple(notes))
     train, held_out = split_table(table, eval_fraction, seed, stratify=bool(labels))
     notes.append(f"{len(held_out.examples)} of {len(table.examples)} rows are held out for evaluation (seed {seed}).")
+    few = _few_rows(held_out, labels, "held out for evaluation")
+    notes += [f"{note} --folds measures on every row." for note in few]
     return Rows(replace(train, faults=table.faults), held_out, labels, tuple(notes))
 
 
@@ -121,7 +137,7 @@ def encode_rows(
     config: Any,
     kind: Kind,
     *,
-    template: Template | None = None,
+    template: TemplateLike | Sequence[TemplateLike] | None = None,
     max_length: int | None = None,
 ) -> Dataset:
     """Turn rows into token ids and describe them.
@@ -131,7 +147,8 @@ def encode_rows(
         tokenizer: Tokenizer of the base.
         config: Its config.
         kind: Its kind.
-        template: The words around text and label; by default those of the kind.
+        template: The words around text and label, or several; by default those of the kind. The rows held out are
+            read with the first.
         max_length: Most tokens of an example; by default the base's own limit, so that what fits is never cut.
 
     Raises:
@@ -139,30 +156,42 @@ def encode_rows(
         SettingsError: If `max_length` is above the base's limit, or the base cannot answer with free text.
     """
     table = rows.train
+    own = table.choices_column
     check_answers(rows, kind)
-    template = template or default_template(kind, table.label_column)
-    check_template(
-        template,
-        table.columns,
-        text_column=table.text_column,
-        label_column=table.label_column,
-        is_closed=bool(rows.labels),
-    )
+    templates = templates_of(template) or (default_template(kind, table.label_column),)
+    for one in templates:
+        check_template(
+            one,
+            (*table.columns, *([] if own is None else ["choices"])),
+            text_column=table.text_column,
+            label_column=table.label_column,
+            is_closed=bool(rows.labels),
+        )
     limit = longest_input(tokenizer, config)
     _check_length(max_length, limit)
     chosen = limit if max_length is None else max_length
-    encoding = Encoding(tokenizer, kind, template, table.text_column, rows.labels, chosen, table.label_column)
+    encoding, *others = (
+        Encoding(tokenizer, kind, one, table.text_column, rows.labels, chosen, table.label_column, own)
+        for one in templates
+    )
     parts = [tuple(encoding.encode(part.examples)) for part in _parts(rows)]
     is_cut = any(encoded.truncated for part in parts for encoded in part)
     whole = encoding.with_max_length(None).encode(table.examples) if is_cut else parts[0]
     lengths = [_length(encoded, encoding) for encoded in whole]
     report = describe_table(table, lengths, chosen if is_cut else None)
-    notes = _length_notes(parts, chosen, limit)
-    return Dataset(rows, encoding, parts[0], parts[1] if len(parts) > 1 else (), report, notes)
+    variants = tuple(tuple(other.encode(table.examples)) for other in others)
+    notes = (*_length_notes(parts, chosen, limit), *_template_notes(len(templates)))
+    held_out = parts[1] if len(parts) > 1 else ()
+    return Dataset(rows, encoding, parts[0], held_out, report, notes, tuple(others), variants)
 
 
 def check_answers(rows: Rows, kind: Kind) -> None:
     """Raise a SettingsError if a base of this kind cannot give the answers of the rows."""
+    if kind == "encoder" and rows.train.choices_column is not None:
+        raise SettingsError(
+            "Encoding the table: its rows bring their own choices, and an encoder's head has one output for each label "
+            "of a fixed set. Give a seq2seq or causal base."
+        )
     if kind == "encoder" and not rows.labels:
         raise SettingsError(
             "Encoding the table: its answers are free text, and an encoder can only choose among labels. Give a "
@@ -185,7 +214,9 @@ def data_name(source: Any, part: str = "") -> str:
 
 
 def closed_labels(table: Table, answers: Answers, kind: Kind | None) -> tuple[tuple[str, ...], str]:
-    """Return the closed label set of a table, empty for free text, and what was decided in words."""
+    """Return the closed label set of a table, empty for free text and own choices, and what was decided in words."""
+    if table.choices_column is not None:
+        return (), _choices_note(table, answers)
     distinct, rows = {example.label for example in table.examples}, len(table.examples)
     most = max(2, rows - 1 if kind == "encoder" else min(_MOST_LABELS, rows // 2))
     if answers == "text":
@@ -198,6 +229,23 @@ def closed_labels(table: Table, answers: Answers, kind: Kind | None) -> tuple[tu
     labels = label_set(table)
     shown = ", ".join(repr(label) for label in labels[:8])
     return labels, f"The answers are a closed set of {len(labels)} labels: {shown}{', …' if len(labels) > 8 else ''}."
+
+
+def _choices_note(table: Table, answers: Answers) -> str:
+    """Return in words what choices the rows bring."""
+    if answers != "auto":
+        raise SettingsError(
+            f"Reading the answers: they are among the choices of each row, got answers {answers!r} too. Leave it out."
+        )
+    counts = [len(example.choices) for example in table.examples]
+    several = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return f"Each row brings its own choices, {several} of them (column {table.choices_column!r})."
+
+
+def _few_rows(held_out: Table, labels: Sequence[str], what: str) -> list[str]:
+    """Return the warning that rows to measure an accuracy on are few, if they are."""
+    note = describe_few_rows(len(held_out.examples), what) if labels else ""
+    return [note] if note else []
 
 
 def _parts(rows: Rows) -> Sequence[Table]:
@@ -217,7 +265,13 @@ def _length(encoded: Encoded, encoding: Encoding) -> int:
     """Return the number of tokens that `max_length` limits: behind a causal prompt every choice must have room."""
     if encoding.kind != "causal":
         return len(encoded.prompt_ids)
-    return len(encoded.prompt_ids) + max(map(len, encoding.choice_ids), default=len(encoded.target_ids))
+    return len(encoded.prompt_ids) + max(map(len, encoded.choices), default=len(encoded.target_ids))
+
+
+def _template_notes(count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ()
+    return (f"One of {count} templates is drawn for each row in each epoch; what is measured is the first.",)
 
 
 def _length_notes(parts: Sequence[Sequence[Encoded]], chosen: int | None, limit: int | None) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The output folder of a run: what lies in it, and when it may be used.
 
     adapter_config.json, adapter_model.safetensors, ia3.json, README.md    the adapter
-    run.jsonl, curves.png, confusion.png, sweep.csv                       the record
+    run.jsonl, curves.png, confusion.png, reliability.png                 the record
+    sweep.csv, repeats.json, repeats.png                                  of many runs
     checkpoints/                                                          while the run is unfinished
 
 A folder that holds a run or an adapter is refused without `resume` or `overwrite`; files that are not a run's own are
@@ -25,11 +26,15 @@ ADAPTER_CONFIG = "adapter_config.json"
 RECORD = "run.jsonl"
 CURVES = "curves.png"
 CONFUSION = "confusion.png"
+RELIABILITY = "reliability.png"
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.csv"
+REPEATS = "repeats.json"
+REPEATS_PLOT = "repeats.png"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", "ia3.json")
 # In the order of their removal: without its config the folder is no adapter, without its record no run.
-OWN_FILES = (ADAPTER_CONFIG, RECORD, *ADAPTER_FILES[1:], "README.md", CURVES, CONFUSION, SWEEP)
+PICTURES = (CURVES, CONFUSION, RELIABILITY, REPEATS_PLOT)
+OWN_FILES = (ADAPTER_CONFIG, RECORD, *ADAPTER_FILES[1:], "README.md", *PICTURES, SWEEP, REPEATS)
 _MODEL = "config.json"
 
 
@@ -84,7 +89,7 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None
 def _remove_half_files(folder: Path) -> None:
     remove_parts(folder)
     remove_parts(folder / CHECKPOINTS)
-    for picture in (CURVES, CONFUSION):
+    for picture in PICTURES:
         for half in folder.glob(f".{picture}.*.tmp"):
             half.unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ import torch
 from ia3.adapters.record import versions
 from ia3.core.sites import Plan
 from ia3.data.encoding import Encoded
-from ia3.data.examples import Table, ascii_safe
-from ia3.runs.dataset import Dataset
+from ia3.data.examples import Example, Table, ascii_safe
+from ia3.runs.dataset import Dataset, Rows
 from ia3.training.records import finite
 from ia3.training.settings import Settings
 
@@ -43,15 +44,23 @@ def parts_of_base(facts: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
 def parts_of_dataset(dataset: Dataset) -> dict[str, Any]:
     """Return what counts of the rows of a task and of the words around them."""
     rows, encoding = dataset.rows, dataset.encoding
-    parts = {
+    parts: dict[str, Any] = {
         "rows": _rows_in_words(rows.train),
         "eval rows": None if rows.held_out is None else _rows_in_words(rows.held_out),
         "labels": rows.labels,
         **encoding.template.to_json(),
         "max_length": encoding.max_length,
-        _TOKEN_IDS: hash_of(map(ids_of, (*dataset.train, *dataset.held_out))),
+        _TOKEN_IDS: hash_of(map(ids_of, (*dataset.train, *dataset.held_out, *chain.from_iterable(dataset.variants)))),
     }
+    if encoding.choices_column is not None:
+        parts["choices"] = hash_of(repr(e.choices).encode() for e in (*rows.train.examples, *_measured(rows)))
+    if dataset.others:
+        parts["further templates"] = [other.template.to_json() for other in dataset.others]
     return {name: finite(value) for name, value in parts.items()}
+
+
+def _measured(rows: Rows) -> Iterable[Example]:
+    return () if rows.held_out is None else rows.held_out.examples
 
 
 def parts_of_settings(settings: Settings) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from ia3.runs.training_run import Say, check_weights
 from ia3.training.settings import Settings
 
 
-def read_all(specs: Sequence[TaskSpec], settings: Sequence[Settings], kind: Kind, *, skip_bad_rows: bool) -> list[Rows]:
+def read_all(
+    specs: Sequence[TaskSpec], settings: Sequence[Settings], kind: Kind, *, skip_bad_rows: bool, drop_duplicates: bool
+) -> list[Rows]:
     """Return the rows of each task; the faults of all tables are told at once."""
 
     def read(number: int) -> Rows:
@@ -32,6 +34,7 @@ def read_all(specs: Sequence[TaskSpec], settings: Sequence[Settings], kind: Kind
             kind=kind,
             labels=spec.labels,
             skip_bad_rows=skip_bad_rows,
+            drop_duplicates=drop_duplicates,
             seed=own.seed,
         )
         check_answers(rows, kind)

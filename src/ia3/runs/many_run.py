@@ -35,6 +35,7 @@ from ia3.runs.many_heads import make_heads
 from ia3.runs.many_results import ManyResult, TaskResult
 from ia3.runs.run import SHARED, Run, Setup, SharedStage
 from ia3.runs.saving import RunTask
+from ia3.runs.start import begin_from, read_starts
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import Found, TaskSpec, check_tasks, name_faults, raise_faults
 from ia3.runs.training_run import Say, in_order_of, kind_of_base
@@ -61,10 +62,12 @@ def train_tasks(
     device: str = "auto",
     precision: str = "float",
     skip_bad_rows: bool = False,
+    drop_duplicates: bool = False,
     sampling: str = "equal",
     temperature: float = 2.0,
     batches: str = "mixed",
     shared_steps: int = 0,
+    start: str | Path | None = None,
     store: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -92,10 +95,13 @@ def train_tasks(
         device: Where it runs. A loaded one has its own.
         precision: `float`, or `int8` for the weights of its blocks. A loaded one has its own.
         skip_bad_rows: Leave bad rows out, listed in the record, instead of stopping.
+        drop_duplicates: Leave eval rows out whose text is trained on.
         sampling: How often a task has its turn: `equal`, `proportional` to its steps, or by `temperature`.
         temperature: With `temperature`: 1 is proportional, the higher the more equal.
         batches: `mixed`, or `apart` for one task each: slower, in the same bits as training alone.
         shared_steps: Steps in which one row learns from all tasks first; each then begins with its numbers.
+        start: Folder or hub id of an adapter of the same base that every row begins with in place of ones, the shared
+            one too; a task may have its own.
         store: File of a packed store that holds every adapter at the end, beside the folders.
         resume: Go on from the folder's last checkpoint.
         overwrite: Replace the run in the folder.
@@ -128,6 +134,8 @@ def train_tasks(
     packed = None if store is None else check_store(store, is_free=overwrite or resume)
     kind = kind_of_base(base, dtype, device, say, precision)
     shared_template = parse_template(template) if isinstance(template, str) else template
+    starts = _starts_of(specs, start, shared_steps)
+    read_starts(starts)  # before the base, which takes longer
     filled = [
         replace(
             spec,
@@ -143,17 +151,26 @@ def train_tasks(
         for spec in specs
     ]
     each = [settings_for(kind, **{**settings, **spec.settings}) for spec in filled]
-    rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows)
+    rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows, drop_duplicates=drop_duplicates)
     loaded = load_for(base, kind, rows, dtype, device, each[0].seed, say, precision)
     rows = [in_order_of(loaded, one, is_strict=False) for one in rows]
     datasets = encode_all(filled, rows, loaded)
     tell_tasks(filled, datasets, say)
+    begun = read_starts(starts, loaded)
     stage = _shared_stage(datasets, kind, chosen, shared_steps, settings)
+    if stage is not None:
+        stage = replace(stage, start=begun[0])
     run_tasks = tuple(
-        RunTask(spec.name, spec.name, folder / spec.name, dataset, own, data_name(spec.table, spec.name), _eval(spec))
-        for spec, dataset, own in zip(filled, datasets, each, strict=True)
-    )
-    with open_folder(folder, resume=resume, overwrite=overwrite), attached_rows(loaded, run_tasks, stage) as attachment:
+        RunTask(
+            spec.name, spec.name, folder / spec.name, dataset, own, data_name(spec.table, spec.name), _eval(spec),
+            start=begin,
+        )
+        for spec, dataset, own, begin in zip(filled, datasets, each, begun, strict=True)
+    )  # fmt: skip
+    with (
+        open_folder(folder, resume=resume, overwrite=overwrite),
+        attached_rows(loaded, run_tasks, stage, say) as attachment,
+    ):
         if overwrite:
             _clear(folder, [task.name for task in run_tasks])
         setup = Setup(
@@ -213,7 +230,9 @@ def _results(setup: Setup, outcomes: Sequence[Outcome], metrics: Sequence[Metric
 
 
 @contextmanager
-def attached_rows(base: Base, tasks: Sequence[RunTask], stage: SharedStage | None) -> Any:
+def attached_rows(
+    base: Base, tasks: Sequence[RunTask], stage: SharedStage | None, say: Say = lambda sentence: None
+) -> Any:
     """Put a bank with a row for each task on the base inside, each with a head of its own where the base has none."""
     wanted = [(len(task.dataset.encoding.labels), task.settings.seed, task.adapter) for task in tasks]
     if stage is not None:
@@ -224,9 +243,20 @@ def attached_rows(base: Base, tasks: Sequence[RunTask], stage: SharedStage | Non
         attachment.bank.remove(wanted[0][2])  # every row is added in the same way
         for (_, _, name), head in zip(wanted, heads, strict=True):
             attachment.bank.add(name, trainable=True, head=head)
+        _begin_rows(attachment, tasks, stage, say)
         yield attachment
     finally:
         attachment.detach()
+
+
+def _begin_rows(attachment: Attachment, tasks: Sequence[RunTask], stage: SharedStage | None, say: Say) -> None:
+    """Give every row that has one its start, the shared one's too, and say each thing once."""
+    begins = [(task.adapter, task.start, task.dataset.encoding.labels) for task in tasks]
+    if stage is not None:
+        begins.insert(0, (SHARED, stage.start, tasks[0].dataset.encoding.labels))
+    told = [begin_from(attachment, row, start, labels) for row, start, labels in begins if start is not None]
+    for sentence in dict.fromkeys(told):
+        say(sentence)
 
 
 def check_task_folders(folder: Path, names: Iterable[str], *, is_free: bool) -> None:
@@ -329,6 +359,21 @@ def _shared_stage(
     own = settings_for(kind, **{**settings, **alone})
     drawn = draw_shared([dataset.train for dataset in datasets], steps * own.batch_size, sampling, own.seed)
     return SharedStage(drawn, own)
+
+
+def _starts_of(specs: Sequence[TaskSpec], start: str | Path | None, shared_steps: int) -> list[str | Path | None]:
+    """Return what each task begins with.
+
+    Raises:
+        SettingsError: If a task that begins with a shared stage's numbers has a start of its own as well.
+    """
+    own = [spec.name for spec in specs if spec.start is not None]
+    if own and shared_steps > 0:
+        raise SettingsError(
+            f"Training tasks: {', '.join(map(repr, own[:8]))} has a start of its own, and with --shared-steps every "
+            "task begins with the shared adapter. Give --start, which that one begins with, or leave one of them out."
+        )
+    return [start if spec.start is None else spec.start for spec in specs]
 
 
 def _eval(spec: TaskSpec) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,8 @@ from ia3.errors import RunError
 from ia3.inference.evaluate import TOKEN_BUDGET, HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError
 from ia3.report.plots import draw_confusion, draw_curves
-from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, RECORD
+from ia3.report.reliability_plot import draw_reliability
+from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, RECORD, RELIABILITY
 from ia3.runs.identity import (
     differences,
     differences_of_place,
@@ -35,6 +36,7 @@ from ia3.runs.identity import (
     place,
 )
 from ia3.runs.saving import Progressed, RunTask, save_task
+from ia3.runs.start import Start, part_of_start
 from ia3.training.checkpoint import Checkpoint, newest_checkpoint, remove_checkpoints, save_checkpoint
 from ia3.training.loop import train_together
 from ia3.training.records import Event, RunLog, keep_events, read_events
@@ -53,6 +55,7 @@ class SharedStage:
 
     train: tuple[Encoded, ...]
     settings: Settings
+    start: Start | None = None  # what its row begins with; None for ones
 
 
 @dataclass(frozen=True)
@@ -190,12 +193,20 @@ class Run:
         steps = [event for event in events if event["event"] == "step"]
         if steps:
             draw_curves(steps, [event for event in events if event["event"] == "epoch"], folder / CURVES)
-        if metrics is not None and len(metrics.labels) > _MOST_DRAWN:
+        if metrics is not None:
+            self.draw_metrics(metrics)
+
+    def draw_metrics(self, metrics: Metrics) -> None:
+        """Draw what was taken for what, and how far probabilities come true with and without the temperature."""
+        folder = self.setup.folder
+        if len(metrics.labels) > _MOST_DRAWN:
             self.setup.say(
                 f"The confusion of {len(metrics.labels)} labels is not drawn; {RECORD_FILE} has its numbers."
             )
-        elif metrics is not None and metrics.labels:
+        elif metrics.labels:
             draw_confusion(metrics.labels, metrics.confusion, folder / CONFUSION)
+        if metrics.scaling is not None:
+            draw_reliability(metrics.scaling.bins_after, folder / RELIABILITY, metrics.scaling.bins_before)
 
     # -- the same run -------------------------------------------------------------------------------------------------
 
@@ -210,14 +221,17 @@ class Run:
         base = parts_of_base(self.base_facts, setup.attachment.bank.plan)
         datasets = {id(task.dataset): task.dataset for task in setup.tasks}
         told = {number: parts_of_dataset(dataset) for number, dataset in datasets.items()}
-        tasks = {t.name: told[id(t.dataset)] | parts_of_settings(t.settings) for t in setup.tasks}
+        tasks = {
+            t.name: told[id(t.dataset)] | parts_of_settings(t.settings) | part_of_start(t.start) for t in setup.tasks
+        }
         if not setup.is_named:
             return base | tasks[""]
         parts: dict[str, Any] = {"sampling": setup.sampling.by, "temperature": setup.sampling.temperature}
         parts |= {"batches": "mixed" if setup.is_mixed else "apart", "shared stage": None}
         if setup.shared is not None:
             settings = parts_of_settings(setup.shared.settings)
-            parts["shared stage"] = {**settings, "examples": hash_of(map(ids_of, setup.shared.train))}
+            examples = {"examples": hash_of(map(ids_of, setup.shared.train))}
+            parts["shared stage"] = {**settings, **examples, **part_of_start(setup.shared.start)}
         return base | parts | {"tasks": tasks}
 
     def _checkpoint(self) -> Checkpoint | None:
@@ -254,7 +268,13 @@ class Run:
         return [
             *shared,
             *(
-                (self._task(t.name, t.adapter, t.dataset.train, len(t.dataset.encoding.labels), source), t.settings)
+                (
+                    replace(
+                        self._task(t.name, t.adapter, t.dataset.train, len(t.dataset.encoding.labels), source),
+                        variants=t.dataset.variants,
+                    ),
+                    t.settings,
+                )
                 for t in setup.tasks
             ),
         ]
@@ -351,14 +371,15 @@ class Run:
 
     def _held_out(self, task: RunTask) -> HeldOut:
         encoding = task.dataset.encoding
-        return HeldOut(task.dataset.held_out, encoding.choice_ids, encoding.labels, task.adapter)
+        labels, held_out = encoding.labels, task.dataset.held_out
+        return HeldOut(held_out, encoding.choice_ids, labels, task.adapter, task.ranking, is_fitted=True)
 
     def _evaluation(self, adapter: str) -> Evaluation:
         metrics = self.metrics.get(adapter)
         if metrics is None:
             return Evaluation(math.nan, None)
         loss = metrics.loss if metrics.loss is not None else math.nan
-        return Evaluation(loss, metrics.accuracy if self._tasks[adapter].dataset.encoding.labels else None)
+        return Evaluation(loss, metrics.accuracy)
 
     def _save(self, adapter: str) -> None:
         """Write an adapter as its row now is, where it has a folder of its own."""

@@ -6,7 +6,7 @@ This file knows values and one folder; when an adapter is written is the run's m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,14 @@ from ia3.adapters.record import make_record, versions
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.inference.metrics import Metrics
+from ia3.inference.ranking import Ranking
+from ia3.inference.recorded import words_to_json
 from ia3.report.card import CardFacts, write_card
 from ia3.runs.dataset import Dataset
+from ia3.runs.start import Start
 from ia3.training.recipes import differences_from_paper
 from ia3.training.settings import Settings
+from ia3.training.t_few import ranking_for
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class RunTask:
         settings: How.
         table: What its table is called in the record.
         eval_table: What the table that is evaluated on is called; None for rows held out.
+        more: What else its record says.
+        start: What its row begins with; None for ones.
     """
 
     name: str
@@ -44,6 +50,13 @@ class RunTask:
     settings: Settings
     table: str
     eval_table: str | None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    start: Start | None = None
+
+    @property
+    def ranking(self) -> Ranking:
+        """What its choices are compared by."""
+        return ranking_for(self.settings.losses, self.dataset.encoding.kind)
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,7 @@ def _record(task: RunTask, facts: Mapping[str, Any], progressed: Progressed, now
             "fingerprint": rows.train.fingerprint,
             "eval_name": task.eval_table,
             "eval_rows": 0 if rows.held_out is None else len(rows.held_out.examples),
+            "eval_duplicates": len(rows.duplicates),
             "eval_fingerprint": None if rows.held_out is None else rows.held_out.fingerprint,
             "skipped_rows": len(rows.train.faults),
             "eval_skipped_rows": 0 if rows.held_out is None else len(rows.held_out.faults),
@@ -105,13 +119,27 @@ def _record(task: RunTask, facts: Mapping[str, Any], progressed: Progressed, now
             "label_column": rows.train.label_column,
         },
         settings=task.settings.to_json(),
-        template=encoding.template.to_json(),
+        template=words_to_json(
+            encoding.template,
+            task.ranking if encoding.choice_ids or encoding.choices_column else None,
+            [other.template for other in task.dataset.others],
+            encoding.choices_column,
+        ),
         labels=encoding.labels or None,
         metrics=None if metrics is None else metrics.to_json(),
         created=now.isoformat(timespec="seconds"),
     )
     differs = differences_from_paper(task.settings.to_json(), encoding.kind)
+    if task.dataset.others:
+        differs = [one for one in differs if one["setting"] != "templates"]
+    if metrics is not None and metrics.scaling is not None:
+        record["calibration"] = {**metrics.scaling.to_json(), "fitted_on": "rows held out"}
+    if task.start is not None:
+        differs = [one for one in differs if one["setting"] != "start"]
+        record["start"] = task.start.to_json()
     record |= {"differs_from_paper": differs} if differs else {}
+    record |= {} if task.dataset.search is None else {"template_search": task.dataset.search.to_json()}
+    record |= dict(task.more)
     return record | {"max_length": encoding.max_length, "steps": progressed.step, "epoch": progressed.epoch}
 
 
@@ -133,4 +161,5 @@ def _card(task: RunTask, folder: Path, base: Base, progressed: Progressed, train
         versions=versions(),
         metrics=None if progressed.metrics is None else progressed.metrics.to_json(),
         eval_name=task.eval_table,
+        folds=(task.more.get("cross_validation") or {}).get("folds"),
     )

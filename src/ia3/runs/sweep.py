@@ -197,6 +197,7 @@ def sweep(
     device: str = "auto",
     precision: str = "float",
     skip_bad_rows: bool = False,
+    drop_duplicates: bool = False,
     batches: str = "mixed",
     resume: bool = False,
     overwrite: bool = False,
@@ -226,6 +227,7 @@ def sweep(
         device: Where it runs.
         precision: `float`, or `int8` for the weights of its blocks.
         skip_bad_rows: Leave bad rows out.
+        drop_duplicates: Leave eval rows out whose text is trained on.
         batches: `mixed`, or `apart` for one run each.
         resume: Go on from the folder's last checkpoint.
         overwrite: Replace the run in the folder.
@@ -258,6 +260,7 @@ def sweep(
         answers=answers,
         kind=kind,
         skip_bad_rows=skip_bad_rows,
+        drop_duplicates=drop_duplicates,
     )
     check_answers(rows, kind)
     for own in each:

@@ -19,9 +19,9 @@ from ia3.training.loop import OF_THE_RUN
 from ia3.training.settings import Settings
 
 KEYS = (
-    "name", "table", "text", "label", "eval", "eval_fraction", "template", "answers", "max_length", "settings",
+    "name", "table", "text", "label", "eval", "eval_fraction", "template", "answers", "max_length", "start", "settings",
 )  # fmt: skip
-TEXTS = ("name", "table", "text", "label", "eval", "template")  # keys whose values are text
+TEXTS = ("name", "table", "text", "label", "eval", "template", "start")  # keys whose values are text
 _PLAIN = ("name", "text", "label", "template")
 _ANSWERS = ("auto", "labels", "text")
 _SHOWN = 20  # faults
@@ -45,6 +45,7 @@ class TaskSpec:
         template: Its own template; None for that of the run.
         answers: `auto`, `labels` or `text`; None for that of the run.
         max_length: Most tokens of an example; None for that of the run.
+        start: Folder or hub id of the adapter that its row begins with; None for that of the run.
         settings: Settings that differ from those of the run.
         labels: The closed label set, where it is known already.
         origin: Where it stands, for messages.
@@ -59,6 +60,7 @@ class TaskSpec:
     template: Any = None
     answers: str | None = None
     max_length: int | None = None
+    start: str | Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     labels: tuple[str, ...] | None = None
     origin: str = ""
@@ -190,6 +192,9 @@ def _value_faults(found: Found) -> list[str]:
     answers = values.get("answers")
     if answers is not None and answers not in _ANSWERS:
         faults.append(f"{found.at('answers')}: answers is {answers!r}, expected one of {', '.join(_ANSWERS)}")
+    start = values.get("start")
+    if start is not None and not isinstance(start, str | Path):
+        faults.append(f"{found.at('start')}: start is {start!r}, expected the folder of an adapter")
     share = values.get("eval_fraction")
     if share is not None and not (type(share) in (int, float) and 0 <= share < 1):
         faults.append(f"{found.at('eval_fraction')}: eval_fraction is {share!r}, expected a share in [0, 1)")
@@ -249,6 +254,8 @@ def _spec(found: Found, folder: Path | None) -> TaskSpec:
     values = {key: value for key, value in found.values.items() if value is not None}
     own: dict[str, Any] = {key: values[key] for key in KEYS if key in values}
     own |= {"name": _name(found), "table": placed(values["table"], folder), "origin": found.origin}
+    if "start" in values:
+        own["start"] = placed(values["start"], folder)
     if "eval" in values:
         own["eval"] = placed(values["eval"], folder)
     return TaskSpec(**own)

@@ -5,7 +5,7 @@ Talk goes through `say`, progress through `on_event`; nothing is printed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,15 +14,19 @@ from typing import Any
 from ia3.adapters.attached import attach
 from ia3.bases.kinds import Kind, kind_of
 from ia3.bases.loading import Base, load_base, load_config
-from ia3.data.templates import Template, parse_template
+from ia3.data.template_sets import TemplateLike, is_auto, templates_of
 from ia3.errors import SettingsError
 from ia3.inference.metrics import Metrics
-from ia3.runs.dataset import Answers, Rows, check_answers, data_name, encode_rows, read_rows
+from ia3.inference.template_search import search_template
+from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, data_name, encode_rows, read_rows
 from ia3.runs.folder import check_folder, open_folder
 from ia3.runs.run import ADAPTER, Run, Setup
 from ia3.runs.saving import RunTask
+from ia3.runs.start import begin_from, read_start
+from ia3.training.recipes import recipe_note
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
+from ia3.training.t_few import ranking_for
 from ia3.training.tasks import Outcome
 
 Say = Callable[[str], None]
@@ -62,13 +66,16 @@ def train_adapter(
     eval_fraction: float = 0.1,
     text: str | None = None,
     label: str | None = None,
-    template: Template | str | None = None,
+    choices: str | None = None,
+    template: TemplateLike | Sequence[TemplateLike] | None = None,
     answers: Answers = "auto",
     max_length: int | None = None,
     dtype: str = "auto",
     device: str = "auto",
     precision: str = "float",
     skip_bad_rows: bool = False,
+    drop_duplicates: bool = False,
+    start: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     say: Say = lambda sentence: None,
@@ -88,13 +95,18 @@ def train_adapter(
         eval_fraction: Share of the rows held out, in [0, 1).
         text: Name of the text column; found by its name if left out.
         label: Name of the label column; found by its name if left out.
-        template: Jinja2 prompt, or `prompt ||| target`, or a file of it; see `ia3.data.templates`.
+        choices: Name of the column with each row's own choices, where there is no one label set.
+        template: Jinja2 prompt, or `prompt ||| target`, or a file of it; see `ia3.data.templates`. Of several one is
+            drawn for each row in each epoch. `auto` searches one that the base understands.
         answers: Whether the labels are a closed set or free text.
         max_length: Most tokens of an example; the text is cut.
         dtype: Of the base: `auto`, `float32`, `bfloat16`, …. The vectors stay fp32. A loaded base has its own.
         device: `auto`, `cpu`, `cuda`, `mps`, …. A loaded base has its own.
         precision: `float`, or `int8` for the weights of the base's blocks. A loaded base has its own.
         skip_bad_rows: Leave bad rows out, listed in the record, instead of stopping.
+        drop_duplicates: Leave rows of `eval_source` out whose text is trained on, instead of telling which they are.
+        start: Folder or hub id of an adapter of the same base whose numbers are begun with in place of ones; the head's
+            only where it has the same labels.
         resume: Go on from the folder's last checkpoint.
         overwrite: Replace the run in the folder.
         say: Called with each sentence for the user.
@@ -113,6 +125,9 @@ def train_adapter(
     began = now()
     folder = Path(output).expanduser()
     check_folder(folder, resume=resume, overwrite=overwrite)
+    words = () if is_auto(template) else templates_of(template)
+    if start is not None:
+        read_start(start)  # before the base, which takes longer
     kind = kind_of_base(base, dtype, device, say, precision)
     chosen = settings_for(kind, **settings)
     rows = read_rows(
@@ -121,9 +136,11 @@ def train_adapter(
         eval_fraction=eval_fraction,
         text=text,
         label=label,
+        choices=choices,
         answers=answers,
         kind=kind,
         skip_bad_rows=skip_bad_rows,
+        drop_duplicates=drop_duplicates,
         seed=chosen.seed,
     )
     check_answers(rows, kind)
@@ -132,15 +149,25 @@ def train_adapter(
         loaded, rows = base, in_order_of(base, rows)
     else:
         loaded = _load(base, kind, rows, dtype, device, precision, chosen.seed, say)
-    words = parse_template(template) if isinstance(template, str) else template
+    search = None
+    if is_auto(template):
+        ranking = ranking_for(chosen.losses, kind)
+        search = search_template(loaded, rows.train, rows.labels, ranking, chosen.seed, say)
+        words = (search.template,)
     dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
-    for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines()):
+    if search is not None:
+        dataset = replace(dataset, search=search, notes=(*dataset.notes, *search.notes()))
+    hint = "" if settings.get("recipe") else _recipe_note(dataset, chosen, loaded)
+    for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines(), *filter(None, [hint])):
         say(sentence)
     names = data_name(source), _eval_name(eval_source)
     with open_folder(folder, resume=resume, overwrite=overwrite):
         attachment = attach(loaded.model, head_modules=loaded.head_modules, name=ADAPTER)
         try:
-            task = RunTask("", ADAPTER, folder, dataset, chosen, *names)
+            begun = None if start is None else read_start(start, loaded)
+            if begun is not None:
+                say(begin_from(attachment, ADAPTER, begun, dataset.encoding.labels))
+            task = RunTask("", ADAPTER, folder, dataset, chosen, *names, start=begun)
             run = Run(Setup(folder, loaded, attachment, (task,), say, now, checkpoint_seconds))
             outcomes = run.train(on_event, should_stop, resume=resume)
             metrics = run.finish(outcomes)
@@ -148,6 +175,13 @@ def train_adapter(
         finally:
             attachment.detach()
     return Result(folder, outcomes[0], metrics[0], rows.labels, chosen, (now() - began).total_seconds())
+
+
+def _recipe_note(dataset: Dataset, settings: Settings, base: Base) -> str:
+    """Return the sentence that there is a recipe for so few rows, "" where there are enough."""
+    rows, parameters = len(dataset.train), sum(p.numel() for p in base.model.parameters())
+    steps = settings.total_steps(rows)
+    return recipe_note(base.kind, rows, len(dataset.encoding.labels), parameters, steps)
 
 
 def kind_of_base(base: str | Path | Base, dtype: str, device: str, say: Say, precision: str = "float") -> Kind:

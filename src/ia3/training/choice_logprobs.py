@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ia3.bases.kinds import Kind
 from ia3.core.fast.acceleration import acceleration_of
 from ia3.core.fast.frozen_head import head_logprobs
+from ia3.core.strengths import Choice
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.inference.logits import cache_input, known_inputs, logits_at
@@ -216,4 +217,4 @@ def _chosen_cache(cache: Any, owners: Tensor) -> Any:
 
 
 def _rows_of(rows: Rows, pairs: Sequence[_Pair]) -> Rows:
-    return rows if isinstance(rows, str | int) else [rows[pair.owner] for pair in pairs]
+    return rows if isinstance(rows, Choice) else [rows[pair.owner] for pair in pairs]

@@ -22,6 +22,7 @@ from ia3.training.optimizer import gradient_norm, make_optimizer, step_optimizer
 from ia3.training.records import Event
 from ia3.training.settings import Settings
 from ia3.training.tasks import Evaluation, Outcome, Task, trained_tensors
+from ia3.training.variants import draw_variants
 
 
 class Learner:
@@ -33,9 +34,8 @@ class Learner:
         self.total = settings.total_steps(len(task.train))
         self.per_epoch = settings.steps_per_epoch(len(task.train))
         self.trained = trained_tensors(task.attachment, task.adapter)
-        self._optimizer = make_optimizer(self.trained, settings, task.attachment.bank.plan.widths)
-        self._lengths = [len(encoded) for encoded in task.train]
-        self._order: tuple[int, list[list[int]]] = (-1, [])  # of an epoch
+        self._optimizer = make_optimizer(self.trained, settings, task.attachment.bank.plan)
+        self._order: tuple[int, list[list[Encoded]]] = (-1, [])  # of an epoch
         self._weights: list[float] | None = None  # of each choice
         if settings.class_weights and task.choices:
             self._weights = class_weights(task.train, task.choices).tolist()
@@ -59,8 +59,16 @@ class Learner:
         """Return the examples of the next step."""
         epoch, position = divmod(self.state.step, self.per_epoch)
         if self._order[0] != epoch:
-            self._order = epoch, epoch_batches(self._lengths, self.settings.batch_size, self.settings.seed, epoch)
-        return [self.task.train[i] for i in self._order[1][position]]
+            self._order = epoch, self._batches(epoch)
+        return self._order[1][position]
+
+    def _batches(self, epoch: int) -> list[list[Encoded]]:
+        """Return the examples of an epoch batch by batch, each with one of the templates."""
+        versions, seed = (self.task.train, *self.task.variants), self.settings.seed
+        drawn = draw_variants(len(self.task.train), len(versions), seed, epoch)
+        examples = [versions[number][place] for place, number in enumerate(drawn)]
+        batches = epoch_batches([len(e) for e in examples], self.settings.batch_size, seed, epoch)
+        return [[examples[place] for place in batch] for batch in batches]
 
     def weight(self, encoded: Encoded) -> float:
         """Return how much each target of an example counts."""

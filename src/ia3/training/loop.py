@@ -89,7 +89,8 @@ def train_together(
     """
     _check_settings([settings for _, settings in tasks])
     for task, settings in tasks:
-        check_choices(task.train, settings.losses, task.kind)
+        for version in (task.train, *task.variants):
+            check_choices(version, settings.losses, task.kind)
     learners = [Learner(task, settings) for task, settings in tasks]
     if resume is not None:
         for learner, state in zip(learners, resume.tasks, strict=True):

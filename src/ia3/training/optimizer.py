@@ -6,32 +6,67 @@ knows tensors and rates; it knows nothing of examples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ia3.core.sites import Plan
 from ia3.training.adafactor import VectorAdafactor
 from ia3.training.settings import Settings
 
 
-def make_optimizer(trained: Mapping[str, Tensor], settings: Settings, widths: Sequence[int]) -> torch.optim.Optimizer:
-    """Return the optimizer of one task.
+def make_optimizer(trained: Mapping[str, Tensor], settings: Settings, plan: Plan) -> torch.optim.Optimizer:
+    """Return the optimizer of one task; where they have a rate of their own, it scales the feed-forward's steps.
 
     Args:
         trained: What it trains by name, as `trained_tensors` returns it.
         settings: Its rates.
-        widths: Of the vectors in the row.
+        plan: Layout of the row.
     """
+    optimizer = _make(trained, settings, plan)
+    if settings.feedforward_rate != 1.0:
+        _scale_steps(optimizer, trained["vectors"], _factors(trained["vectors"], plan, settings.feedforward_rate))
+    return optimizer
+
+
+def _make(trained: Mapping[str, Tensor], settings: Settings, plan: Plan) -> torch.optim.Optimizer:
     heads = [tensor for name, tensor in trained.items() if name != "vectors" and tensor.requires_grad]
     if settings.optimizer == "adafactor":
-        return VectorAdafactor(trained["vectors"], widths, settings.learning_rate, heads, settings.head_learning_rate)
+        rates = settings.learning_rate, settings.head_learning_rate
+        return VectorAdafactor(trained["vectors"], plan.widths, rates[0], heads, rates[1])
     groups = [{"params": [trained["vectors"]], "lr": settings.learning_rate, "highest": settings.learning_rate}]
     if heads:
         rate = settings.head_learning_rate
         groups.append({"params": heads, "lr": rate, "highest": rate})
     # the pull towards one is done by step_optimizer: AdamW's own pulls towards zero
     return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+
+
+def _factors(row: Tensor, plan: Plan, feedforward: float) -> Tensor:
+    """Return what each number's steps are multiplied by, of the row's shape."""
+    factors = torch.ones_like(row)
+    for site, span in plan.spans():
+        if site.role == "feedforward":
+            factors[span] = feedforward
+    return factors.detach()
+
+
+def _scale_steps(optimizer: torch.optim.Optimizer, row: Tensor, factors: Tensor) -> None:
+    """Multiply every step that an optimizer takes with a row; for AdamW that is another learning rate."""
+    held: list[Tensor] = []
+
+    def before(*_: Any) -> None:
+        held.append(row.detach().clone())
+
+    def after(*_: Any) -> None:
+        old = held.pop()
+        with torch.no_grad():
+            row.copy_(old + (row - old) * factors)
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:

@@ -60,6 +60,7 @@ def _outside_range(settings: Settings) -> Sequence[str | None]:
         _below(settings, "batch_size", 1),
         _below(settings, "token_budget", 1),
         _outside(settings, "learning_rate", 0.0, 10.0, "above 0 and at most 10"),
+        _outside(settings, "feedforward_rate", 0.0, 100.0, "above 0 and at most 100"),
         _outside(settings, "head_learning_rate", 0.0, 10.0, "above 0 and at most 10"),
         None if 0 <= settings.warmup < 1 else f"warmup is {settings.warmup}, expected a share in [0, 1)",
         None if 0 <= settings.weight_decay < math.inf else f"weight_decay is {settings.weight_decay}, {_NOT_NEGATIVE}",
@@ -114,6 +115,7 @@ class Settings:
         epochs: Passes over the training rows; each row exactly once in each.
         max_steps: Ends the run earlier, or later where there are fewer steps in `epochs`; None for no say.
         learning_rate: Highest rate of the vectors; falls linearly to zero.
+        feedforward_rate: Rate of the feed-forward vectors over that of keys and values.
         head_learning_rate: Highest rate of a head, for encoders.
         batch_size: Examples of an optimizer step.
         token_budget: Most tokens, padding included, that go through the model at once; only splits a step.
@@ -134,6 +136,7 @@ class Settings:
     epochs: int = 3
     max_steps: int | None = None
     learning_rate: float = 8e-3
+    feedforward_rate: float = 1.0
     head_learning_rate: float = 1e-3
     batch_size: int = 8
     token_budget: int = 4096

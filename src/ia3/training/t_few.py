@@ -22,6 +22,7 @@ from torch.nn import functional
 from ia3.bases.kinds import Kind
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
+from ia3.inference.ranking import Ranking
 from ia3.inference.scoring import Rows
 from ia3.training.choice_logprobs import ChoiceLogprobs, choice_logprobs
 from ia3.training.tasks import Task
@@ -111,6 +112,16 @@ def step_factors(examples: Sequence[Encoded], weights: Sequence[float]) -> Facto
 def learns_from_choices(losses: str, kind: Kind) -> bool:
     """Whether the losses are of all choices' tokens; an encoder's is always its head's cross-entropy."""
     return losses != "lm" and kind != "encoder"
+
+
+def ranking_for(losses: str, kind: Kind) -> Ranking:
+    """Return what an adapter that is trained with some losses compares choices by: the mean that LN trains, or the sum.
+
+    Example:
+        >>> ranking_for("lm+ul+ln", "causal"), ranking_for("lm", "causal")
+        ('mean', 'sum')
+    """
+    return "mean" if learns_from_choices(losses, kind) else "sum"
 
 
 def check_choices(examples: Sequence[Encoded], losses: str, kind: Kind) -> None:

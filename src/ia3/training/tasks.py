@@ -32,6 +32,7 @@ class Task:
         decoder_start_id: First decoder token; seq2seq only.
         choices: Size of the closed label set; 0 for free text.
         name: What the task is called in events; "" for the only one of a run.
+        variants: The same examples once more for each further template; one of all is drawn in each epoch.
         starts_from: Name of the row of a task that is trained first and whose numbers this one begins with.
     """
 
@@ -44,6 +45,7 @@ class Task:
     choices: int
     name: str = ""
     starts_from: str | None = None
+    variants: tuple[tuple[Encoded, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""The methods that are compared, each from a few rows to metrics on the same test rows.
+
+    zero-shot        the base with the template alone, calibrated against content-free inputs
+    lm               ours, t-few-small with the answer's loss alone
+    t-few-small      ours, the recipe as it is
+    t-few-small+start  the same from vectors that were trained on other tables
+    peft-ia3, peft-lora, setfit, logistic   the rivals (`fewshot_rivals`)
+
+Ours go through `ia3.train` and `ia3.load`, as a user does. This file knows one cell at a time; nothing of the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any
+
+import ia3
+from benchmarks.fewshot_data import RECIPE, TEMPLATE
+from benchmarks.fewshot_rivals import RATES as RIVAL_RATES
+from benchmarks.fewshot_rivals import Trial, run_logistic, run_lora, run_peft_ia3, run_setfit
+from benchmarks.methods import NotAvailable
+from ia3.inference.metrics import Metrics
+from ia3.inference.zero_shot import load_zero_shot
+
+
+def run_zero_shot(trial: Trial) -> Metrics:
+    """Return the metrics of the base with the template alone."""
+    if trial.base.kind == "encoder":
+        raise NotAvailable("an encoder's head knows no labels before it is trained")
+    base = load_zero_shot(trial.base, trial.test, labels=trial.labels, template=TEMPLATE, ranking="mean")
+    return base.evaluate(trial.test, is_calibrated=True)
+
+
+def run_lm(trial: Trial) -> Metrics:
+    """Return the metrics of our adapter trained with the answer's loss alone; a head has no other loss."""
+    if trial.base.kind == "encoder":
+        raise NotAvailable("a head has one loss; this is t-few-small")
+    return _train(trial, losses="lm")
+
+
+def run_t_few_small(trial: Trial) -> Metrics:
+    """Return the metrics of our adapter trained by the recipe."""
+    return _train(trial)
+
+
+def run_with_start(trial: Trial) -> Metrics:
+    """Return the metrics of our adapter trained by the recipe from a start that has not seen the table."""
+    if trial.make_start is None:
+        raise NotAvailable("there is no start for this base")
+    return _train(trial, start=trial.make_start())
+
+
+def _train(trial: Trial, **options: Any) -> Metrics:
+    """Train as a user does, with every row and no epoch chosen, and measure what was saved."""
+    words = {} if trial.base.kind == "encoder" else {"template": TEMPLATE}
+    rate = {} if trial.rate is None else {"learning_rate": trial.rate}
+    given = {"recipe": RECIPE, "eval_fraction": 0.0, "seed": trial.seed, **words, **rate, **options}
+    with TemporaryDirectory(prefix="ia3-fewshot-") as folder:
+        ia3.train(trial.train, trial.base, Path(folder, "run"), **given)
+        predictor = ia3.load(Path(folder, "run"), base=trial.base)
+        try:
+            return predictor.evaluate(trial.test)
+        finally:
+            predictor.attachment.detach()
+
+
+METHODS: Mapping[str, Callable[[Trial], Metrics]] = MappingProxyType(
+    {
+        "zero-shot": run_zero_shot,
+        "lm": run_lm,
+        "t-few-small": run_t_few_small,
+        "t-few-small+start": run_with_start,
+        "peft-ia3": run_peft_ia3,
+        "peft-lora": run_lora,
+        "setfit": run_setfit,
+        "logistic": run_logistic,
+    }
+)
+
+# What `--tune` tries: three values for each method that has a rate, by kind of base. Ours are tried as the rivals are.
+RATES: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(
+    {
+        "lm": {"causal": (4e-3, 8e-3, 1.6e-2)},
+        "t-few-small": {"causal": (4e-3, 8e-3, 1.6e-2), "encoder": (1e-2, 2e-2, 4e-2)},
+        **RIVAL_RATES,
+    }
+)

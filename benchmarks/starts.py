@@ -1,0 +1,108 @@
+"""`python -m benchmarks.starts`: a pre-trained start for a base, from the open tables of VADER (MIT).
+
+One adapter learns from reviews, tweets and editorials together, as T-Few's vectors learned from T0's tasks first; it is
+what `ia3 train --start` begins with. A start that is compared on one of these tables is made without it. Rows are drawn
+evenly over tables and labels. Everything goes through `ia3.train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ia3
+from benchmarks.bases import find_table
+from benchmarks.fewshot_data import BASES, TASKS, TEMPLATE
+from ia3.bases.loading import Base
+from ia3.data.draws import draw_per_label
+from ia3.data.tables import read_table
+from ia3.errors import IA3Error, SettingsError
+
+SOURCES = ("reviews", "tweets", "editorials")
+PER_LABEL = 400  # rows of each label of each table
+STEPS = {"causal": 300, "seq2seq": 300, "encoder": 900}
+_SEED = 2026
+_WHAT = """\
+Make a start: an adapter that has learned from the tables of VADER, for `ia3 train --start`.
+The tables (vader/*.csv in --data or IA3_DATA) are Hutto and Gilbert's of 2014, MIT licence."""
+
+
+def make_start(
+    base: str | Base, data: Path, output: Path, *, without: str | None = None, steps: int | None = None
+) -> Path:
+    """Train a start and return its folder; one that is there and finished is taken as it is.
+
+    Args:
+        base: Name of the base, or a loaded one (an encoder with the tables' labels).
+        data: Folder with `vader/`.
+        output: Folder of the adapter.
+        without: Name of a table that it must not see.
+        steps: Optimizer steps; by default those of the kind of base.
+    """
+    if is_finished(output):
+        return output
+    rows = start_rows(data, without)
+    loaded = base if isinstance(base, Base) else ia3.load_base(base, labels=sorted({label for _, label in rows}))
+    is_encoder = loaded.kind == "encoder"
+    settings: dict[str, Any] = {} if is_encoder else {"losses": "lm+ul+ln", "template": TEMPLATE}
+    total = steps or STEPS[loaded.kind]
+    ia3.train(
+        rows, loaded, output, eval_fraction=0.0, answers="labels", max_steps=total, seed=_SEED, overwrite=True,
+        **settings,
+    )  # fmt: skip
+    return output
+
+
+def start_rows(data: Path, without: str | None = None) -> list[tuple[str, str]]:
+    """Return texts with labels, as many of each label of each table; no row of the table that is left out.
+
+    Raises:
+        SettingsError: If nothing is left.
+    """
+    chosen = [task for task in SOURCES if task != without]
+    found = []
+    for task in chosen:
+        table = read_table(data / TASKS[task], label="label")
+        drawn = draw_per_label(table, PER_LABEL, _SEED)[0]
+        found += [(example.text, str(example.label)) for example in drawn.examples]
+    if not found:
+        raise SettingsError(f"Making a start: no table is left without {without!r}. Known: {', '.join(SOURCES)}.")
+    return found
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a start whose training has ended."""
+    record = folder / "run.jsonl"
+    if not (folder / "adapter_config.json").is_file() or not record.is_file():
+        return False
+    last = json.loads(record.read_text(encoding="utf-8").splitlines()[-1])
+    return last.get("event") == "end" and not last.get("stopped")
+
+
+def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = print) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.starts", description=_WHAT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", default=BASES[0], help="named base or folder (%(default)s)")
+    parser.add_argument("--data", help="folder with financial_phrasebank/ and vader/ (or IA3_DATA)")
+    parser.add_argument("--without", choices=SOURCES, help="table that the start must not see")
+    parser.add_argument("--steps", type=int, help="optimizer steps (300; encoders 900)")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the adapter")
+    options = parser.parse_args(arguments)
+    try:
+        data = find_table(options.data).parent.parent
+        made = make_start(options.base, data, options.output, without=options.without, steps=options.steps)
+    except IA3Error as error:
+        print(f"benchmarks.starts: {error}", file=sys.stderr)
+        return 2
+    say(f"the start lies in {made}; begin with it: ia3 train TABLE --base {options.base} --start {made} --output DIR")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

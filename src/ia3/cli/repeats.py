@@ -1,0 +1,139 @@
+"""Several runs in one `ia3 train` to know how good one is: repeats and folds, their options and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ia3.cli.output import align_columns, print_json, print_lines, say
+from ia3.cli.parsing import UsageError, whole_number
+from ia3.cli.progress import time_in_words
+from ia3.cli.train_options import training_arguments
+
+if TYPE_CHECKING:
+    from ia3.runs.folds import FoldsResult
+    from ia3.runs.repeat import RepeatedRun, RepeatsResult
+
+
+def add_repeats(parser: argparse.ArgumentParser) -> None:
+    """Add the options for several runs."""
+    group = parser.add_argument_group("several runs, to know what one is worth")
+    group.add_argument(
+        "--repeat",
+        type=whole_number,
+        metavar="K",
+        help="Train K times with rows and seeds of their own, tell median and quartiles, save the median run.",
+    )
+    group.add_argument(
+        "--per-label",
+        type=whole_number,
+        metavar="N",
+        help="With --repeat: rows of each label that a run draws to learn from; the others, or --eval, measure it.",
+    )
+    group.add_argument(
+        "--folds",
+        type=whole_number,
+        metavar="K",
+        help="Measure every row with an adapter that has learned from the other folds, save one of all rows.",
+    )
+
+
+def has_repeats(options: argparse.Namespace) -> bool:
+    """Return whether several runs are asked for."""
+    return options.repeat is not None or options.folds is not None
+
+
+def check_repeats(options: argparse.Namespace, *, is_several: bool) -> None:
+    """Raise for options that contradict each other."""
+    if options.per_label is not None and options.repeat is None:
+        raise UsageError("train: --per-label is for --repeat. Give --repeat 1 for one draw, or leave it out.")
+    given = "--repeat" if options.repeat is not None else "--folds" if options.folds is not None else ""
+    if given and is_several:
+        raise UsageError(f"train: {given} is for one table, got several tasks too. Leave one of them out.")
+    if options.repeat is not None and options.folds is not None:
+        raise UsageError("train: got --repeat and --folds, which measure in two ways. Leave one of them out.")
+    if options.folds is not None and options.eval is not None:
+        raise UsageError("train: --folds measures on the table's own rows, got --eval too. Leave one of them out.")
+
+
+def train_repeated(options: argparse.Namespace, talk: Mapping[str, Any]) -> RepeatsResult | FoldsResult:
+    """Train the runs of `--repeat` or `--folds`."""
+    arguments = {**talk, **training_arguments(options)}
+    if options.folds is not None:
+        from ia3.runs.folds import train_folds
+
+        del arguments["eval_fraction"]
+        return train_folds(options.table, options.base, options.output, folds=options.folds, **arguments)
+    from ia3.runs.repeat import train_repeats
+
+    own = {"repeats": options.repeat, "per_label": options.per_label, "eval_source": options.eval}
+    return train_repeats(options.table, options.base, options.output, **own, **arguments)
+
+
+def tell_repeats(
+    result: RepeatsResult | FoldsResult, options: argparse.Namespace, what_is_left: Callable[[Path], str]
+) -> None:
+    """Print what the runs gave."""
+    if result.is_stopped:
+        say(f"ia3: stopped. {what_is_left(result.folder)}")
+    if options.json:
+        print_json(result.to_json())
+    elif not result.is_stopped:
+        from ia3.runs.folds import FoldsResult
+
+        if isinstance(result, FoldsResult):
+            print_lines(_fold_lines(result, options.output))
+        else:
+            print_lines(_lines(result, options.output))
+
+
+def _lines(result: RepeatsResult, folder: str) -> list[str]:
+    is_closed = result.spread("accuracy") is not None
+    heading = ("", *(("accuracy", "95 % interval", "macro F1") if is_closed else ()), "loss", "calibration", "rows")
+    heading = heading if is_closed else ("", "loss", "rows")
+    rows = [heading, *(_row(run, is_closed=is_closed) for run in result.runs)]
+    name = "accuracy" if is_closed else "loss"
+    spread = result.spread(name)
+    assert spread is not None
+    spell = (lambda value: f"{100 * value:.1f} %") if is_closed else (lambda value: f"{value:.4g}")
+    lines = [*align_columns(rows, right=range(1, len(heading))), ""]
+    lines.append(
+        f"median {name} {spell(spread.median)}, quartiles {spell(spread.lower)} and {spell(spread.upper)}, "
+        f"from {spell(spread.lowest)} to {spell(spread.highest)}"
+    )
+    diverged = [run.seed for run in result.runs if run.metrics is None]
+    if diverged:
+        lines.append(f"without numbers: seed {', '.join(map(str, diverged))}; {Path(folder) / 'repeats.json'} says why")
+    steps = sum(run.outcome.steps for run in result.runs)
+    lines.append(f"{steps} steps in {time_in_words(result.seconds)}; {folder} holds the record of all runs")
+    if result.median is not None:
+        lines.append(f"and the adapter of the median run, seed {result.median.seed}")
+    lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
+    return lines
+
+
+def _fold_lines(result: FoldsResult, folder: str) -> list[str]:
+    assert result.metrics is not None
+    lines = [f"each row measured by an adapter that has not learned from it ({len(result.folds)} folds):"]
+    lines += result.metrics.lines()
+    if result.labels:
+        shares = ["diverged" if one is None else f"{100 * (one.accuracy or 0):.1f} %" for one in result.folds]
+        lines += ["", f"accuracy of each fold: {', '.join(shares)}"]
+    lines.append(f"{result.steps} steps in {time_in_words(result.seconds)}; {folder} holds the adapter of all rows")
+    lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
+    return lines
+
+
+def _row(run: RepeatedRun, *, is_closed: bool) -> tuple[str, ...]:
+    metrics = run.metrics
+    if metrics is None:
+        return (f"seed {run.seed}", "diverged", *([""] * (5 if is_closed else 1)))
+    loss = "" if metrics.loss is None else f"{metrics.loss:.3f}"
+    if not is_closed or metrics.accuracy is None or metrics.accuracy_interval is None:
+        return f"seed {run.seed}", loss, str(metrics.rows)
+    low, high = (100 * bound for bound in metrics.accuracy_interval)
+    shares = (f"{100 * metrics.accuracy:.1f} %", f"{low:.1f} to {high:.1f} %", f"{metrics.macro_f1:.3f}")
+    return f"seed {run.seed}", *shares, loss, f"{metrics.calibration_error:.3f}", str(metrics.rows)

@@ -1,0 +1,105 @@
+"""A table with a column that names each row's adapter: which ones there are, and a predictor that has them all.
+
+The adapters lie in a packed store, or in folders side by side (what `ia3 train --tasks` writes). Names are read before
+anything is loaded, and every one that is not there is told at once. This file knows tables and places; how rows of
+different adapters meet in a batch is `mixed`'s matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ia3.adapters.config import CONFIG_FILE
+from ia3.adapters.places import find_stored
+from ia3.adapters.store import Store
+from ia3.data.examples import Fault, quote
+from ia3.data.tables import SHOWN_FAULTS, stream_table
+from ia3.errors import AdapterError, SettingsError, TableError, near_matches
+from ia3.inference.predictor import Predictor, load_predictor
+
+
+def read_adapter_names(source: str | Path, column: str, *, text: str | None = None) -> dict[str, str]:
+    """Return the adapters that a column names, each with the first row that does; bad rows are passed over.
+
+    Raises:
+        TableError: If there is no such column, or a row names no adapter; all such rows at once.
+    """
+    ignored: list[Fault] = []
+    stream = stream_table(source, text=text, skip_bad_rows=True, on_fault=ignored.append)
+    check_adapter_column(stream.name, stream.columns, column)
+    names: dict[str, str] = {}
+    faults: list[str] = []
+    for example in stream:
+        name = str(example.fields.get(column, "")).strip()
+        if name:
+            names.setdefault(name, str(example.origin))
+        else:
+            faults.append(f"{example.origin}: column {quote(column)} names no adapter")
+    if faults:
+        raise TableError("\n".join([f"Reading {stream.name}: {_told(faults)}", "Name an adapter in each row."]))
+    return names
+
+
+def check_adapter_column(table: str, columns: tuple[str, ...], column: str) -> None:
+    """Raise if a table has no such column.
+
+    Raises:
+        TableError: Naming those it has.
+    """
+    if column not in columns:
+        hint = near_matches(column, columns) or f" It has {', '.join(map(quote, columns))}."
+        raise TableError(f"Reading {table}: there is no column {quote(column)} that names the adapters.{hint}")
+
+
+def load_for_names(address: str | Path, names: Mapping[str, str], **options: Any) -> Predictor:
+    """Return a predictor with the adapters of these names, in a packed store or in folders side by side.
+
+    Args:
+        address: A store, or the folder that holds the adapters' folders.
+        names: As `read_adapter_names` returns them.
+        options: As for `load_predictor`.
+
+    Raises:
+        AdapterError: If one of them is not there; all of them are told.
+        SettingsError: If one adapter is addressed.
+    """
+    stored = find_stored(address)
+    if (stored is not None and stored[1]) or (Path(address) / CONFIG_FILE).exists():
+        raise SettingsError(
+            f"Loading the adapters that a column names: {address} is a single adapter, expected a packed store, or the "
+            "folder that holds the adapters' folders."
+        )
+    if stored is not None:
+        with Store.open(stored[0]) as store:
+            _check_names(str(store.path), store.names, names)
+            first = next(iter((*names, *store.names)), None)
+        return load_predictor(address, name=first, **options)
+    folder = Path(address)
+    there = [entry.name for entry in folder.iterdir() if (entry / CONFIG_FILE).exists()] if folder.is_dir() else []
+    if not there:
+        raise AdapterError(
+            f"Loading the adapters that a column names from {folder}: no adapter's folder lies there. Give a packed "
+            "store, or the folder that holds the adapters' folders."
+        )
+    _check_names(str(folder), there, names)
+    first, *others = names or there[:1]
+    predictor = load_predictor(folder / first, **options)
+    for name in others:
+        load_predictor(folder / name, **{**options, "base": predictor.base})
+    return predictor
+
+
+def _check_names(where: str, known: list[str] | tuple[str, ...], names: Mapping[str, str]) -> None:
+    there = set(known)
+    unknown = [name for name in names if name not in there]
+    shown = [f"{names[n]}: there is no adapter {n!r}.{near_matches(n, known)}" for n in unknown[:SHOWN_FAULTS]]
+    if unknown:
+        told = _told([*shown, *unknown[SHOWN_FAULTS:]])
+        raise AdapterError(f"Looking for the adapters of the table's rows in {where}: {told}")
+
+
+def _told(faults: list[str]) -> str:
+    more = [f"… and {len(faults) - SHOWN_FAULTS} more."] if len(faults) > SHOWN_FAULTS else []
+    return "\n".join([f"{len(faults)} fault{'s' * (len(faults) > 1)}.", *faults[:SHOWN_FAULTS], *more])

@@ -1,0 +1,180 @@
+"""Automatic templates: the frozen base reads some training rows in each of a dozen wordings, and the best is kept.
+
+A candidate's score is the mean log-probability of the right label among the labels, calibrated against texts without
+content, since a base that prefers one label whatever the text is has not understood. First the prompts are compared
+with the labels as they stand in the table, then the best prompt with other words for the labels. What the choice is
+worth is measured by cross-validation: chosen on three quarters of the rows, measured on the rest. This file knows bases
+and encodings; reading tables is done before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ia3.bases.loading import Base
+from ia3.data.candidates import prompt_candidates, target_candidates
+from ia3.data.encoding import Encoding, longest_input
+from ia3.data.examples import Example, Origin, Table
+from ia3.data.splits import shuffle_key
+from ia3.data.templates import Template
+from ia3.errors import IA3Error, SettingsError
+from ia3.inference.calibration import calibrate, content_free_prior
+from ia3.inference.evaluate import Array, score_encoded, softmax
+from ia3.inference.ranking import Ranking, count_tokens, rank_scores
+
+MOST_ROWS = 32  # that each candidate is scored on
+_FOLDS = 4
+
+
+def search_template(
+    base: Base,
+    table: Table,
+    labels: Sequence[str],
+    ranking: Ranking,
+    seed: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> Search:
+    """Return the template that a base understands best, with the scores of all candidates.
+
+    Args:
+        base: The frozen base; a language model.
+        table: The training rows; at most 32 of them are read, of each label as many.
+        labels: The closed label set.
+        ranking: What the labels are compared by.
+        seed: Decides which rows are read.
+        say: Told what is done.
+
+    Raises:
+        SettingsError: For an encoder, free text, or rows with choices of their own.
+    """
+    _check(base, table, labels)
+    examples = _draw(table, labels, seed)
+    prompts = prompt_candidates(table.label_column)
+    say(f"Comparing {len(prompts)} prompts on {len(examples)} training rows.")
+    gold = np.array([labels.index(example.label or "") for example in examples])
+    shares: dict[Template, Array] = {}
+
+    def compare(templates: Sequence[Template]) -> None:
+        for template in templates:
+            try:
+                shares[template] = _shares(base, table, labels, template, ranking, examples)
+            except IA3Error:  # it leaves no room for the text, or two labels have the same answer tokens
+                continue
+
+    compare(prompts)
+    if not shares:
+        raise SettingsError("Searching a template: none of the candidates fits the table. Give one: --template T.")
+    compare(target_candidates(_best(shares, gold), labels))
+    chosen = _best(shares, gold)
+    scored = tuple(Candidate(t, _score(found, gold), _accuracy(found, gold)) for t, found in shares.items())
+    return Search(chosen, scored, len(examples), _cross_validated(shares, gold))
+
+
+def _check(base: Base, table: Table, labels: Sequence[str]) -> None:
+    if base.kind == "encoder":
+        raise SettingsError(
+            f"Searching a template: {base.given!r} is an encoder, whose head has learned nothing yet and understands "
+            "no wording better than another. Leave --template auto out."
+        )
+    if not labels:
+        what = "rows bring their own choices" if table.choices_column else "answers are free text"
+        raise SettingsError(f"Searching a template: the {what}, expected one label set. Give one: --template T.")
+
+
+def _draw(table: Table, labels: Sequence[str], seed: int) -> list[Example]:
+    """Return the rows that are read: of each label in turn, in an order that the seed and the texts decide."""
+    order = sorted(table.examples, key=lambda example: shuffle_key(seed, example.text))
+    waiting = {label: [example for example in order if example.label == label] for label in labels}
+    drawn: list[Example] = []
+    while any(waiting.values()) and len(drawn) < MOST_ROWS:
+        for rows in waiting.values():
+            if rows and len(drawn) < MOST_ROWS:
+                drawn.append(rows.pop(0))
+    return drawn
+
+
+def _shares(
+    base: Base, table: Table, labels: Sequence[str], template: Template, ranking: Ranking, examples: Sequence[Example]
+) -> Array:
+    """Return the calibrated probability of each label behind each row, shape (rows, labels)."""
+    longest = longest_input(base.tokenizer, base.model.config)
+    encoding = Encoding(
+        base.tokenizer, base.kind, template, table.text_column, tuple(labels), longest, table.label_column
+    )
+
+    def ranks(rows: Sequence[Example]) -> Array:
+        encoded = list(encoding.encode([replace(row, label=None) for row in rows]))
+        options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
+        scores = score_encoded(base.model, base.kind, encoded, encoding.choice_ids, **options)
+        return rank_scores(scores, count_tokens(encoding.choice_ids), ranking)
+
+    def without_content(texts: Sequence[str]) -> Array:
+        return ranks([Example(t, None, dict.fromkeys(table.columns, t), Origin("<content-free>", 1)) for t in texts])
+
+    return softmax(calibrate(ranks(examples), content_free_prior(without_content)))
+
+
+def _score(shares: Array, gold: Any) -> float:
+    return float(np.log(np.maximum(shares[np.arange(len(gold)), gold], 1e-30)).mean())
+
+
+def _accuracy(shares: Array, gold: Any) -> float:
+    return float((shares.argmax(axis=1) == gold).mean())
+
+
+def _best(shares: dict[Template, Array], gold: Any) -> Template:
+    return max(shares, key=lambda template: _score(shares[template], gold))  # of equal ones the first
+
+
+def _cross_validated(shares: dict[Template, Array], gold: Any) -> float:
+    """Return the accuracy of what is chosen on three quarters of the rows, on the others."""
+    part = np.arange(len(gold)) // max(1, -(-len(gold) // _FOLDS))  # neighbours are of different labels
+    right = 0
+    for fold in np.unique(part):
+        here = part == fold
+        chosen = _best({t: found[~here] for t, found in shares.items()}, gold[~here]) if (~here).any() else None
+        found = next(iter(shares.values())) if chosen is None else shares[chosen]
+        right += int((found[here].argmax(axis=1) == gold[here]).sum())
+    return right / len(gold)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One template that was tried."""
+
+    template: Template
+    score: float  # mean log-probability of the right label among the labels, calibrated, in nats
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search has found."""
+
+    template: Template
+    candidates: tuple[Candidate, ...]  # in the order in which they were tried
+    rows: int  # that each was scored on
+    cross_validated: float  # accuracy without training of what is chosen so, on rows that it was not chosen on
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what was found, in sentences."""
+        best = next(one for one in self.candidates if one.template == self.template)
+        return (
+            f"Of {len(self.candidates)} templates the base understands this one best on {self.rows} training rows: "
+            f"{self.template.prompt!r} ||| {self.template.target!r} (right label {best.score:.3f} nats, "
+            f"{100 * best.accuracy:.0f} % right without training; a choice made so is right in "
+            f"{100 * self.cross_validated:.0f} % of rows it was not made on).",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the record, the best candidate first."""
+        ranked = sorted(self.candidates, key=lambda one: -one.score)
+        return {
+            "rows": self.rows,
+            "cross_validated_accuracy": self.cross_validated,
+            "candidates": [{**one.template.to_json(), "score": one.score, "accuracy": one.accuracy} for one in ranked],
+        }

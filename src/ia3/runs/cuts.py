@@ -1,0 +1,117 @@
+"""One table cut in several ways and a base loaded once: what repeated and cross-validated training have in common.
+
+Each cut is a row of the same bank. Nothing is held out while they train, so that the rows they are measured on choose
+nothing. This file brings rooms together; what the cuts are, `repeat` and `folds` know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ia3.bases.kinds import Kind
+from ia3.bases.loading import Base
+from ia3.data.examples import Table
+from ia3.data.template_sets import TemplateLike, templates_of
+from ia3.runs.dataset import (
+    NOTHING_HELD_OUT,
+    Answers,
+    Dataset,
+    Rows,
+    check_answers,
+    encode_rows,
+    read_rows,
+)
+from ia3.runs.many_run import load_for
+from ia3.runs.training_run import Say, check_weights, in_order_of
+from ia3.training.settings import Settings
+
+_WORDS = ("text", "label", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A table before it is cut, and the base.
+
+    Attributes:
+        base: The base.
+        rows: All rows; `held_out` is the eval table, None without one.
+        template: The words around text and label, one or several; None for those of the kind of base.
+        max_length: Most tokens of an example; None for what the base reads.
+    """
+
+    base: Base
+    rows: Rows
+    template: Sequence[TemplateLike] | None
+    max_length: int | None
+
+    def encode(self, train: Table, measured: Table | None) -> Dataset:
+        """Return a cut as token ids: the rows it learns from, and the rows it is measured on."""
+        rows = Rows(train, measured, self.rows.labels, ())
+        base = self.base
+        words: dict[str, Any] = {"template": self.template, "max_length": self.max_length}
+        return encode_rows(rows, base.tokenizer, base.model.config, base.kind, **words)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what says which rows are read and how they are worded, and the rest, which are settings."""
+    words = {name: value for name, value in options.items() if name in _WORDS}
+    return words, {name: value for name, value in options.items() if name not in _WORDS}
+
+
+def read_whole(
+    source: Any,
+    base: str | Path | Base,
+    kind: Kind,
+    settings: Settings,
+    *,
+    eval_source: Any = None,
+    text: str | None = None,
+    label: str | None = None,
+    template: TemplateLike | Sequence[TemplateLike] | None = None,
+    answers: Answers = "auto",
+    max_length: int | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    precision: str = "float",
+    skip_bad_rows: bool = False,
+    drop_duplicates: bool = False,
+    say: Say,
+) -> Whole:
+    """Read a table and load the base; what was decided is said.
+
+    Args are those of `train_adapter`.
+    """
+    words = templates_of(template) or None
+    rows = read_rows(
+        source,
+        eval_source=eval_source,
+        eval_fraction=0,
+        text=text,
+        label=label,
+        answers=answers,
+        kind=kind,
+        skip_bad_rows=skip_bad_rows,
+        drop_duplicates=drop_duplicates,
+    )
+    check_answers(rows, kind)
+    check_weights(rows, settings)
+    loaded = load_for(base, kind, [rows], dtype, device, settings.seed, say, precision)
+    rows = in_order_of(loaded, rows)
+    rows = replace(rows, notes=tuple(note for note in rows.notes if note != NOTHING_HELD_OUT))
+    for note in rows.notes:
+        say(note)
+    return Whole(loaded, rows, words, max_length)
+
+
+def training_part(dataset: Dataset) -> Dataset:
+    """Return a cut as it is trained: no row is looked at to choose an epoch; which rows measure it stays recorded."""
+    return replace(dataset, held_out=())
+
+
+def say_cut(datasets: Sequence[Dataset], say: Say) -> None:
+    """Say once what the texts of all cuts have in common, such as that some are cut short."""
+    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+        say(note)

@@ -1,0 +1,244 @@
+"""Folds: every row measured by an adapter that has not learned from it, and one adapter that has learned from all.
+
+The rows are cut into folds; for each a row of the bank learns from the others, and one more from all of them, in one
+run. What the first ones get right on their folds is told of the last, which is saved, and the temperature of its
+probabilities is fitted on those answers. This file brings rooms together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ia3.bases.loading import Base
+from ia3.data.draws import make_folds
+from ia3.data.examples import choose_examples
+from ia3.errors import RunError
+from ia3.inference.evaluate import HeldOut, metrics_of, score_encoded, target_losses
+from ia3.inference.metrics import Metrics, describe_few_rows
+from ia3.report.many_plots import draw_tasks
+from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_part
+from ia3.runs.dataset import Dataset, data_name
+from ia3.runs.folder import CURVES, RECORD, check_folder, open_folder
+from ia3.runs.many_run import attached_rows
+from ia3.runs.run import Run, Setup
+from ia3.runs.saving import RunTask
+from ia3.runs.start import read_start
+from ia3.runs.training_run import Say, kind_of_base
+from ia3.training.records import Event, finite, read_events
+from ia3.training.settings import Settings, settings_for
+from ia3.training.tasks import Outcome
+
+ALL = "all rows"  # name of the row that is saved
+
+
+@dataclass(frozen=True)
+class FoldsResult:
+    """What cross-validated training gives.
+
+    Attributes:
+        folder: Of the adapter that has learned from all rows.
+        outcome: How its training ended.
+        metrics: Of all rows together, each answered by the adapter that has not learned from it; None if stopped.
+        folds: Of each fold; None where its adapter has diverged.
+        labels: The closed label set; empty for free text.
+        settings: Of all.
+        steps: Of all together.
+        seconds: Of everything.
+    """
+
+    folder: Path
+    outcome: Outcome
+    metrics: Metrics | None
+    folds: tuple[Metrics | None, ...]
+    labels: tuple[str, ...]
+    settings: Settings
+    steps: int
+    seconds: float
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was ended before its last step."""
+        return self.outcome.is_stopped
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "output": str(self.folder),
+            "stopped": self.outcome.is_stopped,
+            "steps": self.steps,
+            "labels": list(self.labels),
+            "settings": self.settings.to_json(),
+            "metrics": None if self.metrics is None else self.metrics.to_json(),
+            "cross_validation": _told(self.folds),
+            "seconds": self.seconds,
+        }
+
+
+def train_folds(
+    source: Any,
+    base: str | Path | Base,
+    output: str | Path,
+    *,
+    folds: int = 5,
+    dtype: str = "auto",
+    device: str = "auto",
+    precision: str = "float",
+    batches: str = "mixed",
+    start: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = lambda sentence: None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    checkpoint_seconds: float = 10.0,
+    **options: Any,
+) -> FoldsResult:
+    """Train an adapter on all rows of a table, and measure what it is worth by cross-validation.
+
+    Args:
+        source: As for `train_adapter`, like every argument that is not named here.
+        base: The base.
+        output: Folder of the adapter.
+        folds: How many parts the rows are cut into; each label is spread over all of them, and rows with the same text
+            stay together. The seed decides which rows are in which.
+        dtype: Of the base.
+        device: Where it runs.
+        precision: `float`, or `int8` for the weights of its blocks.
+        batches: `mixed`, or `apart` for the bits of training on all rows alone.
+        start: Adapter of the same base that every run begins with in place of ones.
+        resume: Go on from the folder's last checkpoint.
+        overwrite: Replace the run in the folder.
+        say: Called with each sentence for the user.
+        on_event: Called with each event of the record.
+        should_stop: Asked before every round.
+        now: The time written into the record.
+        checkpoint_seconds: Least time between two checkpoints.
+        options: What else `train_adapter` takes of the rows and their words, and settings.
+
+    Returns:
+        The metrics of all rows together, and of each fold.
+
+    Raises:
+        IA3Error: As `train_adapter`, for a number of folds that the rows cannot be cut into, and if the training on
+            all rows, or on all folds, has diverged.
+    """
+    began, folder = now(), Path(output).expanduser()
+    words, settings = split_options(options)
+    check_folder(folder, resume=resume, overwrite=overwrite)
+    kind = kind_of_base(base, dtype, device, say, precision)
+    own = settings_for(kind, **settings)
+    placed: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision, "say": say}
+    whole = read_whole(source, base, kind, own, **placed, **words)
+    datasets = _cut(whole, folds, own.seed)
+    _say(datasets, whole, say)
+    names = [*(f"fold {number}" for number in range(1, folds + 1)), ALL]
+    begun = None if start is None else read_start(start, whole.base)
+    table = data_name(source)
+    tasks = tuple(
+        RunTask(name, name, None, training_part(dataset), own, table, None, start=begun)
+        for name, dataset in zip(names, datasets, strict=True)
+    )
+    with (
+        open_folder(folder, resume=resume, overwrite=overwrite),
+        attached_rows(whole.base, tasks, None, say) as attachment,
+    ):
+        is_mixed = batches == "mixed"
+        run = Run(Setup(folder, whole.base, attachment, tasks, say, now, checkpoint_seconds, is_mixed=is_mixed))
+        outcomes = run.train(on_event, should_stop, resume=resume)
+        metrics, each = None, tuple[Metrics | None, ...]()
+        if not any(outcome.is_stopped for outcome in outcomes):
+            _check_outcomes(outcomes)
+            say("Measuring every row with the adapter that has not learned from it.")
+            metrics, each = _measure(whole.base, tasks, datasets, outcomes)
+            _save(run, tasks[-1], outcomes[-1], metrics, each)
+        run.close(outcomes)
+    steps = sum(outcome.steps for outcome in outcomes)
+    last = replace(outcomes[-1], is_stopped=metrics is None)
+    seconds = (now() - began).total_seconds()
+    return FoldsResult(folder, last, metrics, each, whole.rows.labels, own, steps, seconds)
+
+
+def _cut(whole: Whole, folds: int, seed: int) -> list[Dataset]:
+    """Return the rows of each fold's adapter, and behind them all rows."""
+    table = whole.rows.train
+    found = []
+    for fold in make_folds(table, folds, seed, stratify=bool(whole.rows.labels)):
+        held = set(fold)
+        rest = [index for index in range(len(table.examples)) if index not in held]
+        found.append(whole.encode(choose_examples(table, rest), choose_examples(table, fold)))
+    return [*found, whole.encode(table, None)]
+
+
+def _say(datasets: Sequence[Dataset], whole: Whole, say: Say) -> None:
+    """Say how the rows are cut, and what the table holds."""
+    say_cut(datasets[-1:], say)
+    for line in datasets[-1].report.lines():
+        say(line)
+    measured = sum(len(dataset.held_out) for dataset in datasets)
+    say(f"{len(datasets) - 1} folds of {len(datasets[-1].train)} rows, and one adapter of all of them.")
+    alone = len(datasets[-1].train) - measured
+    if alone:
+        say(f"{alone} rows are the only text of their label: they are always learned from and never measured.")
+    note = describe_few_rows(measured, "measured on") if whole.rows.labels else ""
+    if note:
+        say(note)
+
+
+def _check_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Raise if there is nothing to save, or nothing to measure with."""
+    *folds, last = outcomes
+    if not last.best_epoch:
+        raise RunError(f"Cross-validating: the adapter of all rows has diverged. {last.fault or ''}".rstrip())
+    if not any(outcome.best_epoch for outcome in folds):
+        raise RunError(f"Cross-validating: every fold has diverged. {folds[0].fault or ''}".rstrip())
+
+
+def _measure(
+    base: Base, tasks: Sequence[RunTask], datasets: Sequence[Dataset], outcomes: Sequence[Outcome]
+) -> tuple[Metrics, tuple[Metrics | None, ...]]:
+    """Return the metrics of all folds' rows together, and of each fold."""
+    sound = [place for place, outcome in enumerate(outcomes[:-1]) if outcome.best_epoch]
+    encoded = [row for place in sound for row in datasets[place].held_out]
+    names = [tasks[place].adapter for place in sound for _ in datasets[place].held_out]
+    encoding, ranking = datasets[-1].encoding, tasks[-1].ranking
+    given: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id, "adapter": names}
+    if encoding.labels:
+        scored = score_encoded(base.model, base.kind, encoded, encoding.choice_ids, **given)
+    else:
+        scored = target_losses(base.model, base.kind, encoded, **given)
+
+    def measure(start: int, end: int, *, is_fitted: bool) -> Metrics:
+        part = HeldOut(encoded[start:end], encoding.choice_ids, encoding.labels, None, ranking, is_fitted=is_fitted)
+        return metrics_of(base.kind, part, scored[start:end])
+
+    each: list[Metrics | None] = [None] * (len(outcomes) - 1)
+    start = 0
+    for place in sound:
+        end = start + len(datasets[place].held_out)
+        each[place] = measure(start, end, is_fitted=False)
+        start = end
+    return measure(0, len(encoded), is_fitted=True), tuple(each)
+
+
+def _save(run: Run, task: RunTask, outcome: Outcome, metrics: Metrics, each: Sequence[Metrics | None]) -> None:
+    """Write the adapter of all rows with the metrics of the folds, and the pictures."""
+    folder = run.setup.folder
+    more: dict[str, Any] = {"cross_validation": _told(each)}
+    if metrics.scaling is not None:
+        more["calibration"] = {**metrics.scaling.to_json(), "fitted_on": f"{len(each)} folds"}
+    run.saved_metrics[task.adapter] = metrics
+    run.write_best(replace(task, more=more), outcome, folder)
+    draw_tasks(read_events(folder / RECORD), [one.name for one in run.setup.tasks], folder / CURVES)
+    run.draw_metrics(metrics)
+
+
+def _told(folds: Sequence[Metrics | None]) -> dict[str, Any]:
+    """Return the folds as plain values."""
+    names = ("rows", "accuracy", "loss")
+    each = [None if one is None else {name: finite(getattr(one, name)) for name in names} for one in folds]
+    return {"folds": len(folds), "each": each}

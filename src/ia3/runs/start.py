@@ -1,0 +1,174 @@
+"""A start: the adapter whose numbers a row begins with in place of ones, as T-Few began with vectors of other tasks.
+
+The vectors are always taken; a head only where it says the same labels in the same order. This file knows adapters and
+rows; it knows nothing of tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ia3.adapters.adapter import Adapter
+from ia3.adapters.fitting import build_head
+from ia3.adapters.folder import load_adapter
+from ia3.bases.loading import Base
+from ia3.core.attach import Attachment
+from ia3.core.heads import Head
+from ia3.errors import AdapterError
+from ia3.training.tasks import trained_tensors
+
+
+@dataclass(frozen=True)
+class Start:
+    """An adapter to begin with.
+
+    Attributes:
+        given: Folder or hub id, as it was asked for.
+        adapter: The adapter.
+        digest: sha256 of its numbers, 64 hexadecimal digits.
+    """
+
+    given: str
+    adapter: Adapter
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in records: the folder's name, or the hub id."""
+        path = Path(self.given).expanduser()
+        return path.resolve().name if path.exists() else self.given
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of its head, or those it learned; empty if they are not known."""
+        return tuple(self.adapter.record.get("labels") or ())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its identity as plain values, for the record of what is trained from it."""
+        record = self.adapter.record
+        data, base = record.get("data") or {}, record.get("base") or {}
+        return {
+            "name": self.name,
+            "vectors": self.digest,
+            "table": data.get("name"),
+            "table_fingerprint": data.get("fingerprint"),
+            "base_fingerprint": base.get("fingerprint"),
+            "labels": list(self.labels) or None,
+        }
+
+
+def read_start(given: str | Path, base: Base | None = None) -> Start:
+    """Return the adapter of a folder to begin with.
+
+    Args:
+        given: A folder of ours or of PEFT's, or an id on the hub.
+        base: The base that it must be for; left out, only the folder is read.
+
+    Raises:
+        AdapterError: If there is no adapter, or it is one of another base: its record has the base's hash.
+    """
+    try:
+        adapter = load_adapter(given, None if base is None else base.model)
+    except AdapterError as error:
+        raise AdapterError(f"Starting from {given}: {error}") from error
+    return Start(str(given), adapter, _digest(adapter))
+
+
+def read_starts(given: Sequence[str | Path | None], base: Base | None = None) -> list[Start | None]:
+    """Return what each of several tasks begins with, each folder read once; None stays None.
+
+    Raises:
+        AdapterError: With the faults of all.
+    """
+    found: dict[str, Start] = {}
+    faults: list[str] = []
+    for one in dict.fromkeys(str(one) for one in given if one is not None):
+        try:
+            found[one] = read_start(one, base)
+        except AdapterError as error:
+            faults.append(str(error))
+    if faults:
+        raise AdapterError("\n".join([f"Reading the starts: {len(faults)} faults.", *faults][len(faults) == 1 :]))
+    return [None if one is None else found[str(one)] for one in given]
+
+
+def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[str]) -> str:
+    """Give a row in training the numbers of an adapter, and say what was taken.
+
+    Args:
+        attachment: Of the base; its bank has the row.
+        row: Name of the row.
+        start: What it begins with, read for this base.
+        labels: Of the task, in the order of its head; empty for free text.
+
+    Returns:
+        One sentence for the user.
+
+    Raises:
+        AdapterError: If the plan has no place for a vector.
+    """
+    trained = trained_tensors(attachment, row)
+    try:
+        vectors = start.adapter.row(attachment.bank.plan)
+    except AdapterError as error:
+        raise AdapterError(f"Starting from {start.given}: {error}") from error
+    with torch.no_grad():
+        trained["vectors"].copy_(vectors)
+    told = f"The vectors start from {start.name!r}{_origin(start)}"
+    unproven = (
+        "" if start.to_json()["base_fingerprint"] else " Its record has no hash of its base: shapes were compared."
+    )
+    head = attachment.bank.snapshot.heads.get(attachment.bank.row(row))
+    if head is None:
+        return f"{told}.{unproven}"
+    return f"{told}; {_begin_head(attachment, head, start, tuple(labels))}.{unproven}"
+
+
+def part_of_start(start: Start | None) -> dict[str, str]:
+    """Return what a start counts in whether two runs are the same; nothing for ones."""
+    return {} if start is None else {"start": start.digest}
+
+
+def _begin_head(attachment: Attachment, head: Head, start: Start, labels: tuple[str, ...]) -> str:
+    """Give a head the numbers of the start's, where both are of the same labels; return what was done in words."""
+    if not start.adapter.head:
+        return "it has no head, so the head is drawn anew"
+    if start.labels != labels:
+        return f"the head is drawn anew, since its labels are {_spell(start.labels)} and here {_spell(labels)}"
+    source = build_head(start.adapter, attachment.model, f"Starting from {start.given}")
+    tensors = {} if source is None else source.tensors()
+    own = head.tensors()
+    if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in tensors.items()}:
+        return "the head is drawn anew, since its modules are others"
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+    return "the head as well"
+
+
+def _origin(start: Start) -> str:
+    table = (start.adapter.record.get("data") or {}).get("name")
+    return f", trained on {table}" if table else ""
+
+
+def _spell(labels: Sequence[str]) -> str:
+    if not labels:
+        return "unknown"
+    shown = ", ".join(map(repr, labels[:4]))
+    return f"{shown}, …" if len(labels) > 4 else shown
+
+
+def _digest(adapter: Adapter) -> str:
+    """Return the sha256 of every number, vectors before the head, each in the order of names."""
+    digest = hashlib.sha256()
+    for tensors in (adapter.vectors, adapter.head):
+        for name in sorted(tensors):
+            digest.update(f"{name}\0".encode())
+            digest.update(tensors[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

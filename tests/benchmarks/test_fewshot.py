@@ -1,0 +1,223 @@
+"""The few-shot benchmark: what is measured on what, that no run is lost or done twice, and a whole small grid."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import fewshot, fewshot_data, fewshot_methods, fewshot_rivals, starts
+from benchmarks.fewshot import Bench, best_rates, main, read_results, run_cells, tuning_cells
+from benchmarks.fewshot_data import TASKS, Cell, make_cells, read_parts, rows_of
+from benchmarks.fewshot_report import missing_lines, quartiles, summarise, table_lines
+from benchmarks.fewshot_rivals import draw_pairs
+from ia3.data.duplicates import normal_text
+from ia3.data.examples import Table
+from ia3.inference.metrics import score_predictions
+from tests.models import save_tiny_base
+
+LABELS = ("negative", "neutral", "positive")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with four small tables."""
+    folder = tmp_path_factory.mktemp("data")
+    for task, path in TASKS.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        with (folder / path).open("w", newline="", encoding="utf-8") as file:
+            rows = [(f"{task} {i} {label[:3]}", label) for i in range(30) for label in LABELS]
+            csv.writer(file).writerows([("text", "label"), *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of a tiny language model."""
+    return str(save_tiny_base(tmp_path_factory.mktemp("base") / "causal", "causal"))
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train for three epochs, ours and the rivals, draw no pictures, and take starts of two steps."""
+    for module in (fewshot_methods, fewshot_rivals):
+        monkeypatch.setattr(module, "RECIPE", "default")
+    monkeypatch.setattr(starts, "STEPS", {"causal": 2})
+    monkeypatch.setattr(starts, "PER_LABEL", 4)
+    monkeypatch.setattr("ia3.runs.run.draw_curves", lambda *args: None)
+
+
+def _texts(table: Table) -> set[str]:
+    return {normal_text(example.text) for example in table.examples}
+
+
+# -- what is measured on what -----------------------------------------------------------------------------------------
+
+
+def test_sixteen_a_label_comes_first_and_one_draw_of_everything_before_the_next() -> None:
+    cells = list(make_cells(["a", "b"], ["x"], [4, 64, 16], 2, ["zero-shot", "lm"]))
+    assert cells[:2] == [Cell("a", "x", 0, 0, "zero-shot"), Cell("b", "x", 0, 0, "zero-shot")]
+    assert [(c.per_label, c.draw, c.base) for c in cells[2:6]] == [
+        (16, 0, "a"),
+        (16, 0, "b"),
+        (16, 1, "a"),
+        (16, 1, "b"),
+    ]
+    assert [c.per_label for c in cells[6:]] == [64] * 4 + [4] * 4
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+def test_no_row_is_in_two_parts_and_every_draw_is_measured_on_the_same_rows(data: Path) -> None:
+    parts = read_parts(data, "tweets")
+    tuning, pool, test = (_texts(part) for part in (parts.tuning, parts.pool, parts.test))
+    assert not tuning & pool and not tuning & test and not pool & test and len(tuning | pool | test) == 90
+    first, second = (rows_of(parts, Cell("b", "tweets", 4, draw, "lm")) for draw in (0, 1))
+    assert first[1] is second[1] is parts.test
+    assert len(first[0].examples) == 12 and _texts(first[0]) <= pool and _texts(first[0]) != _texts(second[0])
+    tried = rows_of(parts, Cell("b", "tweets", 4, 100, "lm", rate=0.1))
+    assert _texts(tried[0]) | _texts(tried[1]) <= tuning
+    quick = read_parts(data, "tweets", 15).test
+    assert len(quick.examples) <= 15 and {e.label for e in quick.examples} == set(LABELS) and _texts(quick) <= test
+
+
+def test_pairs_are_as_often_of_one_label_as_of_two() -> None:
+    labels = ["a", "a", "b", "b", "b"]
+    pairs = draw_pairs(labels, seed=1)
+    assert len(pairs) == 2 * 20 * 5 and pairs == draw_pairs(labels, seed=1) != draw_pairs(labels, seed=2)
+    assert all((labels[one] == labels[other]) == bool(similar) and one != other for one, other, similar in pairs)
+    assert sum(similar for *_, similar in pairs) == 100
+
+
+# -- runs that end and go on ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """Replace a method by one that keeps the rates it was given, and the base by none."""
+    rates: list[float | None] = []
+
+    def method(trial: Any) -> Any:
+        rates.append(trial.rate)
+        chosen = [[0.8, 0.1, 0.1]] * len(trial.test.examples)
+        gold = [trial.labels.index(example.label) for example in trial.test.examples]
+        return score_predictions(trial.labels, gold, np.array(chosen), None)
+
+    monkeypatch.setattr(fewshot, "METHODS", {"lm": method})
+    monkeypatch.setattr(Bench, "base", lambda self, name, labels: None)
+    return rates
+
+
+def test_a_finished_run_is_not_done_again_and_a_line_cut_off_is(
+    data: Path, tmp_path: Path, counted: list[float | None]
+) -> None:
+    bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
+    cells = [Cell("b", "reviews", 2, draw, "lm") for draw in range(3)]
+    run_cells(bench, cells[:2], lambda line: None)
+    whole = bench.results.read_text(encoding="utf-8")
+    bench.results.write_text(whole[:-20], encoding="utf-8")  # as a kill leaves it
+    results = run_cells(bench, cells, lambda line: None)
+    assert len(counted) == 4 and {cell.key for cell in cells} == set(results) == set(read_results(bench.results))
+    assert results[cells[0].key]["accuracy"] == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_the_rate_that_is_best_on_the_tuning_rows_is_taken(
+    data: Path, tmp_path: Path, counted: list[float | None]
+) -> None:
+    bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
+    tried = [
+        {"base": "b", "method": "lm", "rate": r, "accuracy": a, "key": f"{r}{a}"} for r, a in ((0.1, 0.5), (0.2, 0.7))
+    ]
+    bench.results.write_text("".join(json.dumps(one) + "\n" for one in tried), encoding="utf-8")
+    assert best_rates(read_results(bench.results)) == {("b", "lm"): 0.2}
+    run_cells(bench, [Cell("b", "reviews", 2, 0, "lm")], lambda line: None)
+    assert counted == [0.2]
+
+
+def test_every_method_with_a_rate_tries_as_many() -> None:
+    cells = list(tuning_cells(["minilm", "gemma-3-270m"], list(fewshot_methods.METHODS)))
+    tried = {(c.base, c.method): sum((o.base, o.method) == (c.base, c.method) for o in cells) for c in cells}
+    assert set(tried.values()) == {6} and ("minilm", "setfit") in tried and ("gemma-3-270m", "peft-lora") in tried
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+def _result(draw: int, accuracy: float | None, method: str = "lm") -> dict[str, Any]:
+    cell = {"base": "b", "task": "x", "per_label": 16, "draw": draw, "method": method}
+    return {**cell, "accuracy": accuracy, "calibration_error": 0.1, "seconds": 2.0}
+
+
+def test_medians_and_quartiles_are_those_of_the_draws_and_missing_ones_are_named() -> None:
+    rows = summarise([*(_result(i, i / 10) for i in range(1, 6)), _result(0, None, "setfit")])
+    assert [(row["method"], row["runs"], row["median"], row["lower"], row["upper"]) for row in rows] == [
+        ("lm", 5, 0.3, 0.2, 0.4)
+    ]
+    assert quartiles([0.5]) == (0.5, 0.5, 0.5)
+    assert "lm                     30.0 %    20.0 to 40.0     5" in "\n".join(table_lines(rows))
+    told = missing_lines([Cell("b", "x", 16, draw, "lm") for draw in (1, 2)])
+    assert told == ["missing: 2 runs", "  b, x, 16 a label: lm (draws 1, 2)"]
+
+
+# -- starts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_has_not_seen_the_table_it_is_compared_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "PER_LABEL", 4)
+    rows = starts.start_rows(data, without="tweets")
+    assert len(rows) == 2 * 3 * 4 and not any(text.startswith("tweets") for text, _ in rows)
+    assert len(starts.start_rows(data, without="phrasebank")) == 3 * 3 * 4
+
+
+# -- a whole grid -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grid(data: Path, causal: str, tmp_path: Path, short: None) -> Callable[..., int]:
+    """Return a function that runs a small grid with further arguments."""
+
+    def run(*arguments: str) -> int:
+        places = ["--data", str(data), "--results", str(tmp_path / "r.jsonl"), "--starts", str(tmp_path / "starts")]
+        grid = ["--bases", causal, "--tasks", "reviews", "--per-label", "2", "--draws", "1"]
+        return main([*places, *grid, *arguments])
+
+    return run
+
+
+def test_a_grid_gives_a_table_a_picture_and_what_is_missing(
+    grid: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ["--methods", "zero-shot", "t-few-small", "t-few-small+start", "logistic", "setfit"]
+    assert grid(*methods, "--json", str(tmp_path / "o.json"), "--png", str(tmp_path / "o.png")) == 0
+    out = capsys.readouterr().out
+    assert "reviews, no rows" in out and "reviews, 2 rows a label" in out and "nothing is missing" in out
+    assert "not available: SetFit is for sentence encoders" in out
+    content = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
+    assert [row["method"] for row in content["rows"]] == ["zero-shot", "t-few-small", "t-few-small+start", "logistic"]
+    assert all(0 <= row["median"] <= 1 and row["seconds"] > 0 for row in content["rows"])
+    assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+    made = next((tmp_path / "starts").iterdir()) / "ia3.json"
+    assert json.loads(made.read_text(encoding="utf-8"))["data"]["rows"] == 2 * 3 * 4
+    assert grid("--methods", "lm", "logistic", "--report") == 0
+    assert "reviews, 2 a label: lm (draw 0)" in capsys.readouterr().out
+
+
+def test_an_unknown_method_is_one_sentence(grid: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert grid("--methods", "tfew") == 2
+    assert "there is no method 'tfew', expected some of zero-shot, lm, " in capsys.readouterr().err
+
+
+@pytest.mark.parity
+def test_pefts_adapters_learn_from_the_same_batches(grid: Callable[..., int], tmp_path: Path) -> None:
+    assert grid("--methods", "peft-ia3", "peft-lora", "--json", str(tmp_path / "o.json")) == 0
+    rows = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["method"] for row in rows] == ["peft-ia3", "peft-lora"] and rows[0]["median"] is not None
+
+
+def test_the_parts_of_a_table_are_the_same_in_every_run(data: Path) -> None:
+    assert read_parts(data, "reviews").test.fingerprint == read_parts(data, "reviews").test.fingerprint
+    assert fewshot_data.PER_LABEL[0] == 16

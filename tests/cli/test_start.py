@@ -1,0 +1,31 @@
+"""`ia3 train --start`: what is said, and that a wrong one is a user's mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ia3.cli.main import main
+
+
+def test_a_start_is_told_and_recorded(
+    home: Path, table: str, encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--base", str(home / "encoder"), "--output", str(tmp_path / "o"), "--max-steps", "1"]
+    assert main(["train", table, *place, "--start", encoder]) == 0
+    told = capsys.readouterr().err
+    assert f"The vectors start from '{Path(encoder).name}', trained on table.csv; the head as well." in told
+    record = json.loads((tmp_path / "o" / "ia3.json").read_text(encoding="utf-8"))
+    assert record["start"]["name"] == Path(encoder).name and len(record["start"]["vectors"]) == 64
+
+
+def test_a_start_that_is_none_ends_in_one_sentence_before_the_base_is_loaded(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--base", str(tmp_path / "no base"), "--output", str(tmp_path / "o")]
+    (tmp_path / "empty").mkdir()
+    assert main(["train", table, *place, "--start", str(tmp_path / "empty")]) == 2
+    assert capsys.readouterr().err.startswith(f"ia3: Starting from {tmp_path / 'empty'}: Loading adapter from ")
+    assert not (tmp_path / "o").exists()
