@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ia3.core.merge import merge
     from ia3.core.sites import Plan, Site
     from ia3.errors import IA3Error
+    from ia3.inference.loading import load_predictor as load
     from ia3.inference.predictor import Predictor
-    from ia3.inference.predictor import load_predictor as load
     from ia3.runs.training_run import train_adapter as train
     from ia3.training.settings import Settings
 

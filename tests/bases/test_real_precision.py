@@ -12,7 +12,7 @@ import torch
 import ia3.demo
 from ia3.bases.loading import Base, load_base
 from ia3.bases.named import find_named_base, is_installed
-from ia3.inference.predictor import load_predictor
+from ia3.inference.loading import load_predictor
 from ia3.runs.training_run import train_adapter
 
 pytestmark = pytest.mark.slow

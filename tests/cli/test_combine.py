@@ -12,7 +12,7 @@ from ia3.adapters.folder import load_adapter
 from ia3.cli.combine import METHODS, VERB, read_weights
 from ia3.cli.parsing import UsageError, read_arguments
 from ia3.errors import IA3Error
-from ia3.inference.predictor import load_predictor
+from ia3.inference.loading import load_predictor
 from tests.cli.test_compare import second_of
 
 

@@ -10,7 +10,7 @@ from ia3.adapters.folder import load_adapter
 from ia3.cli.import_adapter import VERB
 from ia3.cli.parsing import read_arguments
 from ia3.errors import IA3Error
-from ia3.inference.predictor import load_predictor
+from ia3.inference.loading import load_predictor
 from tests.adapters.test_adapter_hub import BERT, LABELS, vectors_of, write_folder, write_head
 from tests.adapters.test_t_few import saved, state_of_t_few
 from tests.models import tiny_bert, tiny_mt5

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from ia3.cli.main import main
-from ia3.inference.predictor import load_predictor
+from ia3.inference.loading import load_predictor
 
 CLASSES = {
     "encoder": transformers.AutoModelForSequenceClassification,

@@ -15,7 +15,8 @@ from ia3.bases.loading import Base, load_base
 from ia3.core.heads import Head
 from ia3.errors import BankError, SettingsError
 from ia3.inference import evaluate
-from ia3.inference.predictor import Predictor, load_predictor
+from ia3.inference.loading import load_predictor
+from ia3.inference.predictor import Predictor
 from tests.models import save_tiny_base
 
 KINDS = ("causal", "seq2seq", "encoder")

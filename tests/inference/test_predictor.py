@@ -24,9 +24,10 @@ from ia3.data.examples import Example, Origin
 from ia3.data.tables import read_table
 from ia3.data.templates import Template
 from ia3.errors import AdapterError, BaseError, IA3Error, SettingsError, TableError, TemplateError
+from ia3.inference.loading import load_predictor
 from ia3.inference.metrics import MetricsError
 from ia3.inference.predictions import Prediction, predictions_of
-from ia3.inference.predictor import Predictor, load_predictor
+from ia3.inference.predictor import Predictor
 from tests.models import save_tiny_base
 
 KINDS = ("causal", "seq2seq", "encoder")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ia3.inference.predictor import load_predictor
+from ia3.inference.loading import load_predictor
 from tests.runs import trials
 from tests.runs.test_folds import ROWS, SETTINGS
 

@@ -85,7 +85,7 @@ def _draw_reliability(metrics: Metrics, path: str) -> None:
 
 
 def _evaluate_adapter(options: argparse.Namespace) -> Metrics:
-    from ia3.inference.predictor import load_predictor
+    from ia3.inference.loading import load_predictor
     from ia3.inference.rows import choose_columns_of
 
     extra = [name for name, given in (("--calibrate", options.calibrate), ("--ranking", options.ranking)) if given]

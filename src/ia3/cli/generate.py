@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Answer texts, one line each."""
     from ia3.adapters.folder import load_adapter
-    from ia3.inference.predictor import load_predictor
+    from ia3.inference.loading import load_predictor
 
     is_piped = options.texts == ["-"] or (not options.texts and not sys.stdin.isatty())
     if not options.texts and not is_piped:

@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Predict every row of a table."""
     from ia3.inference.adapter_column import load_for_names, read_adapter_names
+    from ia3.inference.loading import load_predictor
     from ia3.inference.outputs import check_output
-    from ia3.inference.predictor import load_predictor
     from ia3.inference.table_prediction import predict_table
 
     check_output(options.output, overwrite=options.overwrite)  # before the base is loaded

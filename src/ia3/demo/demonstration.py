@@ -17,7 +17,8 @@ from ia3.adapters.attached import attach
 from ia3.bases.loading import load_base
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template
-from ia3.inference.predictor import Predictor, load_predictor
+from ia3.inference.loading import load_predictor
+from ia3.inference.predictor import Predictor
 from ia3.runs.folder import OWN_FILES
 from ia3.runs.training_run import Result, train_adapter
 from ia3.training.records import Event

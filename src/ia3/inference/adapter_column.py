@@ -17,7 +17,8 @@ from ia3.adapters.store import Store
 from ia3.data.examples import Fault, quote
 from ia3.data.tables import SHOWN_FAULTS, stream_table
 from ia3.errors import AdapterError, SettingsError, TableError, near_matches
-from ia3.inference.predictor import Predictor, load_predictor
+from ia3.inference.loading import load_predictor
+from ia3.inference.predictor import Predictor
 
 
 def read_adapter_names(source: str | Path, column: str, *, text: str | None = None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What an adapter's record says of how it answers: labels, template, ranking, columns, longest text, temperature.
 
 How the choices are ranked stands beside the template's sources, so that it goes where they go. This file knows plain
-values; it knows nothing of models.
+values and configs; it runs no model.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ia3.data.templates import Template
-from ia3.errors import AdapterError
+from ia3.bases.loading import Base
+from ia3.data.encoding import Encoding, longest_input
+from ia3.data.templates import Template, default_template
+from ia3.errors import AdapterError, SettingsError
 from ia3.inference.ranking import RANKINGS, Ranking
 
 
@@ -81,3 +83,29 @@ class Recorded:
 
 def _is_template(words: Any) -> bool:
     return isinstance(words, Mapping) and all(isinstance(words.get(part), str) for part in ("prompt", "target"))
+
+
+def encoding_of(base: Base, known: Recorded, template: Template | None, labels: tuple[str, ...] | None) -> Encoding:
+    """Return how an adapter's texts become token ids."""
+    return Encoding(
+        base.tokenizer,
+        base.kind,
+        template or default_template(base.kind, known.label_column),
+        known.text_column,
+        labels or (),
+        known.max_length or longest_input(base.tokenizer, base.model.config),
+        known.label_column,
+        known.choices_column,
+    )
+
+
+def labels_of_head(doing: str, config: Any) -> tuple[str, ...]:
+    """Return the labels in a base's config, unless they are placeholders."""
+    named = dict(config.id2label or {})
+    found = tuple(str(named[i]) for i in sorted(named))
+    if not found or found == tuple(f"LABEL_{i}" for i in range(len(found))):
+        raise SettingsError(
+            f"{doing}: neither its record nor the base's config names the labels of the head. Give them in the order "
+            "of the head's outputs: labels=['negative', 'positive']."
+        )
+    return found

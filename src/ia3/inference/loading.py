@@ -1,0 +1,154 @@
+"""From an adapter's folder, or its place in a packed store, to a predictor: the base loaded, the adapter on it.
+
+What the record says and what is given are brought together here; answering is `predictor`'s matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ia3.adapters.adapter import Adapter
+from ia3.adapters.attached import load
+from ia3.adapters.folder import choose_stored, load_adapter
+from ia3.adapters.places import find_stored
+from ia3.adapters.store import Store
+from ia3.adapters.stored import attach_store
+from ia3.bases.kinds import Kind, kind_of
+from ia3.bases.loading import Base, load_base, load_config
+from ia3.bases.locating import say_on_stderr
+from ia3.data.encoding import Encoding
+from ia3.data.templates import Template, parse_template
+from ia3.errors import AdapterError, BaseError, SettingsError
+from ia3.inference.predictor import Predictor
+from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
+
+T = TypeVar("T")
+
+
+def load_predictor(
+    adapter_folder: str | Path,
+    *,
+    base: str | Path | Base | None = None,
+    labels: Sequence[str] | None = None,
+    template: Template | str | None = None,
+    name: str | None = None,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    precision: str = "float",
+    say: Callable[[str], None] = say_on_stderr,
+) -> Predictor:
+    """Return a predictor from an adapter's folder: its base loaded, the adapter on it, its labels and template known.
+
+    Args:
+        adapter_folder: A folder of ours or of PEFT's, an id on the hub, or `STORE:NAME` for an adapter of a packed
+            store; all of the store's adapters are then there by name, each read when it is asked for.
+        base: Another place for the base than the one the adapter names, or a loaded base.
+        labels: The label set, for a folder that does not record one; for encoders in the order of the head's outputs.
+        template: The template, for a folder that does not record one.
+        name: Name of the adapter in the bank; by default the folder's. With a store alone, which of its adapters.
+        strength: How much of the adapter is used: 0 is the base, 1 the adapter, −1 its negation.
+        ensemble: Whether a closed set's answers are averaged over all templates that are recorded; by default the
+            first is used alone.
+        device: Where the base goes; not used with a loaded one.
+        dtype: Of the base; not used with a loaded one.
+        precision: `float`, or `int8` for the weights of the base's blocks; not used with a loaded one.
+        say: Told, a line at a time, what takes long or was chosen.
+
+    Returns:
+        The predictor. Without labels, recorded or given, a language model's adapter answers with free text.
+
+    Raises:
+        AdapterError: If the folder holds no adapter of this base, or names no base.
+        BaseError: If the base cannot be loaded.
+        SettingsError: If labels or template are given and others are recorded, or an encoder's labels are not known.
+
+    Example:
+        >>> predictor = load_predictor("runs/news")  # doctest: +SKIP
+        >>> predictor.classify(["Profit rose by 3 %."])[0].prediction  # doctest: +SKIP
+        'positive'
+    """
+    doing = f"Loading adapter from {adapter_folder}"
+    adapter, name, store = _find_adapter(doing, adapter_folder, name)
+    known = Recorded.read(doing, adapter.record)
+    chosen = _agreed(doing, "label set", tuple(labels) if labels else None, known.labels)
+    given = parse_template(template) if isinstance(template, str) else template
+    words = _agreed(doing, "template", given, known.template)
+    if isinstance(base, Base):
+        chosen = labels_of_head(doing, base.model.config) if base.kind == "encoder" and not chosen else chosen
+    else:
+        try:
+            base, chosen = _load_base(
+                doing, base or adapter.base_name, adapter.kind, chosen, (dtype, device, precision), say
+            )
+        except BaseError as error:
+            hint = "" if base else " The adapter names this base; if it lies elsewhere, say where: base=… (--base)."
+            raise BaseError(f"{error}{hint}") from error
+    if adapter.kind is not None and adapter.kind != base.kind:
+        raise AdapterError(
+            f"{doing}: it is for a base of kind {adapter.kind}, got {base.name!r}, which is {base.kind}."
+        )
+    attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
+    encoding = encoding_of(base, known, words, chosen)
+    own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "strength": strength}
+    own["others"] = _further_encodings(doing, encoding, known.others) if ensemble else ()
+    return Predictor(base, attachment, name, encoding, adapter.record, **own)
+
+
+def _find_adapter(doing: str, address: str | Path, name: str | None) -> tuple[Adapter, str, Store | None]:
+    """Return an adapter, its name in the bank, and the store that it lies in, if it does."""
+    stored = find_stored(address)
+    if stored is None:
+        return load_adapter(address), name or Path(address).absolute().name, None
+    if name and stored[1] and name != stored[1]:
+        raise SettingsError(f"{doing}: an adapter of a store keeps its name, got name={name!r}. Leave it out.")
+    store = Store.open(stored[0])
+    chosen = choose_stored(store, stored[1] or name)
+    return store.adapter(chosen), chosen, store
+
+
+def _agreed(doing: str, what: str, given: T | None, recorded: T | None) -> T | None:
+    """Return what is recorded, or else given; another one than what is recorded is refused."""
+    if given is not None and recorded is not None and given != recorded:
+        raise SettingsError(
+            f"{doing}: its record has another {what} than the one given, {recorded!r}. The adapter was trained with "
+            "that; leave yours out."
+        )
+    return given if recorded is None else recorded
+
+
+def _load_base(
+    doing: str,
+    name: str | Path | None,
+    kind: Kind | None,
+    labels: tuple[str, ...] | None,
+    placement: tuple[str, str, str],
+    say: Callable[[str], None],
+) -> tuple[Base, tuple[str, ...] | None]:
+    """Return the base, and the labels; for an encoder without any those of its config."""
+    if name is None:
+        raise AdapterError(f"{doing}: it does not say which base it is for. Name it: base=… (--base).")
+    if kind is None or (kind == "encoder" and not labels):
+        config = load_config(name, say)
+        kind = kind or kind_of(config)
+        labels = labels_of_head(doing, config) if kind == "encoder" and not labels else labels
+    heads = labels if kind == "encoder" else None
+    dtype, device, precision = placement
+    base = load_base(name, kind=kind, labels=heads, dtype=dtype, device=device, precision=precision, say=say)
+    return base, labels
+
+
+def _further_encodings(doing: str, encoding: Encoding, others: Sequence[Template]) -> tuple[Encoding, ...]:
+    """Return an encoding for each further template that an ensemble averages over."""
+    is_free = not encoding.labels and encoding.choices_column is None
+    if not others or is_free:
+        what = "it answers with free text" if is_free else "its record has one template"
+        raise SettingsError(
+            f"{doing}: an ensemble averages the labels' probabilities over several templates, and {what}. Leave "
+            "--ensemble out."
+        )
+    return tuple(replace(encoding, template=other) for other in others)
