@@ -40,7 +40,7 @@ _PLACES = {
     "Site": "ia3.core.sites:Site",
     "attach": "ia3.adapters.attached:attach",
     "find_plan": "ia3.core.discovery:find_plan",
-    "load": "ia3.inference.predictor:load_predictor",
+    "load": "ia3.inference.loading:load_predictor",
     "load_adapter": "ia3.adapters.folder:load_adapter",
     "load_base": "ia3.bases.loading:load_base",
     "merge": "ia3.core.merge:merge",
