@@ -26,6 +26,7 @@ from benchmarks.many_store import measure_store, store_line
 from benchmarks.many_tasks import BASE as TASK_BASE
 from benchmarks.many_tasks import make_tasks, measure_tasks, tasks_line
 from benchmarks.report import describe_machine, machine_line, write_json
+from ia3.core.fast.memory import keep_freed_memory
 from ia3.errors import IA3Error, SettingsError
 
 # the bases and what each is asked
@@ -106,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
     options = make_parser().parse_args(arguments)
     transformers_logging.set_verbosity_error()
+    keep_freed_memory()  # as `ia3` does; for every method alike
     try:
         if options.child:
             order = json.loads(options.child)

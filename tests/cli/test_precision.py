@@ -33,7 +33,10 @@ def test_an_adapter_is_trained_measured_and_used_on_an_int8_base(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--base-precision", "int4"], "train: --base-precision: invalid choice: 'int4' (choose from 'float', 'int8', 'int8-gradients')"),
+        (
+            ["--base-precision", "int4"],
+            "--base-precision: invalid choice: 'int4' (choose from 'float', 'int8', 'int8-gradients')",
+        ),
         (["--base-precision", "int8", "--dtype", "float64"], "precision int8 and dtype float64 exclude each other"),
     ],
 )

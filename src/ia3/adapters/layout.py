@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ia3.core.sites import Plan, Side, Site
+from ia3.core.sites import Channels, Plan, Side, Site
 from ia3.errors import AdapterError
 
 Place = tuple[str, Side]
@@ -43,7 +43,7 @@ def spread_out(sites: Iterable[Site], vectors: Mapping[str, Tensor]) -> dict[Pla
     spread: dict[Place, Tensor] = {}
     for site in sites:
         channels = spread.setdefault((site.module, site.side), torch.ones(site.features))
-        channels[torch.tensor(site.channels.indices())] = vectors[site.name]
+        channels[_index(site.channels)] = vectors[site.name]
     return spread
 
 
@@ -60,20 +60,20 @@ def _sources(
     """
     place = (site.module, site.side)
     if place in spread and len(spread[place]) == site.features:
-        yield place, torch.tensor(site.channels.indices())
+        yield place, _index(site.channels)
     for other in (site.peft, site.twin):
         if other is not None and other in spread and other not in own:
             yield other, torch.arange(len(spread[other]))
     for given in sites:
         if site.is_whole and place in (given.peft, given.twin) and (given.module, given.side) not in own:
-            yield (given.module, given.side), torch.tensor(given.channels.indices())
+            yield (given.module, given.side), _index(given.channels)
 
 
 def _refuse_rest(sites: Iterable[Site], vectors: Mapping[str, Tensor], taken: Mapping[Place, Tensor]) -> None:
     """Raise if a number that is not one was not taken."""
     faults = []
     for site in sites:
-        left = ~taken[site.module, site.side][torch.tensor(site.channels.indices())]
+        left = ~taken[site.module, site.side][_index(site.channels)]
         numbers = int((vectors[site.name][left] != 1).sum())
         if numbers:
             faults.append(f"{site.name!r} ({numbers} of its {site.width} numbers)")
@@ -83,3 +83,9 @@ def _refuse_rest(sites: Iterable[Site], vectors: Mapping[str, Tensor], taken: Ma
             f"Laying out an adapter: the plan has no site for vector {', '.join(faults[:5])}{more}, and they are not "
             "ones. Load the adapter on a fresh model, which gets the adapter's own plan."
         )
+
+
+def _index(channels: Channels) -> Tensor:
+    """Return the channel numbers, ascending, int64, as `Channels.indices` does."""
+    inside = torch.arange(channels.start, channels.start + channels.length)
+    return (torch.arange(channels.groups).unsqueeze(1) * channels.stride + inside).flatten()

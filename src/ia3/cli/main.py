@@ -34,6 +34,7 @@ from ia3.cli import (
 )
 from ia3.cli.interrupts import Interrupts
 from ia3.cli.parsing import UsageError, Verb, read_arguments
+from ia3.core.fast.memory import keep_freed_memory
 from ia3.errors import IA3Error, near_matches
 
 # in the order of the help: what there is, making an adapter, using it
@@ -112,6 +113,7 @@ def _run(arguments: list[str]) -> int:
         options = read_arguments(verb, arguments[1:])
     except SystemExit:  # argparse has printed the help
         return 0
+    keep_freed_memory()
     with _quiet_libraries(), Interrupts():  # SIGTERM as well ends in an exception, so that half files are removed
         return verb.run(options)
 
