@@ -25,7 +25,7 @@ from benchmarks.many_requests import TASKS, WINDOW, Task
 from benchmarks.many_store import measure_store, store_line
 from benchmarks.many_tasks import BASE as TASK_BASE
 from benchmarks.many_tasks import make_tasks, measure_tasks, tasks_line
-from benchmarks.report import describe_machine, machine_line, write_json
+from benchmarks.report import describe_machine, machine_line, say, write_json
 from ia3.core.fast.memory import keep_freed_memory
 from ia3.errors import IA3Error, SettingsError
 
@@ -119,11 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"benchmark: {error}")
         return 2
     return 0
-
-
-def say(line: str) -> None:
-    """Talk on stderr; stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,11 @@ _HEAD = (
     "method", "examples/s", "(min … max)", "tokens/s", *(f"× {name.removeprefix('peft-')}" for name in RIVALS),
     "gemm", "best", "peak MB", "above base", "of a step", "kept MB", "loss", "warm-up s",
 )  # fmt: skip
+
+
+def say(line: str) -> None:
+    """Talk on stderr; stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def describe_machine(now: datetime) -> Row:

@@ -31,6 +31,7 @@ from benchmarks.report import (
     machine_line,
     make_ratios,
     make_rows,
+    say,
     table_lines,
     warnings_of,
     write_json,
@@ -137,11 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"benchmark: {error}")
         return 2
     return 0
-
-
-def say(line: str) -> None:
-    """Talk on stderr; stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _measure_steps(options: argparse.Namespace) -> None:

@@ -23,9 +23,9 @@ from ia3.core.bank import Bank
 from ia3.core.calls import Call, ExampleAxis, Group, Multiplier, Scope, ThreadState
 from ia3.core.checkpointing import bind_checkpoints, unbind_checkpoints
 from ia3.core.choosing import Rows, default_rows, read_rows
-from ia3.core.discovery import projection_sizes
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.wanted import Wanted, wanted_now
+from ia3.core.fit import check_fit
 from ia3.core.heads import copy_head, run_heads
 from ia3.core.labels import check_own_loss
 from ia3.core.positions import scaled_position_bias, shares_positions
@@ -72,7 +72,7 @@ def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Sav
             "Attaching a bank: this model, or a part of it, has one already. Add adapters to it, or detach "
             "it first: model.ia3_attachment.detach()."
         )
-    _check_fit(model, bank)
+    check_fit(model, bank.plan)
     return Attachment(model, bank, tuple(heads), save)
 
 
@@ -86,22 +86,6 @@ def attachment_of(model: nn.Module) -> Attachment:
     if not isinstance(handle, Attachment):
         raise BankError("Looking for the bank of a model: it has none. Attach one first: ia3.attach(model).")
     return handle
-
-
-def _check_fit(model: nn.Module, bank: Bank) -> None:
-    modules = dict(model.named_modules())
-    faults = []
-    for site in bank.plan.sites:
-        sizes = projection_sizes(modules[site.module]) if site.module in modules else None
-        if sizes is None:
-            faults.append(f"{site.module!r} is missing")
-        elif sizes[site.side == "output"] != site.features:
-            faults.append(f"{site.module!r} has {sizes[site.side == 'output']} channels, the plan {site.features}")
-    if faults:
-        raise PlanError(
-            f"Attaching a bank: the plan does not fit this model: {'; '.join(faults[:5])}"
-            f"{f' and {len(faults) - 5} more' if len(faults) > 5 else ''}. It was made for another base."
-        )
 
 
 class Attachment:

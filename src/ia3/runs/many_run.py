@@ -33,8 +33,9 @@ from ia3.runs.folder import ADAPTER_FILES, CURVES, RECORD, check_folder, open_fo
 from ia3.runs.many_data import encode_all, read_all, tell_tasks
 from ia3.runs.many_heads import make_heads
 from ia3.runs.many_results import ManyResult, TaskResult
-from ia3.runs.run import SHARED, Run, Setup, SharedStage
+from ia3.runs.run import SHARED, Run
 from ia3.runs.saving import RunTask
+from ia3.runs.setup import Setup, SharedStage
 from ia3.runs.start import begin_from, read_starts
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import Found, TaskSpec, check_tasks, name_faults, raise_faults

@@ -28,8 +28,9 @@ from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_pa
 from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
 from ia3.runs.many_run import attached_rows
-from ia3.runs.run import Run, Setup
+from ia3.runs.run import Run
 from ia3.runs.saving import RunTask
+from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.training_run import Say, kind_of_base
 from ia3.training.records import Event, finite

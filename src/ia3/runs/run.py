@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ia3.adapters.record import RECORD_FILE, describe_base
-from ia3.bases.loading import Base
-from ia3.core.attach import Attachment
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError
 from ia3.inference.evaluate import TOKEN_BUDGET, HeldOut, evaluate_together
@@ -36,47 +33,17 @@ from ia3.runs.identity import (
     place,
 )
 from ia3.runs.saving import Progressed, RunTask, save_task
-from ia3.runs.start import Start, part_of_start
+from ia3.runs.setup import Setup
+from ia3.runs.start import part_of_start
 from ia3.training.checkpoint import Checkpoint, newest_checkpoint, remove_checkpoints, save_checkpoint
 from ia3.training.loop import train_together
 from ia3.training.records import Event, RunLog, keep_events, read_events
-from ia3.training.sampling import Sampling
 from ia3.training.settings import Settings
 from ia3.training.tasks import Callbacks, Evaluation, Outcome, Task
 
 ADAPTER = "default"  # name of the row of the only task, PEFT's name for an only adapter
 SHARED = "shared stage"  # name of the row that is trained on all tasks first
 _MOST_DRAWN = 100  # labels of a confusion matrix; 1000 would be a picture of 40,000 by 40,000 points
-
-
-@dataclass(frozen=True)
-class SharedStage:
-    """What one row is trained on before the tasks, which then begin with its numbers."""
-
-    train: tuple[Encoded, ...]
-    settings: Settings
-    start: Start | None = None  # what its row begins with; None for ones
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything a run needs, made before it starts."""
-
-    folder: Path
-    base: Base
-    attachment: Attachment
-    tasks: tuple[RunTask, ...]
-    say: Callable[[str], None]
-    now: Callable[[], datetime]
-    checkpoint_seconds: float  # between checkpoints within an epoch
-    shared: SharedStage | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    is_mixed: bool = True  # whether examples of different tasks meet in a batch
-
-    @property
-    def is_named(self) -> bool:
-        """Whether events name their task."""
-        return bool(self.tasks[0].name)
 
 
 class Run:

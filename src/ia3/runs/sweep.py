@@ -23,8 +23,9 @@ from ia3.report.many_plots import curve_of, draw_groups
 from ia3.runs.dataset import Answers, check_answers, data_name, encode_rows, read_rows
 from ia3.runs.folder import CURVES, RECORD, SWEEP, check_folder, open_folder
 from ia3.runs.many_run import attached_rows, load_for
-from ia3.runs.run import Run, Setup
+from ia3.runs.run import Run
 from ia3.runs.saving import RunTask
+from ia3.runs.setup import Setup
 from ia3.runs.training_run import Say, check_weights, in_order_of, kind_of_base
 from ia3.training.loop import OF_THE_RUN
 from ia3.training.records import Event, read_events

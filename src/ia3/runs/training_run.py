@@ -20,8 +20,9 @@ from ia3.inference.metrics import Metrics
 from ia3.inference.template_search import search_template
 from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, data_name, encode_rows, read_rows
 from ia3.runs.folder import check_folder, open_folder
-from ia3.runs.run import ADAPTER, Run, Setup
+from ia3.runs.run import ADAPTER, Run
 from ia3.runs.saving import RunTask
+from ia3.runs.setup import Setup
 from ia3.runs.start import begin_from, read_start
 from ia3.training.recipes import recipe_note
 from ia3.training.records import Event
