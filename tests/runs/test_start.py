@@ -128,7 +128,22 @@ def test_an_adapter_of_another_base_is_refused_by_its_hash_and_nothing_is_writte
         AdapterError, match=r"Starting from .*other: .*it was trained on base .*fingerprint 000000000000"
     ):
         run(base("causal"), tmp_path / "o", start=other)
-    assert not (tmp_path / "o" / "ia3.json").exists()
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_run_that_is_replaced_is_still_there_when_the_start_is_refused_or_is_itself(
+    source: Callable[[str], Path], base: BaseFolder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "o"
+    run(base("causal"), folder, max_steps=2, eval_fraction=0.0)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(AdapterError, match="Starting from"):
+        run(base("causal"), folder, start=source("encoder"), overwrite=True)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    was = load_adapter(folder).vectors
+    run(base("causal"), folder, start=folder, overwrite=True, **STILL)
+    found = load_adapter(folder).vectors
+    assert all(float((found[name] - was[name]).abs().max()) < 1e-6 for name in was)
 
 
 def test_a_folder_without_a_record_is_taken_and_the_user_told_that_no_hash_was_compared(

@@ -162,10 +162,10 @@ def train_adapter(
     for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines(), *filter(None, [hint])):
         say(sentence)
     names = data_name(source), _eval_name(eval_source)
+    begun = None if start is None else read_start(start, loaded)  # before an earlier run is replaced
     with open_folder(folder, resume=resume, overwrite=overwrite):
         attachment = attach(loaded.model, head_modules=loaded.head_modules, name=ADAPTER)
         try:
-            begun = None if start is None else read_start(start, loaded)
             if begun is not None:
                 say(begin_from(attachment, ADAPTER, begun, dataset.encoding.labels))
             task = RunTask("", ADAPTER, folder, dataset, chosen, *names, start=begun)
