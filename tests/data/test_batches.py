@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -9,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ia3.data.batches import IGNORED, collate, epoch_batches, pad_left, pad_right, split_by_tokens
+from ia3.data.batches import (
+    IGNORED,
+    PASS_TOKENS,
+    collate,
+    epoch_batches,
+    pad_left,
+    pad_right,
+    pass_cost,
+    split_by_tokens,
+)
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 
@@ -109,6 +119,36 @@ def test_micro_batches_lose_nothing_and_stay_within_the_budget(
 
 def test_an_example_longer_than_the_budget_goes_alone() -> None:
     assert split_by_tokens([0, 1, 2], [5, 90, 5], 10) == [[1], [0, 2]]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(1, 200), st.integers(0, 90), st.integers(1, 7))
+def test_micro_batches_cost_the_least_that_any_cuts_do(
+    lengths: list[int], budget: int, pass_tokens: int, most: int
+) -> None:
+    ordered = sorted(lengths, reverse=True)
+    every_cut = []
+    for cuts in itertools.product((False, True), repeat=len(ordered) - 1):
+        edges = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(ordered)]
+        groups = [ordered[a:b] for a, b in itertools.pairwise(edges)]
+        if all(len(g) == 1 or (len(g) * g[0] <= budget and len(g) <= most) for g in groups):
+            every_cut.append(sum(pass_tokens + len(g) * g[0] for g in groups))
+
+    parts = split_by_tokens(range(len(lengths)), lengths, budget, pass_tokens, most)
+
+    assert sum(pass_tokens + len(p) * max(lengths[i] for i in p) for p in parts) == min(every_cut)
+
+
+def test_long_and_short_examples_are_parted_where_their_padding_costs_more_than_a_pass() -> None:
+    lengths = [100, 10, 100, 10]
+
+    assert split_by_tokens(range(4), lengths, 1000, pass_tokens=96) == [[0, 2], [1, 3]]
+    assert split_by_tokens(range(4), lengths, 1000, pass_tokens=200) == [[0, 2, 1, 3]]
+
+
+def test_a_pass_costs_a_full_batch_where_it_was_not_measured() -> None:
+    assert pass_cost(torch.device("cpu"), 4096) == PASS_TOKENS
+    assert pass_cost(torch.device("meta"), 4096) == 4096
 
 
 # -- padding -----------------------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ def test_an_unknown_setting_is_an_error_with_near_matches() -> None:
         ("warmup", -0.1, r"warmup is -0\.1, expected a share"),
         ("weight_decay", -1.0, r"weight_decay is -1\.0, expected a number of at least 0"),
         ("weight_decay", math.inf, "weight_decay is inf, expected a number of at least 0"),
+        ("beta1", 1.0, r"beta1 is 1\.0, expected a number in \[0, 1\)"),
+        ("beta2", -0.1, r"beta2 is -0\.1, expected a number in \[0, 1\)"),
         ("clip", -1.0, r"clip is -1\.0, expected a number of at least 0"),
         ("clip", math.nan, "clip is nan, expected a number of at least 0"),
         ("patience", -1, "patience is -1, expected at least 0"),

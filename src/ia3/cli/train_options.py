@@ -17,7 +17,7 @@ from ia3.training.settings import COMPILE, DEFAULTS, LOSSES, OPTIMIZERS, Setting
 SETTINGS = (
     "recipe", "losses", "optimizer",
     "epochs", "max_steps", "learning_rate", "feedforward_rate", "head_learning_rate", "batch_size", "token_budget",
-    "warmup", "weight_decay", "clip", "dropout", "class_weights", "compile", "patience", "seed",
+    "warmup", "beta1", "beta2", "weight_decay", "clip", "dropout", "class_weights", "compile", "patience", "seed",
 )  # fmt: skip
 
 
@@ -113,6 +113,9 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
         help=f"Most tokens through the base at once; only splits a step ({_default('token_budget')}).",
     )
     add("--warmup", type=number, metavar="SHARE", help=f"Share of steps with a rising rate ({_default('warmup')}).")
+    mean = "Share of the running mean of the {} that AdamW keeps at a step ({})."
+    add("--beta1", type=number, metavar="X", help=mean.format("gradient", _default("beta1")))
+    add("--beta2", type=number, metavar="X", help=mean.format("squared gradient", _default("beta2")))
     add(
         "--weight-decay",
         type=number,

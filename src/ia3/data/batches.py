@@ -18,6 +18,7 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 
 IGNORED = -100
+PASS_TOKENS = 96  # that a pass of a model costs on a processor before its first token; see benchmarks/LOG.md
 _POOL = 64  # batches that are sorted by length together: enough to waste little padding, few enough to stay random
 
 
@@ -88,24 +89,51 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     return [batches[i] for i in random.permutation(len(batches)).tolist()]
 
 
-def split_by_tokens(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Split a batch into micro-batches whose padded size stays within a budget.
+def split_by_tokens(
+    indices: Sequence[int], lengths: Sequence[int], budget: int, pass_tokens: int = PASS_TOKENS, most: int | None = None
+) -> list[list[int]]:
+    """Split examples into batches of like length whose padded size stays within a budget, at the least predicted cost.
+
+    A batch is predicted to cost its tokens, padding included, and `pass_tokens` for the pass itself. The lengths at
+    which batches are cut are those of the examples given: the shortest path over them in order of length is exact.
 
     Args:
-        indices: Positions of the batch's examples.
+        indices: Positions of the examples.
         lengths: Number of tokens of every example of the table.
-        budget: Most tokens of a micro-batch, padding included; an example longer than that goes alone.
+        budget: Most tokens of a batch, padding included; an example longer than that goes alone.
+        pass_tokens: What one more pass costs, in tokens; see `pass_cost`.
+        most: Most examples of a batch; None for any number.
 
     Returns:
-        The micro-batches, longest examples first; together exactly `indices`.
+        The batches, longest examples first; together exactly `indices`.
+
+    Example:
+        >>> split_by_tokens([0, 1, 2, 3], [90, 9, 90, 9], budget=1000)
+        [[0, 2], [1, 3]]
     """
+    order = sorted(indices, key=lambda i: -lengths[i])
+    longest = np.array([lengths[i] for i in order], dtype=np.int64)
+    cost = np.zeros(len(order) + 1)  # of the first so many examples
+    begins = np.zeros(len(order) + 1, dtype=np.int64)  # of the last batch of the first so many
+    first = 0
+    for end in range(1, len(order) + 1):
+        while first < end - 1 and ((end - first) * longest[first] > budget or (most and end - first > most)):
+            first += 1
+        starts = np.arange(first, end)
+        costs = cost[first:end] + pass_tokens + (end - starts) * longest[first:end]
+        best = int(costs.argmin())
+        cost[end], begins[end] = costs[best], first + best
     parts: list[list[int]] = []
-    for index in sorted(indices, key=lambda i: -lengths[i]):
-        if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= budget:
-            parts[-1].append(index)
-        else:
-            parts.append([index])
-    return parts
+    end = len(order)
+    while end:
+        parts.append(order[begins[end] : end])
+        end = int(begins[end])
+    return parts[::-1]
+
+
+def pass_cost(device: torch.device, budget: int) -> int:
+    """Return what one more pass costs, in tokens: measured on processors; elsewhere as much as a full batch."""
+    return PASS_TOKENS if device.type == "cpu" else budget
 
 
 def collate(encoded: Sequence[Encoded], kind: Kind, pad_id: int, decoder_start_id: int | None = None) -> Batch:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from ia3.bases.kinds import Kind
 from ia3.core.modes import evaluating
 from ia3.core.strengths import Choice
-from ia3.data.batches import IGNORED, collate, split_by_tokens
+from ia3.data.batches import IGNORED, PASS_TOKENS, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.logits import logits_at
@@ -267,8 +267,9 @@ def score_encoded(
     if not encoded:
         return np.empty((0, 0 if choice_ids is None else len(choice_ids)))
     found: dict[int, Array] = {}
+    pass_tokens = pass_cost(next(model.parameters()).device, token_budget)
     with evaluating(model):
-        for part in length_batches([len(e.prompt_ids) for e in encoded], token_budget):
+        for part in length_batches([len(e.prompt_ids) for e in encoded], token_budget, pass_tokens):
             scored = score_choices(
                 model,
                 kind,
@@ -322,7 +323,7 @@ def target_losses(
     device = next(model.parameters()).device
     losses, done = np.zeros(len(encoded)), 0
     with evaluating(model):
-        for part in length_batches([len(e) for e in encoded], token_budget):
+        for part in length_batches([len(e) for e in encoded], token_budget, pass_cost(device, token_budget)):
             batch = collate([encoded[i] for i in part], kind, pad_id, decoder_start_id).to(device)
             positions = batch.labels != IGNORED
             rows = {} if adapter is None else {"rows": rows_of(adapter, part)}
@@ -337,11 +338,9 @@ def target_losses(
     return losses
 
 
-def length_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Yield positions in `lengths` in batches of like length, the longest first; every position once."""
-    for part in split_by_tokens(range(len(lengths)), lengths, token_budget):
-        for start in range(0, len(part), _MOST_ROWS):
-            yield part[start : start + _MOST_ROWS]
+def length_batches(lengths: Sequence[int], token_budget: int, pass_tokens: int = PASS_TOKENS) -> list[list[int]]:
+    """Return positions in `lengths` in batches of like length, the longest first; every position once."""
+    return split_by_tokens(range(len(lengths)), lengths, token_budget, pass_tokens, _MOST_ROWS)
 
 
 def softmax(scores: Array) -> Array:

@@ -70,7 +70,9 @@ def generate_tokens(
         raise SettingsError("Generating: the base names no decoder_start_token_id, expected one in its config.")
     answers: dict[int, Tokens] = {}
     with evaluating(model):
-        for part in length_batches([len(e.prompt_ids) + max_new_tokens for e in encoded], token_budget):
+        lengths = [len(e.prompt_ids) + max_new_tokens for e in encoded]
+        # each new token is a pass of its own: as few batches as the budget allows
+        for part in length_batches(lengths, token_budget, token_budget):
             rows = {} if adapter is None else {"rows": _rows_of(model, adapter, part)}
             batch = [encoded[i] for i in part]
             if kind == "causal":

@@ -21,7 +21,7 @@ from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
 from ia3.core.fast.products import fastest_library
 from ia3.core.modes import evaluating
-from ia3.data.batches import Batch, collate, split_by_tokens
+from ia3.data.batches import Batch, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError, SettingsError
 from ia3.training.checkpoint import Checkpoint
@@ -240,7 +240,7 @@ def _backward(turns: Sequence[_Turn]) -> list[float]:
     bank, device = task.attachment.bank, next(task.attachment.model.parameters()).device
     found: list[tuple[list[int], Any]] = []
     batches = micro_batches(task, examples, settings.token_budget)
-    for part, batch in zip(_parts(examples, settings.token_budget), batches, strict=True):
+    for part, batch in zip(_parts(examples, settings.token_budget, device), batches, strict=True):
         names = [turns[owners[i]].learner.task.adapter for i in part]
         rows = names[0] if len(set(names)) == 1 else names
         shares = torch.tensor([weights[i] / turns[owners[i]].targets for i in part], dtype=bank.dtype, device=device)
@@ -262,12 +262,12 @@ def _backward(turns: Sequence[_Turn]) -> list[float]:
 def micro_batches(task: Task, chosen: Sequence[Encoded], budget: int) -> Iterator[Batch]:
     """Yield the micro-batches of some examples, on the model's device."""
     device = next(task.attachment.model.parameters()).device
-    for part in _parts(chosen, budget):
+    for part in _parts(chosen, budget, device):
         yield collate([chosen[i] for i in part], task.kind, task.pad_id, task.decoder_start_id).to(device)
 
 
-def _parts(chosen: Sequence[Encoded], budget: int) -> list[list[int]]:
-    return split_by_tokens(range(len(chosen)), [len(encoded) for encoded in chosen], budget)
+def _parts(chosen: Sequence[Encoded], budget: int, device: torch.device) -> list[list[int]]:
+    return split_by_tokens(range(len(chosen)), [len(encoded) for encoded in chosen], budget, pass_cost(device, budget))
 
 
 def _check_settings(settings: Sequence[Settings]) -> None:

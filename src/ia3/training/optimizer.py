@@ -41,7 +41,8 @@ def _make(trained: Mapping[str, Tensor], settings: Settings, plan: Plan) -> torc
         rate = settings.head_learning_rate
         groups.append({"params": heads, "lr": rate, "highest": rate})
     # the pull towards one is done by step_optimizer: AdamW's own pulls towards zero
-    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    betas = settings.beta1, settings.beta2
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=0.0, fused=True)
 
 
 def _factors(row: Tensor, plan: Plan, feedforward: float) -> Tensor:
@@ -62,6 +63,8 @@ def _scale_steps(optimizer: torch.optim.Optimizer, row: Tensor, factors: Tensor)
 
     def after(*_: Any) -> None:
         old = held.pop()
+        if held:  # torch runs the hooks once more for a step within a step, once its class was used by itself
+            return
         with torch.no_grad():
             row.copy_(old + (row - old) * factors)
 

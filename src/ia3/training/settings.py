@@ -63,6 +63,12 @@ def _outside_range(settings: Settings) -> Sequence[str | None]:
         _outside(settings, "feedforward_rate", 0.0, 100.0, "above 0 and at most 100"),
         _outside(settings, "head_learning_rate", 0.0, 10.0, "above 0 and at most 10"),
         None if 0 <= settings.warmup < 1 else f"warmup is {settings.warmup}, expected a share in [0, 1)",
+        *(
+            None
+            if 0 <= getattr(settings, name) < 1
+            else f"{name} is {getattr(settings, name)}, expected a number in [0, 1)"
+            for name in ("beta1", "beta2")
+        ),
         None if 0 <= settings.weight_decay < math.inf else f"weight_decay is {settings.weight_decay}, {_NOT_NEGATIVE}",
         None if 0 <= settings.clip < math.inf else f"clip is {settings.clip}, {_NOT_NEGATIVE}",
         _below(settings, "patience", 0),
@@ -120,6 +126,8 @@ class Settings:
         batch_size: Examples of an optimizer step.
         token_budget: Most tokens, padding included, that go through the model at once; only splits a step.
         warmup: Share of the steps in which the rate rises from zero, in [0, 1).
+        beta1: Share of its running mean of the gradient that AdamW keeps at a step, in [0, 1).
+        beta2: The same of the squared gradient.
         weight_decay: Pull of the vectors towards one (not zero), per step times the rate.
         clip: Largest norm of a step's gradient; 0 for no clipping.
         dropout: Whether the base's own dropout is on.
@@ -141,6 +149,8 @@ class Settings:
     batch_size: int = 8
     token_budget: int = 4096
     warmup: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
     weight_decay: float = 0.0
     clip: float = 1.0
     dropout: bool = False
