@@ -32,7 +32,7 @@ test-all: install
 demo: install
 	$(BIN)/ia3 demo
 
-# All bases take more than an hour; make bench ARGS="--base gemma-3-270m --quick" takes minutes.
+# All bases take most of an hour; make bench ARGS="--base gemma-3-270m --quick" takes minutes.
 bench: install
 	$(BIN)/python -m benchmarks.training $(ARGS)
 

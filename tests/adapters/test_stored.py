@@ -14,6 +14,7 @@ from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import adapter_of, attach, load, put_on
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.adapters.store import Store, create_store
+from ia3.adapters.store_file import MappedFile
 from ia3.adapters.stored import StoredRows, attach_store
 from ia3.errors import AdapterError, BankError, IA3Error
 from tests.adapters.examples import assert_same
@@ -76,6 +77,23 @@ def test_a_row_is_read_when_a_batch_needs_it_and_once(tmp_path: Path, reads: lis
     for _ in range(2):
         model(**make_inputs("llama"), rows=["b/1", "a", "b/1"])
     assert reads == ["b/1", "a"]
+
+
+def test_a_request_reads_each_part_of_its_block_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row was read and checked a second time for the head, which has no use for it."""
+    path = _store(tmp_path / "s.ia3", "bert")
+    model = tiny_model("bert")
+    attachment = attach_store(model, path)
+    places: list[int] = []
+    original = MappedFile.read_into
+    monkeypatch.setattr(MappedFile, "read_into", lambda *given: places.append(given[2]) or original(*given))
+    for _ in range(2):
+        model(**make_inputs("bert"), rows=["a", "b/1", "a"])
+        assert attachment.records[attachment.bank.row("a")]
+    monkeypatch.undo()
+    with Store.open(path) as store:
+        blocks = [store._file.block(name) for name in ("a", "b/1")]
+    assert sorted(places) == sorted(at for b in blocks for at in (b.text_at, b.row_at, b.tensors_at))
 
 
 def test_what_is_kept_of_a_store_is_bounded(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

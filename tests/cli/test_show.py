@@ -54,6 +54,31 @@ def test_our_folder_tells_all_that_is_recorded(
     assert "adapter_model.safetensors" in out.split("\n\n")[2]
 
 
+def test_all_templates_are_told_and_those_that_were_tried(
+    causal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(causal, tmp_path / "o")
+    record = json.loads((tmp_path / "o" / "ia3.json").read_text())
+    words = {"prompt": "{{ text }}", "target": "{{ label }}", "choices_column": "options"}
+    record["template"] = {**words, "others": [{"prompt": "On {{ text }}", "target": "it is {{ label }}"}]}
+    tried = [{**words, "score": -0.5, "accuracy": 0.75}, {"prompt": "x", "target": "y", "score": -2, "accuracy": 0.5}]
+    record["template_search"] = {"rows": 32, "cross_validated_accuracy": 0.7, "candidates": tried}
+    (tmp_path / "o" / "ia3.json").write_text(json.dumps(record))
+    assert main(["show", str(tmp_path / "o")]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    start = lines.index("prompt '{{ text }}'")
+    assert lines[start + 1 : start + 8] == [
+        "target '{{ label }}'",
+        "prompt 2 'On {{ text }}'",
+        "target 2 'it is {{ label }}'",
+        "ensemble --ensemble averages over all 2 templates, else the first is used",
+        "searched 2 templates, on 32 rows without training",
+        "tried -0.500 nats, 75.0 % right: '{{ text }}' ||| '{{ label }}'",
+        "tried -2.000 nats, 50.0 % right: 'x' ||| 'y'",
+    ]
+    assert "choices 'options'" in lines[start + 8]
+
+
 def test_a_folder_of_pefts_is_shown_without_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", _peft_folder(tmp_path / "gpt2")]) == 0
     out, err = capsys.readouterr()

@@ -149,7 +149,7 @@ def test_verbs_and_options_named_in_the_text_are_there(page: Path) -> None:
 
 
 def test_the_page_on_training_has_every_setting_with_its_defaults() -> None:
-    rows = dict(re.findall(r"^\| `--([a-z-]+)` \| ([^|]*?) \|", (ROOT / "docs/train.md").read_text(), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `--([a-z0-9-]+)` \| ([^|]*?) \|", (ROOT / "docs/train.md").read_text(), re.MULTILINE))
     for name in Settings.__dataclass_fields__:
         shown = rows[name.replace("_", "-")]
         for kind in DEFAULTS:

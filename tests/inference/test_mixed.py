@@ -13,7 +13,9 @@ import torch
 from ia3.adapters.attached import adapter_of, attach, put_on
 from ia3.bases.loading import Base, load_base
 from ia3.core.heads import Head
-from ia3.errors import BankError, SettingsError
+from ia3.data.tables import read_table
+from ia3.data.templates import Template
+from ia3.errors import BankError, SettingsError, TableError
 from ia3.inference import evaluate
 from ia3.inference.loading import load_predictor
 from ia3.inference.predictor import Predictor
@@ -88,10 +90,56 @@ def test_adapters_meet_in_a_batch_where_their_choices_allow(
     rows: list[Any] = []
     original = evaluate.score_choices
     monkeypatch.setattr(evaluate, "score_choices", lambda *a, **k: rows.append(k["rows"]) or original(*a, **k))
+    monkeypatch.setattr(evaluate, "pass_cost", lambda device, budget: budget, raising=False)  # as few as fit
     told: list[tuple[int, int | None]] = []
     predictor_of(kind, home).classify(TEXTS, lambda done, total: told.append((done, total)), adapters=ADAPTERS)
     assert len(rows) == passes and sorted(name for names in rows for name in names) == sorted(ADAPTERS)
     assert told[-1] == (len(TEXTS), len(TEXTS)) and len(told) == passes
+
+
+def test_an_ensemble_reads_each_text_in_all_templates_of_its_own_adapter(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = predictor_of("causal", home)
+    records = predictor.attachment.records
+    for name, others in (("mood", ["{{ text }} ("]), ("topic", ["On {{ text }}", "{{ text }} is about"])):
+        row = predictor.attachment.bank.row(name)
+        record: dict[str, Any] = {"base": records[row]["base"], **RECORDS[name]}
+        words = {**record["template"], "others": [{"prompt": one, "target": "{{ label }}"} for one in others]}
+        monkeypatch.setitem(records, row, {**record, "template": words})
+    others = tuple(replace(predictor.encoding, template=Template(one)) for one in ["{{ text }} ("])
+    ensemble = replace(predictor, others=others)
+    told: list[tuple[int, int | None]] = []
+    found = ensemble.classify(TEXTS, lambda done, total: told.append((done, total)), adapters=ADAPTERS)
+    assert told[-1] == (2 * (2 + 3 + 1), 12)  # tone has one template, and is read in that
+    for text, name, prediction in zip(TEXTS, ADAPTERS, found, strict=True):
+        one = ensemble.beside(name)
+        assert len(one.others) == {"mood": 1, "topic": 2, "tone": 0}[name]
+        assert prediction.probabilities == pytest.approx(one.classify([text])[0].probabilities, abs=1e-5)
+    plain = predictor.classify(TEXTS, adapters=ADAPTERS)
+    assert [found[place] == plain[place] for place in range(6)] == [False, False, True] * 2
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_rows_with_choices_of_their_own_meet_those_of_adapters_with_labels(kind: str, home: Path) -> None:
+    predictor = predictor_of(kind, home)
+    record = predictor.attachment.records[predictor.attachment.bank.row("mood")]
+    words = {"prompt": "{{ text }} One of {{ choices }}:", "target": "{{ label }}", "ranking": "mean"}
+    own = {"base": record["base"], "template": {**words, "choices_column": "options"}}
+    put_on(predictor.base.model, replace(adapter_of(predictor.attachment, "topic"), record=own), f"quiz-{kind}")
+    names = [f"quiz-{kind}", "mood", f"quiz-{kind}", "topic"]
+    cells = ["red | green", "", '["a b c", "d", "ef"]', ""]
+    rows = [{"text": text, "options": cell} for text, cell in zip(TEXTS[:4], cells, strict=True)]
+    examples = list(read_table(rows, labels_required=False).examples)  # read as for adapters with labels
+    for given in (rows, examples):
+        found = predictor.classify(given, adapters=names)
+        assert list(found[0].probabilities) == ["red", "green"] and list(found[2].probabilities) == ["a b c", "d", "ef"]
+        for place, name in enumerate(names):
+            (alone,) = predictor.beside(name).classify(rows[place : place + 1])
+            assert found[place].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+    with pytest.raises(TableError, match=r":2, column 'options': choices are missing\."):
+        predictor.classify(examples[1:2], adapters=names[:1])
+    predictor.attachment.bank.remove(f"quiz-{kind}")
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])

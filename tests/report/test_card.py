@@ -283,6 +283,21 @@ def test_any_name_and_labels_survive_in_metadata_and_tables(name: str, names: li
     assert listed == [re.sub("[\ud800-\udfff]", "\ufffd", label) for label in labels]
 
 
+def test_all_templates_are_there_and_the_scores_of_those_that_were_tried() -> None:
+    others = (("News: {{ sentence }}", "{{ label }} news"), ("{{ sentence }} (", "{{ label }}"))
+    tried = [{"prompt": "{{ sentence }}\n|:", "target": "{{ label }}", "score": -0.51234, "accuracy": 0.75}]
+    card = write_card(replace(FACTS, others=others, searched={"rows": 32, "candidates": tried}))
+    assert code_of(card, "jinja") == [
+        f"{part}\n"
+        for part in ("{{ sentence }}\nSentiment:", "{{ label }}", *(part for pair in others for part in pair))
+    ]
+    assert "One of 3 was drawn for each row in each epoch." in card and "`--ensemble` averages over all" in card
+    assert ["{{ sentence }}\\n|:", "{{ label }}", "-0.512", "0.750"] in [row for t in tables_of(card) for row in t]
+    assert "`--ensemble`" not in write_card(replace(FACTS, others=others, labels=(), metrics=None))
+    encoder = write_card(replace(FACTS, kind="encoder", others=others))
+    assert code_of(encoder, "jinja") == [f"{one}\n" for one in (FACTS.prompt, *(prompt for prompt, _ in others))]
+
+
 def test_a_prompt_with_a_fence_in_it_stays_whole() -> None:
     prompt = "```\n{{ text }}\n````\n---\n| a | b |"
     card = write_card(replace(FACTS, prompt=prompt, target="~~~ {{ label }}"))

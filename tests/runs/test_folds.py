@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def test_every_row_is_measured_once_and_the_record_says_how(whole: tuple[FoldsRe
     result, folder, said = whole
     assert "3 folds of 24 rows, and one adapter of all of them." in said
     assert any(line.startswith("Only 24 rows are measured on") for line in said)
+    hint = "24 rows of 2 labels are few for the defaults (12 steps): --recipe t-few-small is made for so few rows."
+    assert said.count(hint) == 1
     assert result.metrics is not None and result.metrics.rows == 24
     sizes = [one.rows for one in result.folds if one is not None]
     right = sum(round((one.accuracy or 0) * one.rows) for one in result.folds if one is not None)
@@ -58,6 +61,16 @@ def test_every_row_is_measured_once_and_the_record_says_how(whole: tuple[FoldsRe
     assert told["folds"] == 3 and [one["rows"] for one in told["each"]] == sizes
     assert result.to_json()["cross_validation"] == told
     assert "(one of 3 folds) (24 rows)" in (folder / "README.md").read_text()
+
+
+def test_every_fold_takes_the_steps_of_the_adapter_that_is_saved(whole: tuple[FoldsResult, Path, list[str]]) -> None:
+    result, folder, _ = whole
+    events = trials.read(folder)
+    steps = Counter(event["task"] for event in events if event["event"] == "step")
+    rates = {event["task"]: event["learning_rate"] for event in events if event["event"] == "step"}
+    assert steps == {"fold 1": 12, "fold 2": 12, "fold 3": 12, "all rows": 12} and result.steps == 48
+    assert len(set(rates.values())) == 1  # their rates fall alike
+    assert result.settings.max_steps is None and json.loads((folder / "ia3.json").read_text())["steps"] == 12
 
 
 def test_the_temperature_is_that_of_the_folds_and_what_predictions_use(
@@ -87,7 +100,7 @@ def test_apart_both_adapters_have_the_bits_of_training_them_alone(base: BaseFold
     first = set(make_folds(read_table(ROWS), 2, 0)[0])
     rows = [row for i, row in enumerate(ROWS) if i not in first]
     held = [ROWS[i] for i in sorted(first)]
-    trials.run(base("causal"), tmp_path / "fold", source=rows, **given)
+    trials.run(base("causal"), tmp_path / "fold", source=rows, **given, max_steps=6)  # as that of all rows takes
     measured, fold = ia3.load(tmp_path / "fold").evaluate(held), result.folds[0]
     assert fold is not None and measured.accuracy == fold.accuracy
     assert measured.loss == pytest.approx(fold.loss, abs=1e-5)

@@ -328,6 +328,8 @@ def test_each_value_of_a_column_is_a_task_with_the_label_set_of_the_whole_table(
     assert [task.name for task in result.tasks] == ["pen", "car", "tea"]
     assert {task.labels for task in result.tasks} == {("bad", "good")}
     assert "3 tasks by 'product': 'pen' 12, 'car' 12, 'tea' 2 rows." in said
+    (hint,) = [line for line in said if "t-few-small is made for so few rows." in line]
+    assert hint.startswith("pen: 12 rows of ") and hint.endswith(" So it is with car, tea.")
     assert json.loads((tmp_path / "o" / "car" / "ia3.json").read_text())["data"]["rows"] == 12
 
 

@@ -111,9 +111,31 @@ def test_tables_are_predicted_and_measured_on_the_command_line(
     (tmp_path / "bad.csv").write_text("question,answer,options\nWhich?,no,a|b\n")
     assert main(["evaluate", str(tmp_path / "bad.csv"), "--adapter", str(folder)]) == 2
     assert f"{tmp_path}/bad.csv:2, column 'options': its answer 'no' is not among its" in capsys.readouterr().err
-    command = ["train", table, "--base", "x", "--output", str(tmp_path / "o"), "--choices", "options"]
-    assert main([*command, "--folds", "2"]) == 2
-    assert "--choices is for one run on one table" in capsys.readouterr().err
+
+
+def test_folds_and_repeats_measure_and_record_them(
+    base: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, QUIZ)), encoding="utf-8")
+    command = ["train", str(tmp_path / "quiz.jsonl"), "--base", str(base("causal")), "--text", "question"]
+    command += ["--label", "answer", "--choices", "options", "--losses", "lm+ul+ln", "--max-steps", "2"]
+    assert main([*command, "--folds", "3", "--output", str(tmp_path / "folds")]) == 0
+    out, err = capsys.readouterr()
+    assert "accuracy of each fold: " in out and " of 12 rows " in out and "Only 12 rows are measured on" in err
+    record = json.loads((tmp_path / "folds" / "ia3.json").read_text(encoding="utf-8"))
+    assert record["template"]["choices_column"] == "options" and "calibration" not in record
+    assert [one["rows"] for one in record["cross_validation"]["each"]] == [4, 4, 4]
+    assert main([*command, "--repeat", "2", "--eval-fraction", "0.4", "--output", str(tmp_path / "two")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("seed 0 ") and "median accuracy" in "\n".join(lines)
+    again = ia3.load(tmp_path / "two", device="cpu", say=_quietly).evaluate(tmp_path / "quiz.jsonl")
+    assert again.rows == 12 and again.labels == ()
+    refused = [*command, "--repeat", "2", "--per-label", "1", "--output", str(tmp_path / "no")]
+    assert main(refused) == 2
+    told = "per_label is 1 and each row brings its own choices, expected a closed set of labels. Leave --per-label out."
+    assert told in capsys.readouterr().err
+    assert main([*command, "--task-column", "answer", "--output", str(tmp_path / "no")]) == 2
+    assert "--choices is for one table, got several tasks too" in capsys.readouterr().err
 
 
 def test_a_base_alone_compares_them_too(base: Callable[..., Path]) -> None:

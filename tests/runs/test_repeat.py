@@ -46,6 +46,7 @@ def test_each_run_learns_from_a_draw_of_its_own_and_is_measured_on_the_other_row
 ) -> None:
     result, folder, said = whole
     assert "3 runs of 8 rows, measured on 9 rows each." in said
+    assert sum("--recipe t-few-small is made for so few rows." in line for line in said) == 1
     assert any(line.startswith("Only 9 rows are measured on by a run") for line in said)
     assert [one.seed for one in result.runs] == [0, 1, 2] and len({one.fingerprint for one in result.runs}) == 3
     for one in result.runs:

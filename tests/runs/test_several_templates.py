@@ -77,8 +77,8 @@ def test_an_ensemble_averages_the_log_probabilities_of_all_templates(folder: Pat
     metrics = ensemble.evaluate(table)
     right = [p.prediction == e.label for p, e in zip(ensemble.classify(table.examples), table.examples, strict=True)]
     assert metrics.accuracy == sum(right) / len(right) and metrics.rows == len(ROWS)
-    with pytest.raises(SettingsError, match="are read with the first template of each, got an ensemble"):
-        ensemble.classify(TEXTS, adapters=["all"] * 3)
+    mixed = np.log([list(found.probabilities.values()) for found in ensemble.classify(TEXTS, adapters=["all"] * 3)])
+    assert np.allclose(mixed, found, atol=1e-5)
 
 
 def test_the_command_line_takes_several_and_asks_for_the_ensemble(
@@ -108,3 +108,9 @@ def test_one_template_is_no_ensemble(base: Callable[..., Path], tmp_path: Path, 
 def test_each_template_is_checked_against_the_table(base: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match="the prompt has the placeholder 'body'"):
         run(base("causal"), tmp_path / "o", template=["{{ text }}", "{{ body }}{{ text }}"])
+
+
+def test_the_model_card_shows_all_templates(folder: Path) -> None:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+
+    assert "{{ text }}\nMood:" in card and "News: {{ text }} It goes" in card and "{{ text }} (" in card

@@ -19,6 +19,7 @@ from ia3.adapters.attached import _attach_empty, record_on_model
 from ia3.adapters.config import kind_of_model
 from ia3.adapters.fitting import build_head, named_modules
 from ia3.adapters.store import Store, rows_from_store
+from ia3.adapters.store_records import join_adapter
 from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads
 from ia3.core.attach import Attachment, attachment_of
 from ia3.core.deferred import Deferred
@@ -148,6 +149,7 @@ class StoredParts:
         self._store = store
         self._model = model
         self._device = device
+        self._metadata = lru_cache(maxsize=_MOST_HEADS)(store.metadata)
         self._head = lru_cache(maxsize=_MOST_HEADS)(self._make_head)
         self._record = lru_cache(maxsize=_MOST_RECORDS)(self._read_record)
 
@@ -168,12 +170,17 @@ class StoredParts:
         return self._record(name)
 
     def _make_head(self, name: str) -> Head | None:
+        store = self._store
         with torch.inference_mode(False):
-            head = build_head(self._store.adapter(name), self._model, f"Loading adapter {name!r} of {self._store.path}")
+            # ones in place of its row: a head knows nothing of that, and the bank reads it as well
+            adapter = join_adapter(
+                self._metadata(name), store.plan, torch.ones(store.plan.width), store._file.tensors(name)
+            )
+            head = build_head(adapter, self._model, f"Loading adapter {name!r} of {store.path}")
             return None if head is None else head.requires_grad_(False).to(self._device).eval()
 
     def _read_record(self, name: str) -> Mapping[str, Any]:
-        known = self._store.metadata(name)
+        known = self._metadata(name)
         return record_on_model(known.config, known.record)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StoredParts:

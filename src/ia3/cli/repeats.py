@@ -61,7 +61,7 @@ def check_repeats(options: argparse.Namespace, *, is_several: bool) -> None:
 
 def train_repeated(options: argparse.Namespace, talk: Mapping[str, Any]) -> RepeatsResult | FoldsResult:
     """Train the runs of `--repeat` or `--folds`."""
-    arguments = {**talk, **training_arguments(options)}
+    arguments = {**talk, **training_arguments(options), "choices": options.choices}
     if options.folds is not None:
         from ia3.runs.folds import train_folds
 
@@ -119,7 +119,7 @@ def _fold_lines(result: FoldsResult, folder: str) -> list[str]:
     assert result.metrics is not None
     lines = [f"each row measured by an adapter that has not learned from it ({len(result.folds)} folds):"]
     lines += result.metrics.lines()
-    if result.labels:
+    if result.metrics.accuracy is not None:
         shares = ["diverged" if one is None else f"{100 * (one.accuracy or 0):.1f} %" for one in result.folds]
         lines += ["", f"accuracy of each fold: {', '.join(shares)}"]
     lines.append(f"{result.steps} steps in {time_in_words(result.seconds)}; {folder} holds the adapter of all rows")
@@ -135,5 +135,6 @@ def _row(run: RepeatedRun, *, is_closed: bool) -> tuple[str, ...]:
     if not is_closed or metrics.accuracy is None or metrics.accuracy_interval is None:
         return f"seed {run.seed}", loss, str(metrics.rows)
     low, high = (100 * bound for bound in metrics.accuracy_interval)
-    shares = (f"{100 * metrics.accuracy:.1f} %", f"{low:.1f} to {high:.1f} %", f"{metrics.macro_f1:.3f}")
+    f1 = "" if metrics.macro_f1 is None else f"{metrics.macro_f1:.3f}"  # none where rows have their own choices
+    shares = (f"{100 * metrics.accuracy:.1f} %", f"{low:.1f} to {high:.1f} %", f1)
     return f"seed {run.seed}", *shares, loss, f"{metrics.calibration_error:.3f}", str(metrics.rows)

@@ -76,6 +76,7 @@ def describe_adapter(adapter: Adapter, folder: Path | None) -> dict[str, Any]:
         "base": {"name": adapter.base_name, "kind": adapter.kind, **(record.get("base") or {})},
         "labels": record.get("labels"),
         "template": record.get("template"),
+        "template_search": record.get("template_search"),
         "text_column": record.get("text_column") or data.get("text_column"),
         "label_column": record.get("label_column") or data.get("label_column"),
         "max_length": record.get("max_length"),
@@ -135,6 +136,8 @@ def role_of(site: Site) -> str:
 def _lines(content: Mapping[str, Any]) -> list[str]:
     base, data, template = content["base"], content["data"] or {}, content["template"] or {}
     labels = content["labels"]
+    columns = {name: content[f"{name}_column"] for name in ("text", "label")}
+    columns["choices"] = template.get("choices_column")
     rows = [
         ("adapter", content["folder"]),
         (
@@ -142,9 +145,9 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
             _join(base.get("name") or "not named", base.get("kind"), _part(base.get("fingerprint"), "fingerprint")),
         ),
         ("labels", ", ".join(map(repr, labels)) if labels else None),
-        ("prompt", _quoted(template.get("prompt"))),
-        ("target", _quoted(template.get("target"))),
-        ("columns", _join(_part(content["text_column"], "text"), _part(content["label_column"], "label"))),
+        *_templates(template, is_closed=bool(labels) or template.get("choices_column") is not None),
+        *_searched(content["template_search"] or {}),
+        ("columns", _join(*(_part(column, name) for name, column in columns.items()))),
         ("max length", content["max_length"]),
         ("trained on", _join(_rows(data, "name", "rows"), _part(data.get("fingerprint"), "fingerprint"))),
         ("evaluated on", _rows(data, "eval_name", "eval_rows")),
@@ -162,6 +165,32 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
     known = [(name, _short(str(value))) for name, value in rows if value not in (None, "")]
     files = ["", *_file_table(content["files"])] if content["files"] else []
     return [*align_columns(known), "", *_vector_table(content["vectors"]), *files]
+
+
+def _templates(template: Mapping[str, Any], *, is_closed: bool) -> list[tuple[str, str | None]]:
+    """Return every template that it was trained with, and which of them answer."""
+    others = template.get("others") or ()
+    rows = [("prompt", _quoted(template.get("prompt"))), ("target", _quoted(template.get("target")))]
+    for number, other in enumerate(others, start=2):
+        rows += [(f"prompt {number}", _quoted(other.get("prompt"))), (f"target {number}", _quoted(other.get("target")))]
+    if others and is_closed:
+        rows.append(("ensemble", f"--ensemble averages over all {len(others) + 1} templates, else the first is used"))
+    return rows
+
+
+def _searched(search: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Return the templates that were compared, the best first, with their scores."""
+    tried = search.get("candidates") or ()
+    rows: list[tuple[str, str | None]] = [
+        (
+            "tried",
+            f"{one['score']:.3f} nats, {100 * one['accuracy']:.1f} % right: {one['prompt']!r} ||| {one['target']!r}",
+        )
+        for one in tried
+    ]
+    if tried:
+        rows.insert(0, ("searched", f"{len(tried)} templates, on {search['rows']} rows without training"))
+    return rows
 
 
 def _vector_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -93,8 +93,8 @@ def _check(options: argparse.Namespace, *, is_several: bool) -> None:
         raise UsageError("train: expected a table, or --tasks FILE. See 'ia3 train --help'.")
     if options.tasks is not None and options.eval is not None:
         raise UsageError("train: --eval cannot stand beside --tasks. Give each task its own: eval: FILE.")
-    if options.choices is not None and (is_several or has_repeats(options)):
-        raise UsageError("train: --choices is for one run on one table. Leave it out, or tasks, --repeat and --folds.")
+    if options.choices is not None and is_several:
+        raise UsageError("train: --choices is for one table, got several tasks too. Leave one of them out.")
     extra = given_without_tasks(options)
     if not is_several and extra:
         raise UsageError(f"train: {extra} is for several tasks. Give --tasks or --task-column, or leave it out.")

@@ -90,14 +90,26 @@ def _scores(base: Base, wordings: Sequence[Wording], on_progress: Progress | Non
 
 
 def _average(wordings: Sequence[Wording], scored: Sequence[Array], ranking: Ranking) -> Array:
-    ranks = [rank_scores(scores, _lengths(wording), ranking) for wording, scores in zip(wordings, scored, strict=True)]
-    return ranks[0] if len(ranks) == 1 else np.mean(ranks, axis=0)
+    return mean_ranks([rank_worded(w, scores, ranking) for w, scores in zip(wordings, scored, strict=True)])
 
 
-def _lengths(wording: Wording) -> Array:
+def rank_worded(wording: Wording, scores: Array, ranking: Ranking) -> Array:
+    """Return what the choices are compared by where rows are worded by one template, shape (rows, choices).
+
+    Args:
+        wording: The rows.
+        scores: Summed log-probabilities of their choices' tokens, shape (rows, choices).
+        ranking: How these become one number for each choice.
+    """
     if wording.encoding.choices_column is None:
-        return count_tokens(wording.encoding.choice_ids)
-    return count_own_tokens(wording.encoded)
+        return rank_scores(scores, count_tokens(wording.encoding.choice_ids), ranking)
+    return rank_scores(scores, count_own_tokens(wording.encoded), ranking)
+
+
+def mean_ranks(ranks: Sequence[Array]) -> Array:
+    """Return the mean of what each wording compares the choices by; of one wording that itself, to the bit."""
+    mean: Array = ranks[0] if len(ranks) == 1 else np.mean(ranks, axis=0)
+    return mean
 
 
 def _counted(on_progress: Progress, before: int, total: int) -> Progress:

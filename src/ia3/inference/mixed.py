@@ -1,20 +1,25 @@
 """Different adapters in one batch: each text is answered by its own, with that adapter's template and labels.
 
+Where an ensemble is asked for, a text is read once in each of its adapter's templates, and its ranks are averaged.
+
 This file knows predictors; how rows of a batch reach the model is the core's matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ia3.core.strengths import Choice, at_strength
-from ia3.data.encoding import Encoded
-from ia3.data.examples import Example
-from ia3.errors import SettingsError
-from ia3.inference.evaluate import Progress, score_encoded
+from ia3.data.choices import split_choices
+from ia3.data.encoding import Encoded, Encoding
+from ia3.data.examples import Example, quote
+from ia3.errors import SettingsError, TableError
+from ia3.inference.ensemble import Wording, mean_ranks, rank_worded
+from ia3.inference.evaluate import Array, Progress, score_encoded
 from ia3.inference.predictions import Prediction, predictions_of
-from ia3.inference.rows import Row
+from ia3.inference.rows import Row, read_rows
 
 if TYPE_CHECKING:
     from ia3.inference.predictor import Predictor
@@ -53,28 +58,22 @@ def classify_mixed(
 ) -> list[Prediction]:
     """Return the most probable label of each text, by its own adapter; see `Predictor.classify`."""
     own = _predictors(predictor, texts, adapters)
-    bare = [name for name, one in own.items() if not one.labels]
+    bare = [name for name, one in own.items() if one.is_free]
     if bare:
         raise SettingsError(
             f"Classifying: adapter {bare[0]!r} answers with free text and has no labels. Use generate for its texts."
         )
     chosen = _choices(own, adapters, strengths)
-    encoded, examples = _encode(own, texts, adapters)
-    groups: dict[Any, list[int]] = {}  # texts that are scored together: classifiers all, else with the same choices
+    asked, examples = _ask(own, texts, adapters)
+    ranks: dict[int, list[Array]] = {place: [] for place in examples}
+    for one, scores in _score(predictor, asked, chosen, on_progress):
+        ranks[one.place].append(rank_worded(Wording(one.encoding, [one.encoded]), scores, own[one.adapter].ranking))
+    found = []
     for place, name in enumerate(adapters):
-        groups.setdefault(own[name].encoding.choice_ids, []).append(place)
-    found: dict[int, Prediction] = {}
-    for choice_ids, places in groups.items():
-        names = [adapters[place] for place in places]
-        options = {**predictor.options(), "adapter": [chosen[place] for place in places]}
-        told = None if on_progress is None else _counted(on_progress, len(found), len(texts))
-        part = [encoded[place] for place in places]
-        scores = score_encoded(predictor.base.model, predictor.base.kind, part, choice_ids, on_progress=told, **options)
-        for row, place, name in zip(scores, places, names, strict=True):
-            labels = own[name].labels
-            ranks = own[name].ranks(row[None, : len(labels)])
-            found[place] = predictions_of(ranks, labels, [examples[place]], own[name].temperature)[0]
-    return [found[place] for place in range(len(texts))]
+        is_own = own[name].encoding.choices_column is not None
+        labels, heat = (examples[place].choices, 1.0) if is_own else (own[name].labels, own[name].temperature)
+        found += predictions_of(mean_ranks(ranks[place]), labels, [examples[place]], heat)
+    return found
 
 
 def generate_mixed(
@@ -90,7 +89,7 @@ def generate_mixed(
     most = max((one.most_new_tokens() for one in own.values()), default=1)
     limit = most if max_new_tokens is None else max_new_tokens
     chosen = _choices(own, adapters, strengths)
-    encoded, _ = _encode(own, texts, adapters, limit)
+    encoded = _encode(own, texts, adapters, limit)
     return predictor.answers(encoded, limit, on_progress, chosen)
 
 
@@ -108,22 +107,77 @@ def _choices(own: dict[str, Predictor], adapters: Sequence[str], strengths: Stre
     return [at_strength(name, strength) for name, strength in zip(adapters, given, strict=True)]
 
 
-def _encode(
-    own: dict[str, Predictor], texts: Sequence[Row], adapters: Sequence[str], max_new_tokens: int | None = None
-) -> tuple[list[Encoded], list[Example]]:
-    """Return the token ids of each text as its adapter reads it, and the examples, in order."""
-    encoded: dict[int, Encoded] = {}
+def _ask(
+    own: dict[str, Predictor], texts: Sequence[Row], adapters: Sequence[str]
+) -> tuple[list[_Asked], dict[int, Example]]:
+    """Return each text as each template of its adapter words it, in the order of texts, and the examples by place."""
+    asked: list[_Asked] = []
     examples: dict[int, Example] = {}
-    places_of: dict[str, list[int]] = {}
-    for place, name in enumerate(adapters):
-        places_of.setdefault(name, []).append(place)
-    for name, one in own.items():
-        places = places_of[name]
-        read, ids = one.encode([texts[place] for place in places], max_new_tokens)
+    for name, places in _places_of(adapters).items():
+        encoding = own[name].encoding
+        rows = read_rows([texts[place] for place in places], encoding.text_column, encoding.choices_column)
+        read = [_with_choices(row, encoding.choices_column) for row in rows]
         examples |= zip(places, read, strict=True)
-        encoded |= zip(places, ids, strict=True)
-    return [encoded[place] for place in range(len(texts))], [examples[place] for place in range(len(texts))]
+        for wording in own[name].wordings(read):
+            pairs = zip(places, wording.encoded, strict=True)
+            asked += [_Asked(place, name, wording.encoding, encoded) for place, encoded in pairs]
+    return sorted(asked, key=lambda one: one.place), examples
+
+
+def _with_choices(row: Example, column: str | None) -> Example:
+    """Return a row with the choices in its column, where its table was read for adapters that have none."""
+    if column is None or row.choices or column not in row.fields:
+        return row
+    try:
+        return replace(row, choices=split_choices(row.fields[column]))
+    except ValueError as error:
+        raise TableError(f"Reading {row.origin}, column {quote(column)}: {error}.") from error
+
+
+def _score(
+    predictor: Predictor, asked: Sequence[_Asked], chosen: Sequence[Choice], on_progress: Progress | None
+) -> Iterator[tuple[_Asked, Array]]:
+    """Yield what was asked with the scores of its choices, shape (1, choices)."""
+    groups: dict[Any, list[_Asked]] = {}  # scored together: classifiers all, else with the same choices, or with own
+    for one in asked:
+        groups.setdefault((one.encoding.choices_column is not None, one.encoding.choice_ids), []).append(one)
+    done = 0
+    for (is_own, choice_ids), group in groups.items():
+        told = None if on_progress is None else _counted(on_progress, done, len(asked))
+        options = {**predictor.options(), "adapter": [chosen[one.place] for one in group], "on_progress": told}
+        part, choices = [one.encoded for one in group], None if is_own else choice_ids
+        scored = score_encoded(predictor.base.model, predictor.base.kind, part, choices, **options)
+        for one, row in zip(group, scored, strict=True):
+            yield one, row[None, : len(one.encoded.choices) if is_own else len(one.encoding.labels)]
+        done += len(group)
+
+
+def _places_of(adapters: Sequence[str]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(adapters):
+        places.setdefault(name, []).append(place)
+    return places
+
+
+def _encode(
+    own: dict[str, Predictor], texts: Sequence[Row], adapters: Sequence[str], max_new_tokens: int
+) -> list[Encoded]:
+    """Return the token ids of each text as its adapter reads it, in order."""
+    encoded: dict[int, Encoded] = {}
+    for name, places in _places_of(adapters).items():
+        encoded |= zip(places, own[name].encode([texts[place] for place in places], max_new_tokens)[1], strict=True)
+    return [encoded[place] for place in range(len(texts))]
 
 
 def _counted(on_progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _: on_progress(before + done, total)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One text as one template of its adapter words it."""
+
+    place: int  # among the texts
+    adapter: str
+    encoding: Encoding
+    encoded: Encoded

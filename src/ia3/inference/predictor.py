@@ -23,7 +23,6 @@ from ia3.inference.ensemble import Wording, average_ranks, evaluate_wordings
 from ia3.inference.evaluate import (
     TOKEN_BUDGET,
     Adapters,
-    Array,
     Progress,
     require_answers,
     sum_target_losses,
@@ -32,7 +31,7 @@ from ia3.inference.generate import generate_tokens
 from ia3.inference.metrics import Metrics, score_texts
 from ia3.inference.mixed import Strengths, classify_mixed, generate_mixed, turned
 from ia3.inference.predictions import Prediction, own_predictions, predictions_of
-from ia3.inference.ranking import Ranking, count_tokens, rank_scores
+from ia3.inference.ranking import Ranking
 from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
 from ia3.inference.rows import Row, choose_columns_of, read_rows
 
@@ -95,8 +94,9 @@ class Predictor:
         if self.base.kind == "encoder" and not labels:
             labels = labels_of_head(doing, self.base.model.config)
         encoding = encoding_of(self.base, known, known.template, labels)
+        others = tuple(replace(encoding, template=other) for other in known.others) if self.others else ()
         own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "strength": 1.0}
-        return replace(self, adapter=adapter, encoding=encoding, record=record, others=(), **own)
+        return replace(self, adapter=adapter, encoding=encoding, record=record, others=others, **own)
 
     def classify(
         self,
@@ -112,7 +112,8 @@ class Predictor:
             texts: Texts, dicts with the columns of the template, or examples; any number.
             on_progress: Told the number of texts done, and of all.
             adapters: Name of the adapter of each text, all in this predictor's bank; they meet in the same batches,
-                each with its own template and labels. Left out, the predictor's own answers all.
+                each with its own template and labels; if this predictor is an ensemble, with all templates that it
+                records. Left out, the predictor's own answers all.
             strengths: How much of the adapter each text gets, or one number for all: 0 is the base, 1 the adapter. A
                 head is used as it is. Left out, the predictor's own.
 
@@ -126,13 +127,12 @@ class Predictor:
             TemplateError: If the template needs a column that is not there.
         """
         if adapters is not None:
-            self._check_no_ensemble()
             return classify_mixed(self, texts, adapters, on_progress, strengths)
         if self.is_free:
             raise SettingsError("Classifying: this adapter answers with free text and has no labels. Use generate.")
         examples = read_rows(texts, self.encoding.text_column, self.encoding.choices_column)
         options = {**self.options(), **turned(self.adapter, strengths, len(examples))}
-        ranks = average_ranks(self.base, self._wordings(examples), self.ranking, on_progress, **options)
+        ranks = average_ranks(self.base, self.wordings(examples), self.ranking, on_progress, **options)
         if self.encoding.choices_column is not None:
             return own_predictions(ranks, examples)
         return predictions_of(ranks, self.labels, examples, self.temperature)
@@ -215,7 +215,7 @@ class Predictor:
                 skip_bad_rows=skip_bad_rows,
             )
         if not self.is_free:
-            wordings = self._wordings(table.examples, is_labelled=True)
+            wordings = self.wordings(table.examples, is_labelled=True)
             options = self.options()
             return evaluate_wordings(self.base, wordings, self.ranking, self.temperature, on_progress, **options)
         encoded = self._encode(self.encoding, table.examples, is_labelled=True)
@@ -232,18 +232,12 @@ class Predictor:
         gold = [template.render_target(e.label, e.fields) for e in examples if e.label is not None]
         return score_texts(gold, self.answers(prompts, limit, on_progress), summed / targets)
 
-    def _wordings(self, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Wording]:
+    def wordings(self, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Wording]:
+        """Return rows as each of its templates words them: the first alone, unless it is an ensemble."""
         return [
             Wording(encoding, self._encode(encoding, examples, is_labelled=is_labelled))
             for encoding in (self.encoding, *self.others)
         ]
-
-    def _check_no_ensemble(self) -> None:
-        if self.others:
-            raise SettingsError(
-                "Classifying: texts with adapters of their own are read with the first template of each, got an "
-                "ensemble. Load the predictor without it, or leave adapters out."
-            )
 
     def _encode(self, encoding: Encoding, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Encoded]:
         if examples:
@@ -271,10 +265,6 @@ class Predictor:
         )
         plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         return [tokenizer.decode(list(ids), **plain).strip() for ids in answers]
-
-    def ranks(self, scores: Array) -> Array:
-        """Return what the labels are compared by, from their tokens' summed log-probabilities."""
-        return rank_scores(scores, count_tokens(self.encoding.choice_ids), self.ranking)
 
     def most_new_tokens(self) -> int:
         """Return the tokens of the longest label's answer, or of free text."""

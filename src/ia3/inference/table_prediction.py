@@ -47,7 +47,7 @@ def predict_table(
     of a row as JSON in place of these. A table without rows gives a file without rows.
 
     With a column that names each row's adapter the rows are answered in mixed batches; their labels differ, so there is
-    `prediction` and, if the adapters have labels, `probability` alone.
+    `prediction` and, if the adapters have labels or rows their own choices, `probability` alone.
 
     Args:
         predictor: The predictor.
@@ -71,9 +71,11 @@ def predict_table(
     """
     check_output(output, overwrite=overwrite)
     own = choose_columns_of(source, {"text": predictor.encoding.text_column})
-    survey = _survey(source, text or own["text"], predictor.encoding.choices_column, skip_bad_rows)
+    # rows of other adapters need not bring choices; those that need them are read when they are answered
+    choices = predictor.encoding.choices_column if adapter_column is None else None
+    survey = _survey(source, text or own["text"], choices, skip_bad_rows)
     numbers = [] if predictor.is_free else ["probability"]
-    words = ["prediction"] if predictor.encoding.choices_column is None else ["prediction", "probabilities"]
+    words = ["prediction"] if choices is None else ["prediction", "probabilities"]
     if adapter_column is None:
         numbers += [f"probability_{label}" for label in predictor.labels]
     else:
@@ -183,7 +185,7 @@ def _predict(
     if predictor.is_free:
         answers = predictor.generate(window, on_progress=tell, **named)
         return [{**fields, "prediction": answer} for fields, answer in zip(kept, answers, strict=True)]
-    if predictor.encoding.choices_column is not None:
+    if predictor.encoding.choices_column is not None and names is None:
         return [
             {
                 **fields,

@@ -186,10 +186,24 @@ def _training_data(facts: CardFacts) -> str:
 def _prompt(facts: CardFacts) -> str:
     if not facts.prompt:
         return ""
-    parts = f"## Prompt template\n\nWhat the base reads, in Jinja2:\n\n{_fence(facts.prompt, 'jinja')}"
-    if facts.kind == "encoder" or not facts.target:
-        return parts
-    return f"{parts}\n\nWhat it answers:\n\n{_fence(facts.target, 'jinja')}"
+    pairs = [(facts.prompt, facts.target), *facts.others]
+    parts = [f"## Prompt template{'s' * (len(pairs) > 1)}"]
+    if facts.others:
+        ensemble = "; `--ensemble` averages over all of them" if facts.labels else ""
+        told = f"One of {len(pairs)} was drawn for each row in each epoch. Predictions use the first"
+        parts.append(f"{told}, and so did what was measured{ensemble}.")
+    for prompt, target in pairs:
+        parts.append(f"What the base reads, in Jinja2:\n\n{_fence(prompt, 'jinja')}")
+        if target and facts.kind != "encoder":
+            parts.append(f"What it answers:\n\n{_fence(target, 'jinja')}")
+    if facts.searched:
+        rows = [
+            (_code(one["prompt"]), _code(one["target"]), f"{one['score']:.3f}", f"{one['accuracy']:.3f}")
+            for one in facts.searched["candidates"]
+        ]
+        found = f"It was found among {len(rows)} that the base alone was tried with on {facts.searched['rows']} rows"
+        parts += [f"{found}:", _table(("prompt", "answer", "right label, nats", "accuracy"), rows)]
+    return "\n\n".join(parts)
 
 
 def _settings(facts: CardFacts) -> str:
@@ -361,6 +375,8 @@ class CardFacts:
     metrics: Mapping[str, Any] | None = None  # `Metrics.to_json()`, on rows not trained on
     eval_name: str | None = None  # file of an own eval table; None if rows were held out
     data_hub_id: str | None = None  # the table on the hub
+    others: tuple[tuple[str, str], ...] = ()  # prompt and target of each further template
+    searched: Mapping[str, Any] | None = None  # `Search.to_json()`, where the template was searched
     folds: int | None = None  # how many there were, if the metrics are those of a cross-validation
     license: str | None = None  # of the adapter, as the hub spells it; None leaves it to the user
 

@@ -25,10 +25,10 @@ from ia3.runs.dataset import (
     read_rows,
 )
 from ia3.runs.many_run import load_for
-from ia3.runs.training_run import Say, check_weights, in_order_of
+from ia3.runs.training_run import Say, check_weights, few_rows_note, in_order_of
 from ia3.training.settings import Settings
 
-_WORDS = ("text", "label", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
+_WORDS = ("text", "label", "choices", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Whole:
     rows: Rows
     template: Sequence[TemplateLike] | None
     max_length: int | None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether an answer is one of some choices: those of the table, or of its row."""
+        return bool(self.rows.labels) or self.rows.train.choices_column is not None
 
     def encode(self, train: Table, measured: Table | None) -> Dataset:
         """Return a cut as token ids: the rows it learns from, and the rows it is measured on."""
@@ -70,6 +75,7 @@ def read_whole(
     eval_source: Any = None,
     text: str | None = None,
     label: str | None = None,
+    choices: str | None = None,
     template: TemplateLike | Sequence[TemplateLike] | None = None,
     answers: Answers = "auto",
     max_length: int | None = None,
@@ -91,6 +97,7 @@ def read_whole(
         eval_fraction=0,
         text=text,
         label=label,
+        choices=choices,
         answers=answers,
         kind=kind,
         skip_bad_rows=skip_bad_rows,
@@ -114,4 +121,11 @@ def training_part(dataset: Dataset) -> Dataset:
 def say_cut(datasets: Sequence[Dataset], say: Say) -> None:
     """Say once what the texts of all cuts have in common, such as that some are cut short."""
     for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+        say(note)
+
+
+def say_recipe(dataset: Dataset, settings: Settings, base: Base, given: Mapping[str, Any], say: Say) -> None:
+    """Say that there is a recipe for so few rows, where there is and none was given."""
+    note = "" if given.get("recipe") else few_rows_note(dataset, settings, base)
+    if note:
         say(note)

@@ -2,7 +2,8 @@
 
 The rows are cut into folds; for each a row of the bank learns from the others, and one more from all of them, in one
 run. What the first ones get right on their folds is told of the last, which is saved, and the temperature of its
-probabilities is fitted on those answers. This file brings rooms together.
+probabilities is fitted on those answers. Every fold takes as many steps as the last one: an adapter of fewer steps is
+less sure, and its temperature would be too low. This file brings rooms together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ia3.errors import RunError
 from ia3.inference.evaluate import HeldOut, metrics_of, score_encoded, target_losses
 from ia3.inference.metrics import Metrics, describe_few_rows
 from ia3.report.many_plots import draw_tasks
-from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_part
+from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part
 from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import CURVES, RECORD, check_folder, open_folder
 from ia3.runs.many_run import attached_rows
@@ -119,7 +120,8 @@ def train_folds(
         should_stop: Asked before every round.
         now: The time written into the record.
         checkpoint_seconds: Least time between two checkpoints.
-        options: What else `train_adapter` takes of the rows and their words, and settings.
+        options: What else `train_adapter` takes of the rows and their words, and settings. A fold takes as many steps
+            as the adapter of all rows.
 
     Returns:
         The metrics of all rows together, and of each fold.
@@ -137,11 +139,13 @@ def train_folds(
     whole = read_whole(source, base, kind, own, **placed, **words)
     datasets = _cut(whole, folds, own.seed)
     _say(datasets, whole, say)
+    say_recipe(datasets[-1], own, whole.base, settings, say)
     names = [*(f"fold {number}" for number in range(1, folds + 1)), ALL]
     begun = None if start is None else read_start(start, whole.base)
     table = data_name(source)
+    alike = replace(own, max_steps=own.total_steps(len(datasets[-1].train)))  # as the adapter of all rows
     tasks = tuple(
-        RunTask(name, name, None, training_part(dataset), own, table, None, start=begun)
+        RunTask(name, name, None, training_part(dataset), own if name == ALL else alike, table, None, start=begun)
         for name, dataset in zip(names, datasets, strict=True)
     )
     with (
@@ -185,7 +189,7 @@ def _say(datasets: Sequence[Dataset], whole: Whole, say: Say) -> None:
     alone = len(datasets[-1].train) - measured
     if alone:
         say(f"{alone} rows are the only text of their label: they are always learned from and never measured.")
-    note = describe_few_rows(measured, "measured on") if whole.rows.labels else ""
+    note = describe_few_rows(measured, "measured on") if whole.is_closed else ""
     if note:
         say(note)
 
@@ -208,8 +212,9 @@ def _measure(
     names = [tasks[place].adapter for place in sound for _ in datasets[place].held_out]
     encoding, ranking = datasets[-1].encoding, tasks[-1].ranking
     given: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id, "adapter": names}
-    if encoding.labels:
-        scored = score_encoded(base.model, base.kind, encoded, encoding.choice_ids, **given)
+    if encoding.labels or encoding.choices_column is not None:
+        asked = encoding.choice_ids if encoding.labels else None  # else each row has its own
+        scored = score_encoded(base.model, base.kind, encoded, asked, **given)
     else:
         scored = target_losses(base.model, base.kind, encoded, **given)
 

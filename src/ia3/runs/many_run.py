@@ -39,10 +39,10 @@ from ia3.runs.setup import Setup, SharedStage
 from ia3.runs.start import begin_from, read_starts
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import Found, TaskSpec, check_tasks, name_faults, raise_faults
-from ia3.runs.training_run import Say, in_order_of, kind_of_base
+from ia3.runs.training_run import Say, few_rows_note, in_order_of, kind_of_base
 from ia3.training.records import Event, read_events
 from ia3.training.sampling import Sampling, draw_shared
-from ia3.training.settings import settings_for
+from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
 
 BATCHES = ("mixed", "apart")
@@ -157,6 +157,7 @@ def train_tasks(
     rows = [in_order_of(loaded, one, is_strict=False) for one in rows]
     datasets = encode_all(filled, rows, loaded)
     tell_tasks(filled, datasets, say)
+    _say_recipe(filled, each, datasets, loaded, settings, say)
     begun = read_starts(starts, loaded)
     stage = _shared_stage(datasets, kind, chosen, shared_steps, settings)
     if stage is not None:
@@ -340,6 +341,26 @@ def _specs(tasks: Sequence[TaskSpec | Mapping[str, Any]]) -> list[TaskSpec]:
     named = [(spec.name, spec.origin or f"task {number}") for number, spec in enumerate(specs, 1)]
     raise_faults("Training tasks", name_faults(named))
     return specs
+
+
+def _say_recipe(
+    specs: Sequence[TaskSpec],
+    each: Sequence[Settings],
+    datasets: Sequence[Dataset],
+    base: Base,
+    given: Mapping[str, Any],
+    say: Say,
+) -> None:
+    """Say once, of all tasks, that there is a recipe for so few rows."""
+    told = {
+        spec.name: few_rows_note(dataset, own, base)
+        for spec, dataset, own in zip(specs, datasets, each, strict=True)
+        if not (given.get("recipe") or spec.settings.get("recipe"))
+    }
+    few = [name for name, note in told.items() if note]
+    if few:
+        others = f" So it is with {', '.join(few[1:9])}{', …' if len(few) > 9 else ''}." if few[1:] else ""
+        say(f"{few[0]}: {told[few[0]]}{others}")
 
 
 def _shared_stage(

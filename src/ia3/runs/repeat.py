@@ -24,7 +24,7 @@ from ia3.errors import RunError, SettingsError, TableError
 from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError, describe_few_rows
 from ia3.report.repeats_plot import draw_repeats
-from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_part
+from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part
 from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
 from ia3.runs.many_run import attached_rows
@@ -203,6 +203,7 @@ def train_repeats(
     whole = read_whole(source, base, kind, first, eval_source=eval_source, **placed, **words)
     datasets = _cut(whole, each, per_label, eval_fraction)
     _say(datasets, whole, say)
+    say_recipe(datasets[0], first, whole.base, settings, say)
     begun = None if start is None else read_start(start, whole.base)
     names = data_name(source), None if eval_source is None else data_name(eval_source)
     tasks = tuple(
@@ -255,9 +256,11 @@ def _cut(whole: Whole, each: Sequence[Settings], per_label: int | None, fraction
     """Return the rows of each run as token ids: those it learns from, and those it is measured on."""
     table, given = whole.rows.train, whole.rows.held_out
     if per_label is not None and not whole.rows.labels:
+        what, cure = "the answers are free text", "Leave --per-label out, or give --answers labels."
+        if whole.is_closed:  # an answer of one row is no label of another: there is nothing to draw as many of
+            what, cure = "each row brings its own choices", "Leave --per-label out."
         raise SettingsError(
-            f"Planning the repeats: per_label is {per_label} and the answers are free text, expected a closed set of "
-            "labels. Leave --per-label out, or give --answers labels."
+            f"Planning the repeats: per_label is {per_label} and {what}, expected a closed set of labels. {cure}"
         )
     found = []
     for own in each:
@@ -283,7 +286,7 @@ def _say(datasets: Sequence[Dataset], whole: Whole, say: Say) -> None:
     train = sorted({len(dataset.train) for dataset in datasets})
     spelt = str(train[0]) if len(train) == 1 else f"{train[0]} to {train[-1]}"
     say(f"{len(datasets)} runs of {spelt} rows, measured on {_measured_rows(datasets)}.")
-    if whole.rows.held_out is None and whole.rows.labels:
+    if whole.rows.held_out is None and whole.is_closed:
         note = describe_few_rows(min(len(dataset.held_out) for dataset in datasets), "measured on by a run")
         if note:
             say(note)
@@ -331,7 +334,7 @@ def _median(runs: Sequence[RepeatedRun]) -> RepeatedRun | None:
 
     def goodness(run: RepeatedRun) -> tuple[float, float]:
         assert run.metrics is not None
-        share = run.metrics.accuracy if run.metrics.labels and run.metrics.accuracy is not None else 0.0
+        share = run.metrics.accuracy if run.metrics.accuracy is not None else 0.0
         return share, -(run.metrics.loss if run.metrics.loss is not None else 0.0)
 
     ordered = sorted((run for run in runs if run.metrics is not None), key=goodness)

@@ -153,6 +153,8 @@ def _card(task: RunTask, folder: Path, base: Base, progressed: Progressed, train
         labels=encoding.labels,
         prompt=encoding.template.prompt,
         target=encoding.template.target,
+        others=tuple((other.template.prompt, other.template.target) for other in task.dataset.others),
+        searched=None if task.dataset.search is None else task.dataset.search.to_json(),
         data_name=task.table,
         rows=len(task.dataset.rows.train.examples),
         fingerprint=task.dataset.rows.train.fingerprint,

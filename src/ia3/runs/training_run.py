@@ -158,7 +158,7 @@ def train_adapter(
     dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
     if search is not None:
         dataset = replace(dataset, search=search, notes=(*dataset.notes, *search.notes()))
-    hint = "" if settings.get("recipe") else _recipe_note(dataset, chosen, loaded)
+    hint = "" if settings.get("recipe") else few_rows_note(dataset, chosen, loaded)
     for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines(), *filter(None, [hint])):
         say(sentence)
     names = data_name(source), _eval_name(eval_source)
@@ -178,7 +178,7 @@ def train_adapter(
     return Result(folder, outcomes[0], metrics[0], rows.labels, chosen, (now() - began).total_seconds())
 
 
-def _recipe_note(dataset: Dataset, settings: Settings, base: Base) -> str:
+def few_rows_note(dataset: Dataset, settings: Settings, base: Base) -> str:
     """Return the sentence that there is a recipe for so few rows, "" where there are enough."""
     rows, parameters = len(dataset.train), sum(p.numel() for p in base.model.parameters())
     steps = settings.total_steps(rows)
