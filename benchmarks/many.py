@@ -10,7 +10,7 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.bases import REAL, SHAPES, Case, check_base, find_table, load_case, needs_table
-from benchmarks.many_measure import Load, measure_memory, run_memory_child, time_requests
+from benchmarks.many_measure import Load, Measured, measure_memory, run_memory_child, time_requests
 from benchmarks.many_methods import PEFT_ADAPTERS, Recipe, count_merged, make_adapters, make_recipes
 from benchmarks.many_report import goal_lines, make_goals, make_rows, make_warnings, table_lines
 from benchmarks.many_requests import TASKS, WINDOW, Task
@@ -110,9 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()  # as `ia3` does; for every method alike
     try:
         if options.child:
-            order = json.loads(options.child)
-            recipes = make_recipes(order["counts"], order["merged"], order["peft"])
-            print(json.dumps(run_memory_child(order, recipes)))
+            print(json.dumps(run_memory_child(json.loads(options.child))))
         else:
             _measure(options)
     except (IA3Error, OSError) as error:
@@ -187,9 +185,9 @@ def _measure_base(
     is_real = case.is_real
     del case, adapters
     gc.collect()
-    memory = _memory_of(name, recipes, tasks, table, load, options)
+    memory = _memory_of(name, recipes, found, table, load, options)
     for task in tasks:
-        rows = make_rows(name, task, recipes, found[task], load, memory)
+        rows = make_rows(name, task, recipes, found[task], load, memory[task])
         content["rows"] += rows
         content["goals"] += make_goals(name, task, found[task])
         content["warnings"] += make_warnings(name, task, found[task])
@@ -208,18 +206,18 @@ def _load_for(case: Case, tasks: Sequence[Task], options: argparse.Namespace) ->
 def _memory_of(
     name: str,
     recipes: Sequence[Recipe],
-    tasks: Sequence[Task],
+    found: Mapping[Task, Mapping[str, Measured]],
     table: Path | None,
     load: Load,
     options: argparse.Namespace,
-) -> dict[str, Any]:
-    if not options.memory:
-        return {}
-    say(f"{name}: memory of every method")
-    merged = next(recipe.adapters for recipe in recipes if recipe.method == "merged-copies")
-    memory = measure_memory(name, recipes, merged, tasks, table, tokens=min(load.tokens, 2))
-    if "skipped" in memory:
-        say(f"{name}: no memory numbers, {memory['skipped']}")
+) -> dict[Task, dict[str, Any]]:
+    """Return the memory of every method that was timed, by task and name; each in a process of its own."""
+    memory: dict[Task, dict[str, Any]] = {task: {} for task in found}
+    for task, measured in found.items():
+        for recipe in recipes if options.memory else ():
+            if measured[recipe.name].seconds:
+                say(f"{name}, {task}: memory of {recipe.name}")
+                memory[task][recipe.name] = measure_memory(name, recipe, task, table, tokens=min(load.tokens, 2))
     return memory
 
 

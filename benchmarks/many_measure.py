@@ -1,4 +1,4 @@
-"""The clock and the memory of many adapters: methods in turn in one process, then one after another in a fresh one.
+"""The clock and the memory of many adapters: methods in turn in one process, then each alone in a fresh one.
 
 In every repeat all methods get the same texts in the same order; those that take long run in the first repeats alone.
 Ratios are taken within a repeat. A request waits from the moment its window arrives until its answer is there. This
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.bases import ROOT, Case, load_case
-from benchmarks.many_methods import Adapters, Method, Recipe, build, make_adapters
-from benchmarks.many_requests import TASKS, WINDOW, Task, answer, draw_adapters, make_windows
+from benchmarks.many_methods import Adapters, Method, Recipe, build, make_adapters, make_recipes
+from benchmarks.many_requests import WINDOW, Task, answer, draw_adapters, make_windows
 from benchmarks.measure import Say, reason_of, still_collector
 from benchmarks.memory import peak_bytes, resident_bytes, touch
 from ia3.data.encoding import Encoded
@@ -195,58 +195,38 @@ def paired_ratio(
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def measure_memory(
-    base: str, recipes: Sequence[Recipe], merged: int, tasks: Sequence[Task], table: Path | None, *, tokens: int
-) -> dict[str, Any]:
-    """Return what a fresh process measures: the most resident bytes while one window is answered.
+def measure_memory(base: str, recipe: Recipe, task: Task, table: Path | None, *, tokens: int) -> dict[str, Any]:
+    """Return what a fresh process measures that holds one method alone; `memory_skipped` says why there is no number.
 
     Args:
         base: Name of the base.
-        recipes: The methods; they are built again in that process, one at a time.
-        merged: How many merged copies there are.
-        tasks: What is asked.
+        recipe: The method; it is built again in that process.
+        task: What is asked.
         table: The table of sentences.
         tokens: New tokens of an answer.
 
     Returns:
-        By task, and then by the recipe's name: the bytes; or `skipped` with the reason.
+        `peak_memory_bytes`, the most resident bytes while one window is answered.
     """
-    counts = [recipe.adapters for recipe in recipes if recipe.method == "ia3" and not recipe.is_distinct]
-    order = {"base": base, "counts": counts, "merged": merged, "tasks": list(tasks), "tokens": tokens}
-    order |= {"peft": next((r.adapters for r in recipes if r.method.startswith("peft")), 0)}
+    order = {"base": base, "recipe": recipe.name, "adapters": recipe.adapters, "task": task, "tokens": tokens}
     command = [sys.executable, "-m", "benchmarks.many", "--child", json.dumps(order | {"table": table and str(table)})]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if child.returncode == 0:
         found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
         return found
     lines = child.stderr.strip().splitlines() or ["no message"]
-    return {"skipped": f"failed with code {child.returncode}: {lines[-1][:300]}"}
+    return {"memory_skipped": f"failed with code {child.returncode}: {lines[-1][:300]}"}
 
 
-def run_memory_child(order: Mapping[str, Any], recipes: Sequence[Recipe]) -> dict[Task, dict[str, int]]:
+def run_memory_child(order: Mapping[str, Any]) -> dict[str, int]:
     """Measure in this process, which must be fresh; see `measure_memory`."""
+    count = order["adapters"]
+    recipe = next(one for one in make_recipes([count], count, count) if one.name == order["recipe"])
     case = load_case(order["base"], Path(order["table"]) if order["table"] else None)
     touch(case.model)
-    asked = [task for task in TASKS if task in order["tasks"]]
-    found: dict[Task, dict[str, int]] = {task: {} for task in asked}
-    [window] = make_windows(case, 1)
-    for recipe in recipes:
-        try:
-            method = build(recipe, case, make_adapters(case, recipe.adapters))
-        except Exception:  # its reason is told where it is timed
-            continue
-        for task in asked:
-            [chosen] = _draw(recipe, 1, 0)
-            few = WINDOW if not recipe.is_rival else 2 * _WARM_REQUESTS
-            resident_bytes()
-            peak = _peak_of_window(case, task, method, window[:few], chosen[:few], order["tokens"])
-            found[task][recipe.name] = peak
-        del method
-        gc.collect()
-    return found
-
-
-def _peak_of_window(
-    case: Case, task: Task, method: Method, window: Sequence[Encoded], chosen: Sequence[int], tokens: int
-) -> int:
-    return peak_bytes(lambda: answer_window(case, task, method, window, chosen, tokens))
+    [window], [chosen] = make_windows(case, 1), _draw(recipe, 1, 0)
+    method = build(recipe, case, make_adapters(case, recipe.adapters))
+    few = WINDOW if not recipe.is_rival else 2 * _WARM_REQUESTS
+    resident_bytes()  # gives back what building took
+    peak = peak_bytes(lambda: answer_window(case, order["task"], method, window[:few], chosen[:few], order["tokens"]))
+    return {"peak_memory_bytes": peak}

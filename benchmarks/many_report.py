@@ -50,11 +50,10 @@ def make_rows(
         recipes: The methods.
         found: What was measured, by the recipe's name.
         load: What was asked of each.
-        memory: What a fresh process measured.
+        memory: What a fresh process measured of each, by the recipe's name.
     """
     requests = load.windows[task] * WINDOW
     ceiling = _ratio(found, "base", "peft-set-adapter")
-    peaks = memory.get(task, {})
     rows = []
     for recipe in recipes:
         measured = found[recipe.name]
@@ -69,7 +68,8 @@ def make_rows(
         tokens = load.windows[task] * (load.tokens - 1)
         is_one_batch = recipe.method in ("base", "ia3") and task == "generation" and tokens > 0
         row["ms_per_token"] = _middle(measured.decode_seconds, 1e3 / tokens) if is_one_batch else None
-        row["peak_memory_bytes"] = peaks.get(recipe.name)
+        held = memory.get(recipe.name, {})
+        row |= {name: held.get(name) for name in ("peak_memory_bytes", "memory_skipped")}
         row |= {"build_seconds": measured.build_seconds, "requests": requests}
         row |= {"tokens": load.tokens if task == "generation" else 0, "seconds": [*measured.seconds.values()]}
         rows.append(row)
@@ -184,7 +184,11 @@ def table_lines(rows: Sequence[Row], title: str) -> list[str]:
     for line in cells:
         rest = "  ".join(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
         lines.append(f"{line[0]:<{widths[0]}}  {rest}".rstrip())
-    return lines + [f"{row['method']} {row['adapters']}: {row['skipped']}" for row in rows if row["skipped"]]
+    for row in rows:
+        name = f"{row['method']} {row['adapters']}"
+        lines += [f"{name}: {row['skipped']}"] if row["skipped"] else []
+        lines += [f"{name}: no memory number, {row['memory_skipped']}"] if row["memory_skipped"] else []
+    return lines
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,20 @@ def test_every_method_answers_the_same_requests(base: str, task: str, tmp_path: 
     assert (tmp_path / "many.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_memory_is_that_of_a_fresh_process(tmp_path: Path) -> None:
+def test_memory_is_that_of_a_fresh_process_for_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods that were built one after another in one process each had what the ones before had left behind."""
+    orders: list[Any] = []
+    start = subprocess.run
+
+    def counted(command: list[str], **options: Any) -> Any:
+        orders.append(json.loads(command[-1]))
+        return start(command, **options)
+
+    monkeypatch.setattr("benchmarks.many_measure.subprocess.run", counted)
     found = run("tiny", tmp_path, "--requests", "--task", "classification", "--adapters", "1")
-    assert all(row["peak_memory_bytes"] > 10_000_000 for row in found["rows"])
+    assert all(row["peak_memory_bytes"] > 10_000_000 and row["memory_skipped"] is None for row in found["rows"])
+    asked = [(order["recipe"].split()[0], order["adapters"]) for order in orders]
+    assert asked == [(row["method"], row["adapters"]) for row in found["rows"]] and len(set(asked)) == len(asked)
 
 
 def test_a_store_is_opened_and_read_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ import torch
 
 from benchmarks.bases import load_case
 from benchmarks.many import main, make_parser
-from benchmarks.many_measure import Load, Measured, answer_window, paired_ratio
+from benchmarks.many_measure import (
+    Load,
+    Measured,
+    answer_window,
+    measure_memory,
+    paired_ratio,
+    run_memory_child,
+)
 from benchmarks.many_methods import build, make_adapters, make_recipes
-from benchmarks.many_report import goal, goal_lines, make_goals, make_rows, make_warnings
+from benchmarks.many_report import goal, goal_lines, make_goals, make_rows, make_warnings, table_lines
 from benchmarks.many_requests import WINDOW, draw_adapters, make_windows
 from benchmarks.many_tasks import make_tasks, measure_tasks, tasks_line, tasks_of_table
 from tests.models import save_tiny_base
@@ -95,6 +103,27 @@ def test_a_skipped_method_has_a_row_with_the_reason() -> None:
     assert by_method["base"]["requests_per_second"] == pytest.approx(48)  # of 64 and 32
     assert by_method["merged-copies"]["skipped"] == "not available: no memory"
     assert by_method["merged-copies"]["requests_per_second"] is by_method["merged-copies"]["p50_ms"] is None
+
+
+def test_a_child_builds_the_one_method_that_it_is_told() -> None:
+    for recipe in make_recipes((3,), merged=3, peft=3)[:3]:
+        order = {"base": "tiny-bert", "recipe": recipe.name, "adapters": recipe.adapters, "table": None}
+        assert run_memory_child({**order, "task": "classification", "tokens": 1})["peak_memory_bytes"] > 10_000_000
+
+
+def test_a_row_without_a_number_of_memory_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(command: list[str], **options: Any) -> Any:
+        return subprocess.CompletedProcess(command, 9, stdout="", stderr="loading\nno room\n")
+
+    monkeypatch.setattr("benchmarks.many_measure.subprocess.run", failed)
+    recipes = make_recipes((1,), merged=2)
+    held = measure_memory("tiny-bert", recipes[1], "classification", None, tokens=1)
+    assert held == {"memory_skipped": "failed with code 9: no room"}
+    found = {recipe.name: measured(1.0) for recipe in recipes}
+    memory = {"base": {"peak_memory_bytes": 7_000_000}, "ia3 1": held}
+    rows = make_rows("toy", "classification", recipes, found, Load({"classification": 2}, 1, 1, 1), memory)
+    assert [row["peak_memory_bytes"] for row in rows[:3]] == [7_000_000, None, None]
+    assert table_lines(rows, "toy")[-1] == "ia3 1: no memory number, failed with code 9: no room"
 
 
 def test_answers_that_differ_from_pefts_are_told() -> None:

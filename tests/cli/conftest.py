@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.cli.main import main
 from tests.models import save_tiny_base
 
@@ -62,6 +66,23 @@ def causal(home: Path, table: str) -> str:
 def seq2seq(home: Path, table: str) -> str:
     """Return the folder of an adapter of the tiny seq2seq base."""
     return _train(home, table, "seq2seq")
+
+
+@pytest.fixture(scope="session")
+def side_by_side(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two adapters with different labels, and a store of the same."""
+    home = tmp_path_factory.mktemp("side")
+    both = home / "both"
+    shutil.copytree(encoder, both / "mood")
+    adapter = load_adapter(encoder)
+    head = {name: torch.cat([tensor, tensor[:1] - 1]) for name, tensor in adapter.head.items()}
+    vectors = {name: 2 - vector for name, vector in adapter.vectors.items()}
+    save_adapter(
+        replace(adapter, vectors=vectors, head=head, record={**adapter.record, "labels": ["art", "law", "war"]}),
+        both / "topic",
+    )
+    assert main(["adapters", "pack", str(home / "s.ia3"), str(both)]) == 0
+    return home
 
 
 def _train(home: Path, table: str, kind: str) -> str:

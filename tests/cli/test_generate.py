@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
 from ia3.cli.main import main
+from ia3.inference.loading import load_predictor
 
 
 class _Terminal(io.StringIO):
@@ -84,3 +86,16 @@ def test_stdin_that_is_no_text_is_one_sentence(
     capsys.readouterr()
     assert main(["generate", "-", "--adapter", causal]) == 2
     assert capsys.readouterr().err == "ia3: Reading stdin: it is not utf-8 text (invalid start byte).\n"
+
+
+def test_an_answer_is_that_of_as_much_of_the_adapter_as_is_asked_for(
+    causal: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # what the base itself says is compared
+    predictor = load_predictor(causal)
+    for strength, expected in (("0", replace(predictor, adapter="__base__")), ("-8", replace(predictor, strength=-8))):
+        command = ["generate", "--adapter", causal, "--max-new-tokens", "5", "--json", "profit rose", "sales fell"]
+        capsys.readouterr()
+        assert main([*command, "--strength", strength]) == 0
+        answers = [one["answer"] for one in json.loads(capsys.readouterr().out)]
+        assert answers == expected.generate(["profit rose", "sales fell"], 5)

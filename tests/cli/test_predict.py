@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.cli.main import main
+from ia3.inference.loading import load_predictor
 from tests.cli.conftest import ROWS, write_table
 
 
@@ -80,23 +78,6 @@ def test_another_text_column_is_taken(encoder: str, tmp_path: Path) -> None:
     assert list(_read(output)[0])[:3] == ["title", "body", "prediction"]
 
 
-@pytest.fixture(scope="module")
-def side_by_side(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of two adapters with different labels, and a store of the same."""
-    home = tmp_path_factory.mktemp("side")
-    both = home / "both"
-    shutil.copytree(encoder, both / "mood")
-    adapter = load_adapter(encoder)
-    head = {name: torch.cat([tensor, tensor[:1] - 1]) for name, tensor in adapter.head.items()}
-    vectors = {name: 2 - vector for name, vector in adapter.vectors.items()}
-    save_adapter(
-        replace(adapter, vectors=vectors, head=head, record={**adapter.record, "labels": ["art", "law", "war"]}),
-        both / "topic",
-    )
-    assert main(["adapters", "pack", str(home / "s.ia3"), str(both)]) == 0
-    return home
-
-
 @pytest.mark.parametrize("where", ["both", "s.ia3"])
 def test_a_column_names_the_adapter_of_each_row(
     where: str, side_by_side: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -139,3 +120,49 @@ def test_rows_whose_adapter_is_not_there_are_told_with_their_lines(
     assert main([*command[:4], "--adapter", str(side_by_side / "both" / "mood"), "--adapter-column", "who"]) == 2
     assert "is a single adapter, expected a packed store, or the folder" in capsys.readouterr().err
     assert not (tmp_path / "a.csv").exists()
+
+
+def _probabilities(path: Path, column: str = "probability_up") -> list[float]:
+    return [float(row[column]) for row in _read(path)]
+
+
+def test_a_strength_says_how_much_of_the_adapter_answers(causal: str, encoder: str, table: str, tmp_path: Path) -> None:
+    output = tmp_path / "a.csv"
+    found = {}
+    for adapter, strength in ((causal, "0"), (causal, "1"), (encoder, "-30"), (encoder, "30")):
+        command = ["predict", table, "--adapter", adapter, "--output", str(output), "--overwrite"]
+        assert main([*command, "--strength", strength]) == 0
+        found[strength] = _probabilities(output)
+    predictor = load_predictor(causal)
+    texts = [text for text, _ in ROWS]
+    base = replace(predictor, adapter="__base__").classify(texts)
+    assert found["0"] == pytest.approx([one.probabilities["up"] for one in base], abs=1e-6)
+    assert found["1"] == pytest.approx([one.probabilities["up"] for one in predictor.classify(texts)], abs=1e-6)
+    assert max(abs(far - near) for far, near in zip(found["30"], found["-30"], strict=True)) > 1e-3
+
+
+def test_a_strength_is_that_of_every_row_whatever_its_adapter(side_by_side: Path, tmp_path: Path) -> None:
+    """Another adapter of the bank begins with all of it, so the strength has to be given with the rows."""
+    names = [("mood", "topic")[place % 2] for place in range(len(ROWS))]
+    rows = [(text, name) for (text, _), name in zip(ROWS, names, strict=True)]
+    table = str(write_table(tmp_path / "t.csv", rows, ("text", "who")))
+    output = tmp_path / "a.csv"
+    command = ["predict", table, "--output", str(output), "--overwrite"]
+    found = {}
+    for strength in ("1", "-4"):
+        words = ["--adapter", str(side_by_side / "s.ia3"), "--adapter-column", "who", "--strength", strength]
+        assert main([*command, *words]) == 0
+        found[strength] = _probabilities(output, "probability")
+    assert all(abs(one - other) > 1e-6 for one, other in zip(found["1"], found["-4"], strict=True))
+    for name in ("mood", "topic"):
+        assert main([*command, "--adapter", str(side_by_side / f"s.ia3:{name}"), "--strength", "-4"]) == 0
+        alone = _probabilities(output, "probability")
+        here = [place for place, one in enumerate(names) if one == name]
+        assert [found["-4"][place] for place in here] == pytest.approx([alone[place] for place in here], abs=1e-5)
+
+
+def test_a_strength_that_is_no_number_is_told(causal: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("half", "inf"):
+        capsys.readouterr()
+        assert main(["predict", table, "--adapter", causal, "--output", "a.csv", "--strength", word]) == 2
+        assert f"--strength: got '{word}', expected a" in capsys.readouterr().err

@@ -63,6 +63,28 @@ def test_a_column_makes_tasks_and_json_is_one_document(
     assert (folder / "all.ia3").is_file() and (folder / "out" / "car" / "adapter_config.json").is_file()
 
 
+def test_tasks_whose_rows_bring_their_own_choices_have_an_accuracy_and_free_text_has_none(
+    train: Train, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(f"Is {n} odd?", ("no", "yes")[n % 2], "yes | no", ("odd", "even")[n // 5]) for n in range(10)]
+    write_table(folder / "quiz.csv", rows, ("text", "label", "options", "part"))
+    write_table(folder / "free.csv", [(f"item {n}", f"number {n}") for n in range(10)])
+    (folder / "tasks.yaml").write_text(
+        "- {table: quiz.csv, choices: options, templates: ['{{ text }} One of {{ choices }}.', '{{ text }} =']}\n"
+        "- table: free.csv\n"
+    )
+    assert train("--tasks", str(folder / "tasks.yaml"), "--epochs", "1", base="causal") == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].split()[5:] == ["%", "1"] and len(out.splitlines()[2].split()) == 5
+    assert "quiz: 9 rows to train on, 1 held out, choices of each row" in err
+    assert "quiz: One of 2 templates is drawn for each row in each epoch" in err
+    by_column = [str(folder / "quiz.csv"), "--task-column", "part", "--choices", "options", "--epochs", "1", "--json"]
+    assert train(*by_column, "--overwrite", base="causal") == 0
+    found = json.loads(capsys.readouterr().out)["tasks"]
+    assert [task["name"] for task in found] == ["odd", "even"]
+    assert all(task["metrics"]["accuracy"] is not None for task in found)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -134,8 +134,6 @@ def test_folds_and_repeats_measure_and_record_them(
     assert main(refused) == 2
     told = "per_label is 1 and each row brings its own choices, expected a closed set of labels. Leave --per-label out."
     assert told in capsys.readouterr().err
-    assert main([*command, "--task-column", "answer", "--output", str(tmp_path / "no")]) == 2
-    assert "--choices is for one table, got several tasks too" in capsys.readouterr().err
 
 
 def test_a_base_alone_compares_them_too(base: Callable[..., Path]) -> None:

@@ -76,7 +76,7 @@ def test_the_folder_of_the_base_is_no_folder_for_the_adapter(base: BaseFolder) -
 def test_an_encoder_refuses_free_text_before_its_weights_are_loaded(
     base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ia3.runs.training_run.load_base", None)
+    monkeypatch.setattr("ia3.runs.run_base.load_base", None)
     with pytest.raises(SettingsError, match="an encoder can only choose among labels"):
         run(base("encoder"), tmp_path / "o", source=ROWS, answers="text")
     with pytest.raises(SettingsError, match="an encoder can only choose among labels"):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ia3.data.templates import Template
 from ia3.errors import SettingsError
 from ia3.runs.task_specs import Found, check_tasks, name_fault, name_faults
 from ia3.runs.tasks_file import read_tasks
@@ -50,10 +51,56 @@ def test_a_task_has_what_its_file_says_and_paths_begin_at_the_files_folder(folde
 """
     books, games = read_tasks(_write(folder, text))
     assert (books.name, books.table, books.text, books.label) == ("books", folder / "books.csv", "title", "1")
-    assert books.eval == folder / "held.csv" and books.template == "{{ text }} ||| {{ label }}"
+    assert books.eval == folder / "held.csv" and books.template == (Template("{{ text }}", "{{ label }}"),)
     assert books.settings == {"epochs": 4, "learning_rate": 0.008} and books.origin == "tasks.yaml:3"
     assert (games.name, games.table) == ("games", folder / "sub" / "games.csv")
     assert (games.eval_fraction, games.max_length, games.answers) == (0.2, 60, "labels")
+
+
+def test_a_task_has_several_templates_and_a_column_of_choices(folder: Path) -> None:
+    (folder / "sub" / "mood.txt").write_text("{{ text }} Mood:")
+    (folder / "sub" / "more.yaml").write_text("- {prompt: '{{ text }} It is', target: '{{ label }}ly'}\n")
+    text = """
+- table: books.csv
+  choices: 7
+  template: sub/mood.txt
+  templates: ["{{ text }}:", {prompt: "News: {{ text }}", target: "{{ label }}"}]
+- {table: held.csv, templates: sub/more.yaml}
+- {table: sub/games.csv}
+- {name: searched, table: held.csv, template: auto}
+"""
+    books, held, games, searched = read_tasks(_write(folder, text))
+    assert books.choices == "7" and games.choices is None and games.template is None
+    assert books.template == (
+        Template("{{ text }} Mood:"), Template("{{ text }}:"), Template("News: {{ text }}", "{{ label }}"),
+    )  # fmt: skip
+    assert held.template == (Template("{{ text }} It is", "{{ label }}ly"),) and searched.template == "auto"
+
+
+def test_what_is_no_template_is_told_with_its_line(folder: Path) -> None:
+    text = """- table: books.csv
+  template: "{{ text"
+- table: held.csv
+  templates: ["{{ text }}", 3]
+- table: sub/games.csv
+  template: "{{ text }}"
+  templates: ["{{ text }}"]
+- {name: a, table: held.csv, templates: none.yaml}
+- {name: b, table: held.csv, template: auto, templates: ["{{ text }}"]}
+- {name: c, table: held.csv, template: 3, templates: {}}
+"""
+    told = _told(_write(folder, text)).splitlines()
+    for place, line in enumerate([
+        "tasks.yaml:2: ",
+        "tasks.yaml:4: templates: number 2: it is '3', expected a text with {{ text }}, or prompt and target",
+        "tasks.yaml:7: Reading the templates: the 1. and the 2. are the same, '{{ text }}'. Leave one of them out",
+        f"tasks.yaml:8: Reading the templates of {folder / 'none.yaml'}: it cannot be read (No such file or directory)",
+        "tasks.yaml:9: Reading the templates: 'auto' searches one for one run on one table, and stands alone.",
+        "tasks.yaml:10: Reading the template '",
+        "tasks.yaml:10: templates is {}, expected a list of templates, or the name of a file of one",
+    ], start=1):  # fmt: skip
+        assert told[place].startswith(line)
+    assert len(told) == 8
 
 
 def test_jsonl_and_a_list_below_tasks_mean_the_same(folder: Path) -> None:

@@ -1,19 +1,28 @@
-"""`ia3 evaluate`: how good an adapter is on a table with labels, or a base alone."""
+"""`ia3 evaluate`: how good an adapter is on a table with labels, several on their own rows, or a base alone."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ia3.cli.options import add_adapter, add_choices, add_columns, add_ensemble, add_json, load_options
-from ia3.cli.output import print_json, print_lines, say
+from ia3.cli.options import (
+    add_adapter,
+    add_adapter_column,
+    add_choices,
+    add_columns,
+    add_ensemble,
+    add_json,
+    load_options,
+)
+from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import CountedProgress
 
 if TYPE_CHECKING:
     from ia3.data.examples import Table
+    from ia3.inference.by_adapter import MetricsByAdapter
     from ia3.inference.metrics import Metrics
 
 _SHOWN_FAULTS = 20
@@ -41,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_columns(data, recorded=True)
     add_choices(data)
     add_ensemble(data)
+    add_adapter_column(data)
     parser.add_argument_group("picture").add_argument(
         "--reliability",
         metavar="FILE",
@@ -50,18 +60,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate an adapter, or a base alone, on a table."""
+    """Evaluate an adapter, several, or a base alone, on a table."""
+    _check_options(options)
     _check_picture(options.reliability)  # before the base is loaded
-    metrics = _evaluate_adapter(options) if options.adapter else _evaluate_base(options)
+    if options.adapter_column is not None:
+        several = _evaluate_by_adapter(options)
+        metrics, numbers, lines = several.overall, several.to_json(), _lines_by_adapter(several)
+    else:
+        metrics = _evaluate_adapter(options) if options.adapter else _evaluate_base(options)
+        numbers, lines = metrics.to_json(), metrics.lines()
     if options.reliability:
         _draw_reliability(metrics, options.reliability)
     if options.json:
-        measured = {"adapter": options.adapter} if options.adapter else {"adapter": None, "base": options.base}
-        calibrated = {} if options.adapter else {"calibrated": options.calibrate, "ranking": options.ranking or "sum"}
-        print_json({"table": options.table, **measured, **calibrated, **metrics.to_json()})
+        print_json({"table": options.table, **_measured(options), **numbers})
     else:
-        print_lines(metrics.lines())
+        print_lines(lines)
     return 0
+
+
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the metrics are of, for JSON."""
+    if not options.adapter:
+        ranking = options.ranking or "sum"
+        return {"adapter": None, "base": options.base, "calibrated": options.calibrate, "ranking": ranking}
+    given = {"adapter_column": options.adapter_column, "strength": options.strength}
+    return {"adapter": options.adapter, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise if options are given that do not go together."""
+    if options.adapter:
+        extra = [name for name, given in (("--calibrate", options.calibrate), ("--ranking", options.ranking)) if given]
+        if extra:
+            raise UsageError(
+                f"evaluate: {extra[0]} is for a base without an adapter, got --adapter too. Leave one out."
+            )
+        if options.adapter_column is not None and options.choices is not None:
+            raise UsageError(
+                f"evaluate: --choices got {options.choices!r} beside --adapter-column, where each adapter's record "
+                "names its own. Leave it out."
+            )
+        return
+    if not options.base:
+        raise UsageError("evaluate: got neither --adapter nor --base, expected one. See 'ia3 evaluate --help'.")
+    needing = {
+        "--adapter-column is for a packed store, or a folder of adapters": options.adapter_column is not None,
+        "--ensemble is for an adapter with several templates": options.ensemble,
+        "--strength is for an adapter": options.strength is not None,
+    }
+    wrong = [told for told, is_given in needing.items() if is_given]
+    if wrong:
+        raise UsageError(f"evaluate: {wrong[0]}. Give --adapter, or leave it out.")
 
 
 def _check_picture(path: str | None) -> None:
@@ -76,7 +125,7 @@ def _check_picture(path: str | None) -> None:
 
 
 def _draw_reliability(metrics: Metrics, path: str) -> None:
-    if not metrics.labels:
+    if not metrics.calibration_bins:
         say("Free text has no probabilities of labels; the reliability is not drawn.")
         return
     from ia3.report.reliability_plot import draw_reliability
@@ -88,10 +137,9 @@ def _evaluate_adapter(options: argparse.Namespace) -> Metrics:
     from ia3.inference.loading import load_predictor
     from ia3.inference.rows import choose_columns_of
 
-    extra = [name for name, given in (("--calibrate", options.calibrate), ("--ranking", options.ranking)) if given]
-    if extra:
-        raise UsageError(f"evaluate: {extra[0]} is for a base without an adapter, got --adapter too. Leave one out.")
-    predictor = load_predictor(options.adapter, say=say, ensemble=options.ensemble, **load_options(options))
+    strength = 1.0 if options.strength is None else options.strength
+    given = {"strength": strength, "ensemble": options.ensemble, **load_options(options)}
+    predictor = load_predictor(options.adapter, say=say, **given)
     encoding = predictor.encoding
     own = choose_columns_of(options.table, {"text": encoding.text_column, "label": encoding.label_column})
     columns = options.text or own["text"], options.label or own["label"], options.choices or encoding.choices_column
@@ -100,15 +148,45 @@ def _evaluate_adapter(options: argparse.Namespace) -> Metrics:
         return predictor.evaluate(table, on_progress=progress.show)
 
 
+def _evaluate_by_adapter(options: argparse.Namespace) -> MetricsByAdapter:
+    from ia3.inference.adapter_column import load_for_names, read_adapter_names, read_answered_rows
+    from ia3.inference.by_adapter import evaluate_by_adapter, predictors_beside
+
+    columns = {"text": options.text, "label": options.label}
+    names = read_adapter_names(options.table, options.adapter_column, **columns)
+    predictor = load_for_names(options.adapter, names, say=say, ensemble=options.ensemble, **load_options(options))
+    own = predictors_beside(predictor, list(names), options.strength)
+    rows, table = read_answered_rows(
+        options.table, options.adapter_column, own, **columns, skip_bad_rows=options.skip_bad_rows
+    )
+    _tell_notes(table)
+    with CountedProgress("rows") as progress:
+        return evaluate_by_adapter(own, rows, progress.show)
+
+
+def _lines_by_adapter(several: MetricsByAdapter) -> list[str]:
+    """Return a row for each adapter, then the metrics over all rows as those of one adapter are told."""
+    from ia3.inference.metrics_text import printable
+
+    lines: list[tuple[str, ...]] = [("adapter", "rows", "accuracy", "95 % interval", "macro F1", "loss")]
+    lines += [(printable(name), *_numbers(metrics)) for name, metrics in several.adapters.items()]
+    return [*align_columns(lines, right=range(1, 6)), "", "all adapters together", *several.overall.lines()]
+
+
+def _numbers(metrics: Metrics) -> tuple[str, ...]:
+    """Return the cells of one adapter: rows, accuracy, its interval, macro F1, loss."""
+    share, interval, f1 = "", "", ""
+    if metrics.accuracy is not None and metrics.accuracy_interval is not None:
+        low, high = metrics.accuracy_interval
+        share, interval = f"{100 * metrics.accuracy:.1f} %", f"{100 * low:.1f} % to {100 * high:.1f} %"
+    if metrics.macro_f1 is not None:
+        f1 = f"{metrics.macro_f1:.3f}"
+    return f"{metrics.rows:,}", share, interval, f1, "" if metrics.loss is None else f"{metrics.loss:.4g}"
+
+
 def _evaluate_base(options: argparse.Namespace) -> Metrics:
     from ia3.inference.zero_shot import load_zero_shot
 
-    if not options.base:
-        raise UsageError("evaluate: got neither --adapter nor --base, expected one. See 'ia3 evaluate --help'.")
-    if options.ensemble:
-        raise UsageError(
-            "evaluate: --ensemble is for an adapter with several templates. Give --adapter, or leave it out."
-        )
     table = _read_table(options, options.text, options.label, options.choices, options.labels or ())
     given = {name: value for name, value in load_options(options).items() if name != "base"}
     zero_shot = load_zero_shot(options.base, table, ranking=options.ranking or "sum", say=say, **given)
@@ -119,7 +197,7 @@ def _evaluate_base(options: argparse.Namespace) -> Metrics:
 def _read_table(
     options: argparse.Namespace, text: str | None, label: str | None, choices: str | None, labels: Sequence[str]
 ) -> Table:
-    """Read the table and say what was chosen and left out."""
+    """Return the table; what was chosen and left out is said."""
     from ia3.data.tables import read_table
 
     table = read_table(
@@ -130,10 +208,15 @@ def _read_table(
         choices=choices,
         skip_bad_rows=options.skip_bad_rows,
     )
+    _tell_notes(table)
+    return table
+
+
+def _tell_notes(table: Table) -> None:
+    """Say what was chosen and left out while a table was read."""
     for note in table.notes:
         say(note)
     say_skipped([str(fault) for fault in table.faults])
-    return table
 
 
 def say_skipped(faults: list[str], count: int | None = None) -> None:
@@ -153,6 +236,8 @@ VERB = Verb(
         "ia3 evaluate held_out.csv --adapter runs/news",
         "ia3 evaluate mail.jsonl --adapter runs/mail --text body --label team --json",
         "ia3 evaluate held_out.csv --adapter from_peft --base path/to/base --labels negative neutral positive",
+        "ia3 evaluate held_out.csv --adapter runs/news --strength 0.5",
+        "ia3 evaluate all.csv --adapter customers.ia3 --adapter-column customer",
         "ia3 evaluate held_out.csv --base gemma-3-270m --calibrate",
         "ia3 evaluate held_out.csv --adapter runs/news --reliability reliability.png",
     ),

@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
             f"Generating with {options.adapter}: its base is an encoder, which chooses among labels and writes no "
             "text. Use 'ia3 predict' or 'ia3 evaluate'."
         )
-    predictor = load_predictor(options.adapter, say=say, **load_options(options))
+    strength = 1.0 if options.strength is None else options.strength
+    predictor = load_predictor(options.adapter, strength=strength, say=say, **load_options(options))
     found = []
     for texts in _read_stdin() if is_piped else [options.texts]:
         full = [text for text in texts if text.strip()]
@@ -80,6 +81,7 @@ VERB = Verb(
     examples=(
         "ia3 generate --adapter runs/news 'Profit rose by 3 %.' 'Sales fell.'",
         "ia3 generate --adapter runs/news --max-new-tokens 20 --json 'Profit rose by 3 %.'",
+        "ia3 generate --adapter runs/news --strength 0.5 'Profit rose by 3 %.'",
         "cat sentences.txt | ia3 generate --adapter runs/news -",
     ),
     configure=configure,

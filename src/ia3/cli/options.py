@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ia3.cli.parsing import number
+
 PRECISIONS = ("float", "int8", "int8-gradients")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -29,6 +31,13 @@ def add_adapter(parser: argparse.ArgumentParser, *, words: bool, required: bool 
         required=required,
         metavar="DIR",
         help="Adapter folder that 'ia3 train' or PEFT has written, or STORE:NAME for one of a packed store.",
+    )
+    group.add_argument(
+        "--strength",
+        type=number,
+        metavar="S",
+        help="How much of the adapter is used: 0 is the base, 1 the adapter, -1 its negation; a head is used as it is "
+        "(default: 1).",
     )
     add_base(group)
     add_precision(group)
@@ -58,6 +67,16 @@ def add_ensemble(group: argparse._ActionsContainer) -> None:
         "--ensemble",
         action="store_true",
         help="Average the log-probabilities of the labels over all templates of the adapter (default: the first).",
+    )
+
+
+def add_adapter_column(group: argparse._ActionsContainer) -> None:
+    """Add `--adapter-column`, for tables whose rows are of different adapters."""
+    group.add_argument(
+        "--adapter-column",
+        metavar="COLUMN",
+        help="Column that names the adapter of each row; --adapter is then a packed store, or the folder that holds "
+        "the adapters' folders.",
     )
 
 

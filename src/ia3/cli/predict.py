@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ia3.cli.evaluate import say_skipped
-from ia3.cli.options import add_adapter, add_ensemble, add_json, load_options
+from ia3.cli.options import add_adapter, add_adapter_column, add_ensemble, add_json, load_options
 from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import Verb
 from ia3.cli.progress import CountedProgress
@@ -27,12 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--overwrite", action="store_true", help="Replace the file if it is there.")
     add_ensemble(group)
-    group.add_argument(
-        "--adapter-column",
-        metavar="COLUMN",
-        help="Column that names the adapter of each row; --adapter is then a packed store, or the folder that holds "
-        "the adapters' folders.",
-    )
+    add_adapter_column(group)
     group.add_argument("--text", metavar="COLUMN", help="Column of the text (default: the one it was trained with).")
     group.add_argument(
         "--skip-bad-rows", action="store_true", help="Leave bad rows out of the output, where they are an error else."
@@ -62,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
             options.output,
             text=options.text,
             adapter_column=column,
+            strength=options.strength,
             skip_bad_rows=options.skip_bad_rows,
             overwrite=options.overwrite,
             on_progress=progress.show,
@@ -91,6 +87,7 @@ VERB = Verb(
         "ia3 predict more.csv --adapter runs/news --output answers.csv",
         "ia3 predict more.csv --adapter customers.ia3:customer-7 --output answers.csv",
         "ia3 predict all.csv --adapter customers.ia3 --adapter-column customer --output answers.csv",
+        "ia3 predict more.csv --adapter runs/news --strength 0.5 --output answers.csv",
         "ia3 predict mail.jsonl --adapter runs/mail --text body --output answers.parquet --overwrite",
     ),
     configure=configure,

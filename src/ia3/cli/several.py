@@ -25,7 +25,9 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several tasks in one run")
     either = group.add_mutually_exclusive_group()
     either.add_argument(
-        "--tasks", metavar="FILE", help="YAML or JSONL file of tasks: name, table, label, template, start, settings …"
+        "--tasks",
+        metavar="FILE",
+        help="YAML or JSONL file of tasks: name, table, label, choices, template, templates, start, settings …",
     )
     either.add_argument("--task-column", metavar="COLUMN", help="Make a task of the rows of each value of a column.")
     group.add_argument(
@@ -60,7 +62,7 @@ def train_several(options: argparse.Namespace, talk: Mapping[str, Any]) -> ManyR
     from ia3.runs.tasks_file import read_tasks
 
     own = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
-    arguments = {**talk, **own, **training_arguments(options)}
+    arguments = {**talk, **own, **training_arguments(options), "choices": options.choices}
     if options.tasks is not None:
         return train_tasks(read_tasks(options.tasks), options.base, options.output, **arguments)
     arguments["eval_source"] = options.eval
@@ -91,7 +93,7 @@ def _row(task: TaskResult) -> tuple[str, ...]:
     metrics = task.metrics
     loss = "" if metrics is None or metrics.loss is None else f"{metrics.loss:.3f}"
     share = None if metrics is None else metrics.accuracy
-    accuracy = "" if share is None or not task.labels else f"{100 * share:.1f} %"
+    accuracy = "" if share is None else f"{100 * share:.1f} %"
     epoch = "diverged" if task.outcome.fault and not task.outcome.best_epoch else str(task.outcome.best_epoch or "")
     rows = "" if metrics is None else str(metrics.rows)
     return task.name, str(task.outcome.steps), epoch, loss, accuracy, rows

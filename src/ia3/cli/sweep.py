@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.interrupts import Interrupts
-from ia3.cli.options import add_json
+from ia3.cli.options import add_choices, add_json
 from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb, number, whole_number
 from ia3.cli.progress import TrainingProgress, time_in_words
@@ -55,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_places(parser, "Folder that the best adapter and the record of all go to.")
     add_data(parser)
+    add_choices(parser)
     add_training(parser, is_varied=True)
     add_json(parser, "what the sweep gave")
 
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
                 vary=vary,
                 seeds=options.seeds,
                 eval_source=options.eval,
+                choices=options.choices,
                 batches=options.batches,
                 say=progress.line,
                 on_event=on_event,

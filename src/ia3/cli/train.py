@@ -93,8 +93,6 @@ def _check(options: argparse.Namespace, *, is_several: bool) -> None:
         raise UsageError("train: expected a table, or --tasks FILE. See 'ia3 train --help'.")
     if options.tasks is not None and options.eval is not None:
         raise UsageError("train: --eval cannot stand beside --tasks. Give each task its own: eval: FILE.")
-    if options.choices is not None and is_several:
-        raise UsageError("train: --choices is for one table, got several tasks too. Leave one of them out.")
     extra = given_without_tasks(options)
     if not is_several and extra:
         raise UsageError(f"train: {extra} is for several tasks. Give --tasks or --task-column, or leave it out.")
@@ -161,6 +159,7 @@ VERB = Verb(
         "ia3 train few.csv --base gemma-3-270m --recipe t-few-small --start runs/reviews --output runs/few",
         "ia3 train --tasks tasks.yaml --base minilm --output runs/all",
         "ia3 train reviews.csv --task-column product --base minilm --output runs/by-product",
+        "ia3 train quiz.jsonl --task-column subject --choices options --base gemma-3-270m --output runs/by-subject",
     ),
     configure=configure,
     run=run,

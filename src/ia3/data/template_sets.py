@@ -49,7 +49,7 @@ def templates_of(given: TemplateLike | Sequence[TemplateLike] | None) -> tuple[T
     if is_auto(given) or (not isinstance(given, Template | str) and AUTO in given):
         raise TemplateError(
             "Reading the templates: 'auto' searches one for one run on one table, and stands alone. Give templates, or "
-            "leave the others, tasks, --repeat and --folds out."
+            "leave the others, --repeat and --folds out."
         )
     several = [given] if isinstance(given, Template | str) else list(given)
     found = tuple(parse_template(one) if isinstance(one, str) else one for one in several)
@@ -81,10 +81,23 @@ def read_templates(path: str | Path) -> tuple[Template, ...]:
     listed = content.get("templates") if isinstance(content, Mapping) and len(content) == 1 else content
     if not isinstance(listed, list) or not listed:
         raise TemplateError(f"{doing}: expected a list of templates, or one under 'templates:'.")
+    return listed_templates(listed, doing)
+
+
+def listed_templates(listed: Sequence[Any], doing: str = "Reading the templates") -> tuple[Template, ...]:
+    """Return the templates of a list that a file holds: texts, or mappings of their parts.
+
+    Args:
+        listed: What the file holds.
+        doing: Beginning of the error.
+
+    Raises:
+        TemplateError: With what is wrong with one of them, and which.
+    """
     found = []
     for number, one in enumerate(listed, start=1):
         try:
-            found.append(_template(one))
+            found.append(one if isinstance(one, Template) else _template(one))
         except TemplateError as error:
             raise TemplateError(f"{doing}: number {number}: {error}") from error
     return templates_of(found)

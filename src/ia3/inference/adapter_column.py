@@ -8,32 +8,37 @@ different adapters meet in a batch is `mixed`'s matter.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ia3.adapters.config import CONFIG_FILE
 from ia3.adapters.places import find_stored
 from ia3.adapters.store import Store
-from ia3.data.examples import Fault, quote
-from ia3.data.tables import SHOWN_FAULTS, stream_table
+from ia3.data.choices import check_choices, split_choices
+from ia3.data.examples import Example, Fault, Table, fingerprint, quote
+from ia3.data.tables import SHOWN_FAULTS, read_table, stream_table
 from ia3.errors import AdapterError, SettingsError, TableError, near_matches
 from ia3.inference.loading import load_predictor
 from ia3.inference.predictor import Predictor
+from ia3.inference.rows import choose_columns_of
 
 
-def read_adapter_names(source: str | Path, column: str, *, text: str | None = None) -> dict[str, str]:
+def read_adapter_names(
+    source: str | Path, column: str, *, text: str | None = None, label: str | None = None
+) -> dict[str, str]:
     """Return the adapters that a column names, each with the first row that does; bad rows are passed over.
 
     Raises:
         TableError: If there is no such column, or a row names no adapter; all such rows at once.
     """
     ignored: list[Fault] = []
-    stream = stream_table(source, text=text, skip_bad_rows=True, on_fault=ignored.append)
+    stream = stream_table(source, text=text, label=label, skip_bad_rows=True, on_fault=ignored.append)
     check_adapter_column(stream.name, stream.columns, column)
     names: dict[str, str] = {}
     faults: list[str] = []
     for example in stream:
-        name = str(example.fields.get(column, "")).strip()
+        name = name_in(example, column)
         if name:
             names.setdefault(name, str(example.origin))
         else:
@@ -41,6 +46,11 @@ def read_adapter_names(source: str | Path, column: str, *, text: str | None = No
     if faults:
         raise TableError("\n".join([f"Reading {stream.name}: {_told(faults)}", "Name an adapter in each row."]))
     return names
+
+
+def name_in(example: Example, column: str) -> str:
+    """Return the adapter that a row names; blanks around it do not count."""
+    return str(example.fields.get(column, "")).strip()
 
 
 def check_adapter_column(table: str, columns: tuple[str, ...], column: str) -> None:
@@ -90,6 +100,73 @@ def load_for_names(address: str | Path, names: Mapping[str, str], **options: Any
     for name in others:
         load_predictor(folder / name, **{**options, "base": predictor.base})
     return predictor
+
+
+def read_answered_rows(
+    source: str | Path,
+    column: str,
+    own: Mapping[str, Predictor],
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    skip_bad_rows: bool = False,
+) -> tuple[dict[str, list[Example]], Table]:
+    """Return the rows of each adapter with their right answers, and the table of all of them.
+
+    Args:
+        source: What `read_table` reads.
+        column: The column that names the adapter of each row.
+        own: The predictor of each adapter by its name.
+        text: The text column; by default the one that the first adapter was trained with, if the table has it.
+        label: The label column; by default likewise.
+        skip_bad_rows: Leave bad rows, and rows with a label that their adapter does not know, out.
+
+    Returns:
+        Every adapter that has rows, in the order of their first ones. What was left out is in the table's `faults`.
+
+    Raises:
+        TableError: For bad rows and labels that their adapter does not know, all of them at once.
+    """
+    encoding = next(iter(own.values())).encoding
+    usual = choose_columns_of(source, {"text": encoding.text_column, "label": encoding.label_column})
+    table = read_table(source, text=text or usual["text"], label=label or usual["label"], skip_bad_rows=True)
+    rows: dict[str, list[Example]] = {}
+    good: list[Example] = []
+    faults = list(table.faults)
+    for example in table.examples:
+        name = name_in(example, column)
+        read = _read_answer(example, own[name], name, table.label_column)
+        if isinstance(read, Fault):
+            faults.append(read)
+        else:
+            good.append(read)
+            rows.setdefault(name, []).append(read)
+    faults.sort(key=lambda fault: (fault.origin.file, fault.origin.line))
+    if faults and not (skip_bad_rows and good):
+        told = [f"Reading {source}: {_told([str(fault) for fault in faults])}"]
+        cure = ["Mend them, or give --skip-bad-rows to leave them out."] if good else []
+        raise TableError("\n".join([*told, *cure]), faults)
+    whole = replace(table, examples=tuple(good), faults=tuple(faults), fingerprint=fingerprint(good))
+    return rows, whole
+
+
+def _read_answer(example: Example, own: Predictor, name: str, label_column: str | None) -> Example | Fault:
+    """Return a row as its adapter reads it, with the choices that it brings, or what is wrong with its answer."""
+    column = own.encoding.choices_column
+    if column is None:
+        if not own.labels or example.label in own.labels:
+            return example
+        near = near_matches(str(example.label), own.labels)
+        what = f"label {quote(str(example.label))} is unknown to adapter {name!r}.{near}".removesuffix(".")
+        return Fault(example.origin, label_column, what)
+    if column not in example.fields:
+        return Fault(example.origin, None, f"there is no column {quote(column)} with the choices for adapter {name!r}")
+    try:
+        choices = split_choices(example.fields[column])
+    except ValueError as error:
+        return Fault(example.origin, column, str(error))
+    wrong = check_choices(choices, example.label)
+    return Fault(example.origin, column, wrong) if wrong else replace(example, choices=choices)
 
 
 def _check_names(where: str, known: list[str] | tuple[str, ...], names: Mapping[str, str]) -> None:

@@ -114,7 +114,7 @@ def evaluate_together(
         pad_id: Token id of padding.
         decoder_start_id: First decoder token; seq2seq only.
         token_budget: Most tokens of a batch, padding included.
-        on_progress: Told the number of rows done, and of those that meet in the same batches.
+        on_progress: Told the number of rows done, and of all.
 
     Returns:
         As `evaluate_encoded`, for each part in order.
@@ -123,26 +123,56 @@ def evaluate_together(
         SettingsError: If a row has no answer.
         MetricsError: If a part has no rows, or a number is NaN.
     """
-    options: dict[str, Any] = {"pad_id": pad_id, "decoder_start_id": decoder_start_id}
-    options |= {"token_budget": token_budget, "on_progress": on_progress}
+    parts_scored = score_together(
+        model,
+        kind,
+        parts,
+        pad_id=pad_id,
+        decoder_start_id=decoder_start_id,
+        token_budget=token_budget,
+        on_progress=on_progress,
+    )
+    return [metrics_of(kind, part, scored) for part, scored in zip(parts, parts_scored, strict=True)]
+
+
+def score_together(
+    model: Any,
+    kind: Kind,
+    parts: Sequence[HeldOut],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    on_progress: Progress | None = None,
+    **options: Any,
+) -> list[Array]:
+    """Return what the metrics of several adapters' rows are taken from; see `evaluate_together`.
+
+    Returns:
+        For each part in order the scores of its choices, as `score_encoded` gives them, shape (rows, choices), where
+        some of the last may belong to other parts; for free text the losses that `target_losses` gives, shape (rows,).
+    """
     groups: dict[Any, list[int]] = {}
     for number, part in enumerate(parts):
         require_answers(part.encoded, is_closed=_mode(part) != "text")
         groups.setdefault((_mode(part), tuple(map(tuple, part.choice_ids))), []).append(number)
-    found: dict[int, Metrics] = {}
+    found: dict[int, Array] = {}
+    done, total = 0, sum(len(part.encoded) for part in parts)
     for (mode, choice_ids), numbers in groups.items():
         inside = [parts[number] for number in numbers]
         encoded = [e for part in inside for e in part.encoded]
-        adapters = _adapters_of(inside)
+        own: dict[str, Any] = {**options, "token_budget": token_budget, "adapter": _adapters_of(inside)}
+        own["on_progress"] = None if on_progress is None else _counted(on_progress, done, total)
         if mode != "text":
-            asked = choice_ids if mode == "labels" else None
-            scored = score_encoded(model, kind, encoded, asked, adapter=adapters, **options)
+            scored = score_encoded(model, kind, encoded, choice_ids if mode == "labels" else None, **own)
         else:
-            scored = target_losses(model, kind, encoded, adapter=adapters, **options)
+            scored = target_losses(model, kind, encoded, **own)
         places = accumulate((len(part.encoded) for part in inside), initial=0)
-        for number, part, (start, end) in zip(numbers, inside, pairwise(places), strict=True):
-            found[number] = metrics_of(kind, part, scored[start:end])
+        found |= {number: scored[start:end] for number, (start, end) in zip(numbers, pairwise(places), strict=True)}
+        done += len(encoded)
     return [found[number] for number in range(len(parts))]
+
+
+def _counted(on_progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: on_progress(before + done, total)
 
 
 def _mode(part: HeldOut) -> Literal["labels", "choices", "text"]:
@@ -172,7 +202,8 @@ def metrics_of(kind: Kind, part: HeldOut, scored: Array) -> Metrics:
     if _mode(part) == "choices":
         right = float(-scored[np.arange(len(gold)), gold].sum())
         loss = right / sum(len(e.target_ids) for e in part.encoded)
-        return score_own_choices(gold, rank_scores(scored, count_own_tokens(part.encoded), part.ranking), loss)
+        lengths = count_own_tokens(part.encoded)  # rows that were scored with these may have more choices
+        return score_own_choices(gold, rank_scores(scored[:, : lengths.shape[1]], lengths, part.ranking), loss)
     if not part.labels:
         return score_loss(len(gold), float(scored.sum()) / max(1, sum(len(e.target_ids) for e in part.encoded)))
     scores = scored[:, : len(part.labels)]
@@ -184,16 +215,17 @@ def metrics_of(kind: Kind, part: HeldOut, scored: Array) -> Metrics:
     return score_ranks(part.labels, gold, ranks, loss, unit, part.temperature, is_fitted=part.is_fitted)
 
 
-def score_own_choices(gold: Sequence[int], ranks: Array, loss: float) -> Metrics:
+def score_own_choices(gold: Sequence[int], ranks: Array, loss: float, loss_unit: LossUnit = "token") -> Metrics:
     """Return the metrics of rows that bring their own choices: there are no labels to count, and no confusion.
 
     Args:
         gold: Position of the right choice of each row.
         ranks: What their choices are compared by, shape (rows, choices); −inf where a row has fewer.
-        loss: Mean loss in nats per target token.
+        loss: Mean loss in nats.
+        loss_unit: What it is the mean over.
     """
     places = [str(number) for number in range(ranks.shape[1])]
-    found = score_predictions(places, gold, softmax(ranks), loss)
+    found = score_predictions(places, gold, softmax(ranks), loss, loss_unit=loss_unit)
     return replace(found, macro_f1=None, labels=(), per_label={}, confusion=())
 
 

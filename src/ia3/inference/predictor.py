@@ -36,7 +36,7 @@ from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
 from ia3.inference.rows import Row, choose_columns_of, read_rows
 
 MOST_NEW_TOKENS = 64  # of free text, unless asked for more
-_MOST_EVALUATED_TOKENS = 256  # of free text that is compared with a right answer
+MOST_EVALUATED_TOKENS = 256  # of free text that is compared with a right answer
 T = TypeVar("T")
 
 
@@ -226,7 +226,7 @@ class Predictor:
     ) -> Metrics:
         require_answers(encoded, is_closed=False)
         summed, targets = sum_target_losses(self.base.model, self.base.kind, encoded, **self.options())
-        limit = min(_MOST_EVALUATED_TOKENS, max(len(e.target_ids) for e in encoded))
+        limit = min(MOST_EVALUATED_TOKENS, max(len(e.target_ids) for e in encoded))
         prompts = self._encode(self._encoding_beside(limit), examples)
         template = self.encoding.template
         gold = [template.render_target(e.label, e.fields) for e in examples if e.label is not None]

@@ -19,7 +19,7 @@ from ia3.data.sources import open_source
 from ia3.data.tables import SHOWN_FAULTS, TableStream, stream_table
 from ia3.data.templates import check_prompt
 from ia3.errors import TableError
-from ia3.inference.adapter_column import check_adapter_column
+from ia3.inference.adapter_column import check_adapter_column, name_in
 from ia3.inference.evaluate import Progress
 from ia3.inference.outputs import OutputRow, check_output, open_output
 from ia3.inference.predictor import Predictor
@@ -35,6 +35,7 @@ def predict_table(
     *,
     text: str | None = None,
     adapter_column: str | None = None,
+    strength: float | None = None,
     skip_bad_rows: bool = False,
     overwrite: bool = False,
     on_progress: Progress | None = None,
@@ -56,6 +57,8 @@ def predict_table(
         text: Text column; by default the one trained on, if the table has it.
         adapter_column: Column that names the adapter of each row, all in the predictor's bank; blanks around a name do
             not count. Left out, the predictor's own answers all.
+        strength: How much of its adapter each row gets, whichever that is; see `Predictor.classify`. Left out, the
+            predictor's own, and all of any other adapter.
         skip_bad_rows: Leave bad rows out instead of stopping; a row that is left out is not in the output.
         overwrite: Whether a file of this name is replaced.
         on_progress: Told the number of rows done, and of all (None for rows in memory that can be read only once).
@@ -85,8 +88,8 @@ def predict_table(
     done = 0
     with open_output(output, [*survey.columns, *words], numbers, overwrite=overwrite) as write:
         for window in _windows(survey.stream, window_rows):
-            names = None if adapter_column is None else [_name_in(example, adapter_column) for example in window]
-            rows = _predict(predictor, window, survey.columns, on_progress, done, survey.rows, names)
+            names = None if adapter_column is None else [name_in(example, adapter_column) for example in window]
+            rows = _predict(predictor, window, survey.columns, on_progress, done, survey.rows, names, strength)
             write(rows)
             counts.update(str(row["prediction"]) for row in rows)
             done += len(rows)
@@ -166,6 +169,7 @@ def _predict(
     before: int,
     total: int | None,
     names: Sequence[str] | None = None,
+    strength: float | None = None,
 ) -> list[OutputRow]:
     """Return the output rows of a window."""
     for example in window:
@@ -181,9 +185,10 @@ def _predict(
             on_progress(before + done, total)
 
     kept = [{name: example.fields.get(name, "") for name in columns} for example in window]
-    named: dict[str, Any] = {} if names is None else {"adapters": names}
+    given = {"adapters": names, "strengths": strength}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if predictor.is_free:
-        answers = predictor.generate(window, on_progress=tell, **named)
+        answers = predictor.generate(window, on_progress=tell, **asked)
         return [{**fields, "prediction": answer} for fields, answer in zip(kept, answers, strict=True)]
     if predictor.encoding.choices_column is not None and names is None:
         return [
@@ -193,7 +198,7 @@ def _predict(
                 "probability": found.probability,
                 "probabilities": json.dumps(dict(found.probabilities), ensure_ascii=False),
             }
-            for fields, found in zip(kept, predictor.classify(window, tell, **named), strict=True)
+            for fields, found in zip(kept, predictor.classify(window, tell, **asked), strict=True)
         ]
     return [
         {
@@ -202,12 +207,8 @@ def _predict(
             "probability": found.probability,
             **({} if names else {f"probability_{label}": share for label, share in found.probabilities.items()}),
         }
-        for fields, found in zip(kept, predictor.classify(window, tell, **named), strict=True)
+        for fields, found in zip(kept, predictor.classify(window, tell, **asked), strict=True)
     ]
-
-
-def _name_in(example: Example, column: str) -> str:
-    return str(example.fields.get(column, "")).strip()
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from ia3.runs.dataset import (
     encode_rows,
     read_rows,
 )
-from ia3.runs.many_run import load_for
-from ia3.runs.training_run import Say, check_weights, few_rows_note, in_order_of
+from ia3.runs.run_base import Placement, in_order_of, load_for
+from ia3.runs.training_run import check_weights, few_rows_note
+from ia3.runs.watch import Say
 from ia3.training.settings import Settings
 
 _WORDS = ("text", "label", "choices", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
@@ -71,6 +72,8 @@ def read_whole(
     base: str | Path | Base,
     kind: Kind,
     settings: Settings,
+    placement: Placement,
+    say: Say,
     *,
     eval_source: Any = None,
     text: str | None = None,
@@ -79,17 +82,10 @@ def read_whole(
     template: TemplateLike | Sequence[TemplateLike] | None = None,
     answers: Answers = "auto",
     max_length: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    precision: str = "float",
     skip_bad_rows: bool = False,
     drop_duplicates: bool = False,
-    say: Say,
 ) -> Whole:
-    """Read a table and load the base; what was decided is said.
-
-    Args are those of `train_adapter`.
-    """
+    """Read a table, with the options of `train_adapter`, and load the base; what was decided is said."""
     words = templates_of(template) or None
     rows = read_rows(
         source,
@@ -105,7 +101,7 @@ def read_whole(
     )
     check_answers(rows, kind)
     check_weights(rows, settings)
-    loaded = load_for(base, kind, [rows], dtype, device, settings.seed, say, precision)
+    loaded = load_for(base, kind, [rows], placement, settings.seed, say)
     rows = in_order_of(loaded, rows)
     rows = replace(rows, notes=tuple(note for note in rows.notes if note != NOTHING_HELD_OUT))
     for note in rows.notes:

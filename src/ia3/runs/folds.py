@@ -24,12 +24,13 @@ from ia3.report.many_plots import draw_tasks
 from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part
 from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import CURVES, RECORD, check_folder, open_folder
-from ia3.runs.many_run import attached_rows
+from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
+from ia3.runs.run_base import Placement, kind_of_base
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
-from ia3.runs.training_run import Say, kind_of_base
+from ia3.runs.watch import Say, Watch
 from ia3.training.records import Event, finite, read_events
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -133,10 +134,10 @@ def train_folds(
     began, folder = now(), Path(output).expanduser()
     words, settings = split_options(options)
     check_folder(folder, resume=resume, overwrite=overwrite)
-    kind = kind_of_base(base, dtype, device, say, precision)
+    placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
+    kind = kind_of_base(base, placement, say)
     own = settings_for(kind, **settings)
-    placed: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision, "say": say}
-    whole = read_whole(source, base, kind, own, **placed, **words)
+    whole = read_whole(source, base, kind, own, placement, say, **words)
     datasets = _cut(whole, folds, own.seed)
     _say(datasets, whole, say)
     say_recipe(datasets[-1], own, whole.base, settings, say)
@@ -152,9 +153,8 @@ def train_folds(
         open_folder(folder, resume=resume, overwrite=overwrite),
         attached_rows(whole.base, tasks, None, say) as attachment,
     ):
-        is_mixed = batches == "mixed"
-        run = Run(Setup(folder, whole.base, attachment, tasks, say, now, checkpoint_seconds, is_mixed=is_mixed))
-        outcomes = run.train(on_event, should_stop, resume=resume)
+        run = Run(Setup(folder, whole.base, attachment, tasks, watch, is_mixed=batches == "mixed"))
+        outcomes = run.train(resume=resume)
         metrics, each = None, tuple[Metrics | None, ...]()
         if not any(outcome.is_stopped for outcome in outcomes):
             _check_outcomes(outcomes)

@@ -1,19 +1,22 @@
 """The tables of several tasks: read, checked and encoded, and their faults told at once.
 
-This file knows tables and tokenizers; it knows nothing of weights.
+This file knows tables and bases; it knows nothing of training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.errors import IA3Error
-from ia3.runs.dataset import Dataset, Rows, check_answers, encode_rows, read_rows
+from ia3.runs.dataset import Dataset, Rows, check_answers, read_rows
 from ia3.runs.task_specs import TaskSpec, raise_faults
-from ia3.runs.training_run import Say, check_weights
+from ia3.runs.training_run import check_weights
+from ia3.runs.watch import Say
+from ia3.runs.wording import encode_worded, read_words
 from ia3.training.settings import Settings
 
 
@@ -30,6 +33,7 @@ def read_all(
             eval_fraction=spec.eval_fraction or 0.0,
             text=spec.text,
             label=spec.label,
+            choices=spec.choices,
             answers=spec.answers or "auto",  # type: ignore[arg-type]
             kind=kind,
             labels=spec.labels,
@@ -44,15 +48,22 @@ def read_all(
     return _all("Reading the tables of the tasks", specs, read)
 
 
-def encode_all(specs: Sequence[TaskSpec], rows: Sequence[Rows], base: Base) -> list[Dataset]:
+def encode_all(
+    specs: Sequence[TaskSpec], settings: Sequence[Settings], rows: Sequence[Rows], base: Base, say: Say
+) -> list[Dataset]:
     """Return the token ids of each task; the faults of all tasks are told at once."""
 
     def encode(number: int) -> Dataset:
         spec = specs[number]
-        options = {"template": spec.template, "max_length": spec.max_length}
-        return encode_rows(rows[number], base.tokenizer, base.model.config, base.kind, **options)
+        words = read_words(spec.template)
+        named = partial(_say_named, say, spec.name)
+        return encode_worded(rows[number], base, settings[number], words, spec.max_length, named)
 
     return _all("Encoding the tables of the tasks", specs, encode)
+
+
+def _say_named(say: Say, name: str, sentence: str) -> None:
+    say(f"{name}: {sentence}")
 
 
 def _all(doing: str, specs: Sequence[TaskSpec], make: Callable[[int], Any]) -> list[Any]:
@@ -77,7 +88,8 @@ def tell_tasks(specs: Sequence[TaskSpec], datasets: Sequence[Dataset], say: Say)
         say(note)
     for spec, dataset, notes in zip(specs, datasets, every, strict=True):
         labels = dataset.encoding.labels
-        what = f"{len(labels)} labels" if labels else "free text"
+        own = dataset.encoding.choices_column is not None
+        what = f"{len(labels)} labels" if labels else "choices of each row" if own else "free text"
         say(f"{spec.name}: {len(dataset.train)} rows to train on, {len(dataset.held_out)} held out, {what}")
         for note in notes:
             if note not in common and "The answers are" not in note and "held out for evaluation" not in note:

@@ -27,12 +27,13 @@ from ia3.report.repeats_plot import draw_repeats
 from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part
 from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
-from ia3.runs.many_run import attached_rows
+from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
+from ia3.runs.run_base import Placement, kind_of_base
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
-from ia3.runs.training_run import Say, kind_of_base
+from ia3.runs.watch import Say, Watch
 from ia3.training.records import Event, finite
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -196,11 +197,11 @@ def train_repeats(
     words, settings = split_options(options)
     _check(repeats, per_label, has_eval=eval_source is not None, fraction=eval_fraction)
     check_folder(folder, resume=resume, overwrite=overwrite)
-    kind = kind_of_base(base, dtype, device, say, precision)
+    placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
+    kind = kind_of_base(base, placement, say)
     first = settings_for(kind, **settings)
     each = [replace(first, seed=first.seed + number) for number in range(repeats)]
-    placed: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision, "say": say}
-    whole = read_whole(source, base, kind, first, eval_source=eval_source, **placed, **words)
+    whole = read_whole(source, base, kind, first, placement, say, eval_source=eval_source, **words)
     datasets = _cut(whole, each, per_label, eval_fraction)
     _say(datasets, whole, say)
     say_recipe(datasets[0], first, whole.base, settings, say)
@@ -214,9 +215,8 @@ def train_repeats(
         open_folder(folder, resume=resume, overwrite=overwrite),
         attached_rows(whole.base, tasks, None, say) as attachment,
     ):
-        is_mixed = batches == "mixed"
-        run = Run(Setup(folder, whole.base, attachment, tasks, say, now, checkpoint_seconds, is_mixed=is_mixed))
-        outcomes = run.train(on_event, should_stop, resume=resume)
+        run = Run(Setup(folder, whole.base, attachment, tasks, watch, is_mixed=batches == "mixed"))
+        outcomes = run.train(resume=resume)
         is_stopped = any(outcome.is_stopped for outcome in outcomes)
         if not is_stopped:
             say(f"Measuring {repeats} runs on {_measured_rows(datasets)}.")

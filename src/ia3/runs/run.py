@@ -7,7 +7,7 @@ tables and loading bases is done before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -63,14 +63,10 @@ class Run:
         self._at: dict[str, tuple[int, int]] = {}  # step and epoch of each adapter
         self._tasks = {task.adapter: task for task in setup.tasks}
 
-    def train(
-        self, on_event: Callable[[Event], None], should_stop: Callable[[], bool], *, resume: bool
-    ) -> tuple[Outcome, ...]:
+    def train(self, *, resume: bool) -> tuple[Outcome, ...]:
         """Train with the folder as the record.
 
         Args:
-            on_event: Called with each event of the record.
-            should_stop: Asked before every step.
             resume: Go on from the folder's newest checkpoint.
 
         Returns:
@@ -79,7 +75,7 @@ class Run:
         Raises:
             RunError: If there is nothing to resume, or it is another run.
         """
-        folder = self.setup.folder
+        folder, watch = self.setup.folder, self.setup.watch
         checkpoint = self._checkpoint() if resume else None
         done = self._take_up(checkpoint)
         has_start = any(event["event"] == "start" for event in read_events(folder / RECORD))
@@ -89,7 +85,7 @@ class Run:
                 adapter = event.get("task", ADAPTER)
                 self._at[adapter] = event["step"], event.get("epoch", self._at.get(adapter, (0, 0))[1])
                 log.write(event)
-                on_event(event)
+                watch.on_event(event)
 
             def keep(state: Checkpoint) -> None:
                 log.sync()
@@ -98,14 +94,14 @@ class Run:
             start = self._start_event()
             if not has_start:
                 log.write(start)
-            on_event(start | {"step": done})
+            watch.on_event(start | {"step": done})
             callbacks = Callbacks(
                 evaluate=self._evaluate,
                 on_event=tell,
                 on_best=self._save,
                 on_checkpoint=keep,
-                should_stop=should_stop,
-                checkpoint_seconds=self.setup.checkpoint_seconds,
+                should_stop=watch.should_stop,
+                checkpoint_seconds=watch.checkpoint_seconds,
             )
             outcomes = train_together(
                 self._trained(),
@@ -117,7 +113,7 @@ class Run:
             )
             end = self._end_event(outcomes)
             log.write(end)
-            on_event(end)
+            watch.on_event(end)
         return outcomes[-len(self.setup.tasks) :]
 
     def _take_up(self, checkpoint: Checkpoint | None) -> int:
@@ -167,7 +163,7 @@ class Run:
         """Draw what was taken for what, and how far probabilities come true with and without the temperature."""
         folder = self.setup.folder
         if len(metrics.labels) > _MOST_DRAWN:
-            self.setup.say(
+            self.setup.watch.say(
                 f"The confusion of {len(metrics.labels)} labels is not drawn; {RECORD_FILE} has its numbers."
             )
         elif metrics.labels:
@@ -213,14 +209,14 @@ class Run:
             )
         checkpoint = newest_checkpoint(folder / CHECKPOINTS)
         if checkpoint is None:
-            self.setup.say("The run stopped before its first checkpoint; it starts from the first step.")
+            self.setup.watch.say("The run stopped before its first checkpoint; it starts from the first step.")
             return None
         if checkpoint.run != self.identity:
             raise RunError(f"Resuming {folder}: its checkpoint is of another run. Give --overwrite to start again.")
-        self.setup.say(f"Resuming after step {sum(task.step for task in checkpoint.tasks)}.")
+        self.setup.watch.say(f"Resuming after step {sum(task.step for task in checkpoint.tasks)}.")
         changed = [] if start is None else differences_of_place(start)
         if changed:
-            self.setup.say(f"The run began elsewhere ({'; '.join(changed)}): its last bits may differ.")
+            self.setup.watch.say(f"The run began elsewhere ({'; '.join(changed)}): its last bits may differ.")
         return checkpoint
 
     # -- what is trained ----------------------------------------------------------------------------------------------
@@ -271,7 +267,7 @@ class Run:
         start = {
             "event": "start",
             "step": 0,
-            "time": setup.now().isoformat(timespec="seconds"),
+            "time": setup.watch.now().isoformat(timespec="seconds"),
             "total_steps": total,
             "run": self._parts,
         }
@@ -362,7 +358,7 @@ class Run:
         setup = self.setup
         step, epoch = self._at.get(task.adapter, (0, 0))
         progressed = Progressed(step, epoch, self.saved_metrics.get(task.adapter))
-        save_task(task, folder, setup.base, setup.attachment, self.base_facts, progressed, setup.now())
+        save_task(task, folder, setup.base, setup.attachment, self.base_facts, progressed, setup.watch.now())
 
     def write_best(self, task: RunTask, outcome: Outcome, folder: Path) -> None:
         """Write the adapter of a task whose training has ended: its row holds the best epoch again."""

@@ -5,9 +5,7 @@ This file knows what a run needs and nothing of how it goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from ia3.bases.loading import Base
@@ -15,6 +13,7 @@ from ia3.core.attach import Attachment
 from ia3.data.encoding import Encoded
 from ia3.runs.saving import RunTask
 from ia3.runs.start import Start
+from ia3.runs.watch import Watch
 from ia3.training.sampling import Sampling
 from ia3.training.settings import Settings
 
@@ -36,9 +35,7 @@ class Setup:
     base: Base
     attachment: Attachment
     tasks: tuple[RunTask, ...]
-    say: Callable[[str], None]
-    now: Callable[[], datetime]
-    checkpoint_seconds: float  # between checkpoints within an epoch
+    watch: Watch
     shared: SharedStage | None = None
     sampling: Sampling = field(default_factory=Sampling)
     is_mixed: bool = True  # whether examples of different tasks meet in a batch

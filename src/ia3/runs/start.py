@@ -21,6 +21,7 @@ from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.core.heads import Head
 from ia3.errors import AdapterError
+from ia3.runs.packaged_starts import packaged_start
 from ia3.training.tasks import trained_tensors
 
 
@@ -29,7 +30,7 @@ class Start:
     """An adapter to begin with.
 
     Attributes:
-        given: Folder or hub id, as it was asked for.
+        given: Folder, hub id or name, as it was asked for.
         adapter: The adapter.
         digest: sha256 of its numbers, 64 hexadecimal digits.
     """
@@ -67,14 +68,15 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
     """Return the adapter of a folder to begin with.
 
     Args:
-        given: A folder of ours or of PEFT's, or an id on the hub.
+        given: A folder of ours or of PEFT's, an id on the hub, or the name of a start that comes with the project.
         base: The base that it must be for; left out, only the folder is read.
 
     Raises:
         AdapterError: If there is no adapter, or it is one of another base: its record has the base's hash.
     """
+    folder = packaged_start(given, None if base is None else base.name) or given
     try:
-        adapter = load_adapter(given, None if base is None else base.model)
+        adapter = load_adapter(folder, None if base is None else base.model)
     except AdapterError as error:
         raise AdapterError(f"Starting from {given}: {error}") from error
     return Start(str(given), adapter, _digest(adapter))

@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from ia3.bases.loading import Base
-from ia3.data.templates import Template, parse_template
+from ia3.data.template_sets import TemplateLike, templates_of
 from ia3.errors import RunError, SettingsError, near_matches
 from ia3.inference.outputs import open_output
 from ia3.report.many_plots import curve_of, draw_groups
 from ia3.runs.dataset import Answers, check_answers, data_name, encode_rows, read_rows
 from ia3.runs.folder import CURVES, RECORD, SWEEP, check_folder, open_folder
-from ia3.runs.many_run import attached_rows, load_for
+from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
+from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
-from ia3.runs.training_run import Say, check_weights, in_order_of, kind_of_base
+from ia3.runs.training_run import check_weights
+from ia3.runs.watch import Say, Watch
 from ia3.training.loop import OF_THE_RUN
 from ia3.training.records import Event, read_events
 from ia3.training.settings import Settings, settings_for
@@ -191,7 +193,8 @@ def sweep(
     eval_fraction: float = 0.1,
     text: str | None = None,
     label: str | None = None,
-    template: Template | str | None = None,
+    choices: str | None = None,
+    template: TemplateLike | Sequence[TemplateLike] | None = None,
     answers: Answers = "auto",
     max_length: int | None = None,
     dtype: str = "auto",
@@ -221,7 +224,8 @@ def sweep(
         eval_fraction: Share of the rows held out, in (0, 1), without `eval_source`.
         text: Name of the text column.
         label: Name of the label column.
-        template: Prompt and target.
+        choices: Name of the column with each row's own choices.
+        template: Prompt and target, one or several.
         answers: Whether the labels are a closed set or free text.
         max_length: Most tokens of an example.
         dtype: Of the base.
@@ -250,7 +254,9 @@ def sweep(
     if eval_source is None and eval_fraction == 0:
         raise SettingsError("Planning the sweep: nothing is held out to compare on. Give --eval-fraction or --eval.")
     check_folder(folder, resume=resume, overwrite=overwrite)
-    kind = kind_of_base(base, dtype, device, say, precision)
+    words = templates_of(template)
+    placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
+    kind = kind_of_base(base, placement, say)
     each = [settings_for(kind, **{**settings, **variant.changes}) for variant in variants]
     rows = read_rows(
         source,
@@ -258,6 +264,7 @@ def sweep(
         eval_fraction=eval_fraction,
         text=text,
         label=label,
+        choices=choices,
         answers=answers,
         kind=kind,
         skip_bad_rows=skip_bad_rows,
@@ -266,9 +273,8 @@ def sweep(
     check_answers(rows, kind)
     for own in each:
         check_weights(rows, own)
-    loaded = load_for(base, kind, [rows], dtype, device, each[0].seed, say, precision)
+    loaded = load_for(base, kind, [rows], placement, each[0].seed, say)
     rows = in_order_of(loaded, rows)
-    words = parse_template(template) if isinstance(template, str) else template
     dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
     say(f"{len(variants)} runs of {len(dataset.train)} rows.")
     for sentence in (*rows.notes, *dataset.notes):
@@ -276,12 +282,11 @@ def sweep(
     names = data_name(source), None if eval_source is None else data_name(eval_source)
     tasks = tuple(RunTask(v.name, v.name, None, dataset, own, *names) for v, own in zip(variants, each, strict=True))
     with open_folder(folder, resume=resume, overwrite=overwrite), attached_rows(loaded, tasks, None) as attachment:
-        is_mixed = batches == "mixed"
-        run = Run(Setup(folder, loaded, attachment, tasks, say, now, checkpoint_seconds, is_mixed=is_mixed))
-        outcomes = run.train(on_event, should_stop, resume=resume)
+        run = Run(Setup(folder, loaded, attachment, tasks, watch, is_mixed=batches == "mixed"))
+        outcomes = run.train(resume=resume)
         metrics = run.finish(outcomes)
         results = [
-            VariantResult(v, o, m.accuracy if m is not None and rows.labels else None)
+            VariantResult(v, o, None if m is None else m.accuracy)
             for v, o, m in zip(variants, outcomes, metrics, strict=True)
         ]
         best = _best(results)

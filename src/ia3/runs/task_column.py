@@ -1,6 +1,7 @@
 """Tasks from one table: the rows of each value of a column are a task of that name.
 
-The label set is that of the whole table, so that all tasks answer with the same choices. This file knows tables.
+The label set is that of the whole table, so that all tasks answer with the same choices, unless each row brings its
+own. This file knows tables.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def tasks_by_column(
     eval_source: Any = None,
     text: str | None = None,
     label: str | None = None,
+    choices: str | None = None,
     answers: Answers = "auto",
     kind: Kind | None = None,
     skip_bad_rows: bool = False,
@@ -37,6 +39,7 @@ def tasks_by_column(
         eval_source: Rows to evaluate on, with the same column.
         text: Text column; found by its name if left out.
         label: Label column; likewise.
+        choices: Column with each row's own choices, of both tables.
         answers: Whether the labels are a closed set, free text, or to be found out.
         kind: Of the base, if known.
         skip_bad_rows: Leave bad rows out instead of stopping.
@@ -45,7 +48,7 @@ def tasks_by_column(
         TableError: If the table has no such column, or a row has no value there.
         SettingsError: For values that can be no folder's name, all of them at once.
     """
-    table = read_table(source, text=text, label=label, skip_bad_rows=skip_bad_rows)
+    table = read_table(source, text=text, label=label, choices=choices, skip_bad_rows=skip_bad_rows)
     labels, note = closed_labels(table, answers, kind)
     groups = _groups(table, column)
     first = {name: str(table.examples[rows[0]].origin) for name, rows in groups.items()}
@@ -67,9 +70,9 @@ def _groups(table: Table, column: str) -> dict[str, list[int]]:
         raise TableError(
             f"Splitting the table by {column!r}: there is no such column.{near_matches(column, table.columns)}"
         )
-    if column in (table.text_column, table.label_column):
-        role = "text" if column == table.text_column else "label"
-        raise TableError(f"Splitting the table by {column!r}: it is the {role} column. Name another one.")
+    roles = {table.text_column: "text", table.label_column: "label", table.choices_column: "choices"}
+    if column in roles:
+        raise TableError(f"Splitting the table by {column!r}: it is the {roles[column]} column. Name another one.")
     groups: dict[str, list[int]] = {}
     for index, example in enumerate(table.examples):
         groups.setdefault(example.fields[column].strip(), []).append(index)
@@ -99,6 +102,7 @@ def _eval_tables(
         source,
         text=table.text_column,
         label=table.label_column,
+        choices=table.choices_column,
         known_labels=labels or None,
         skip_bad_rows=skip_bad_rows,
     )

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ia3.data.examples import quote
 from ia3.errors import SettingsError, near_matches
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
+from ia3.runs.packaged_starts import start_names
+from ia3.runs.task_templates import template_faults, templates_in
+from ia3.runs.wording import read_words
 from ia3.training.loop import OF_THE_RUN
 from ia3.training.settings import Settings
 
 KEYS = (
-    "name", "table", "text", "label", "eval", "eval_fraction", "template", "answers", "max_length", "start", "settings",
+    "name", "table", "text", "label", "choices", "eval", "eval_fraction", "template", "templates", "answers",
+    "max_length", "start", "settings",
 )  # fmt: skip
-TEXTS = ("name", "table", "text", "label", "eval", "template", "start")  # keys whose values are text
-_PLAIN = ("name", "text", "label", "template")
+# keys whose values are text
+TEXTS = ("name", "table", "text", "label", "choices", "eval", "template", "templates", "start")
+_PLAIN = ("name", "text", "label", "choices")
 _ANSWERS = ("auto", "labels", "text")
 _SHOWN = 20  # faults
 _LONGEST = 100  # bytes of a name
@@ -40,9 +45,11 @@ class TaskSpec:
         table: What `read_table` reads, or a table.
         text: Text column; found by its name if left out.
         label: Label column; likewise.
+        choices: Column with each row's own choices, where there is no one label set; None for that of the run.
         eval: Table to evaluate on; without it a part of the rows is held out.
         eval_fraction: Share that is held out; None for that of the run.
-        template: Its own template; None for that of the run.
+        template: Its own template, or several of which one is drawn for each row in each epoch; `auto` searches one;
+            None for those of the run.
         answers: `auto`, `labels` or `text`; None for that of the run.
         max_length: Most tokens of an example; None for that of the run.
         start: Folder or hub id of the adapter that its row begins with; None for that of the run.
@@ -55,6 +62,7 @@ class TaskSpec:
     table: Any
     text: str | None = None
     label: str | None = None
+    choices: str | None = None
     eval: Any = None
     eval_fraction: float | None = None
     template: Any = None
@@ -102,6 +110,34 @@ def check_tasks(doing: str, found: Sequence[Found], folder: Path | None = None) 
         faults = ["there are no tasks, expected at least one"]
     raise_faults(doing, faults)
     return specs
+
+
+def specs_of(tasks: Sequence[TaskSpec | Mapping[str, Any]]) -> list[TaskSpec]:
+    """Return tasks as specs, their names checked.
+
+    Raises:
+        SettingsError: Every fault of those that are plain values, or of the names of all.
+    """
+    found = [Found(task, f"task {number}") for number, task in enumerate(tasks, 1) if not isinstance(task, TaskSpec)]
+    checked = iter(check_tasks("Training tasks", found) if found or not tasks else ())
+    specs = [task if isinstance(task, TaskSpec) else next(checked) for task in tasks]
+    named = [(spec.name, spec.origin or f"task {number}") for number, spec in enumerate(specs, 1)]
+    raise_faults("Training tasks", name_faults(named))
+    return specs
+
+
+def filled_spec(spec: TaskSpec, shared: Mapping[str, Any]) -> TaskSpec:
+    """Return a task that has what it does not say from what holds for all, its templates read.
+
+    Args:
+        spec: The task.
+        shared: Values of its attributes; None for what is found out.
+
+    Raises:
+        TemplateError: If a template of its own, or one of all, is none.
+    """
+    whole = replace(spec, **{key: value for key, value in shared.items() if getattr(spec, key) in (None, "")})
+    return replace(whole, template=read_words(whole.template) or None)
 
 
 def raise_faults(doing: str, faults: Sequence[str]) -> None:
@@ -183,6 +219,7 @@ def _faults_of(found: Found, folder: Path | None) -> list[str]:
         is_name = key == "name" and isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not isinstance(value, str) and not is_name:
             faults.append(f"{found.at(key)}: {key} is {value!r}, expected text")
+    faults += [f"{found.at(key)}: {what}" for key, what in template_faults(values, folder)]
     faults += _value_faults(found)
     return faults
 
@@ -252,10 +289,13 @@ def placed(table: Any, folder: Path | None) -> Any:
 
 def _spec(found: Found, folder: Path | None) -> TaskSpec:
     values = {key: value for key, value in found.values.items() if value is not None}
-    own: dict[str, Any] = {key: values[key] for key in KEYS if key in values}
+    own: dict[str, Any] = {key: values[key] for key in KEYS if key in values and key != "templates"}
     own |= {"name": _name(found), "table": placed(values["table"], folder), "origin": found.origin}
+    own["template"] = templates_in(values, folder) or None
     if "start" in values:
-        own["start"] = placed(values["start"], folder)
+        whole = placed(values["start"], folder)
+        is_ours = str(values["start"]) in start_names() and not Path(whole).exists()
+        own["start"] = values["start"] if is_ours else whole
     if "eval" in values:
         own["eval"] = placed(values["eval"], folder)
     return TaskSpec(**own)

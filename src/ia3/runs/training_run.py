@@ -6,31 +6,29 @@ Talk goes through `say`, progress through `on_event`; nothing is printed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ia3.adapters.attached import attach
-from ia3.bases.kinds import Kind, kind_of
-from ia3.bases.loading import Base, load_base, load_config
-from ia3.data.template_sets import TemplateLike, is_auto, templates_of
+from ia3.bases.loading import Base
+from ia3.data.template_sets import TemplateLike
 from ia3.errors import SettingsError
 from ia3.inference.metrics import Metrics
-from ia3.inference.template_search import search_template
-from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, data_name, encode_rows, read_rows
+from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, data_name, read_rows
 from ia3.runs.folder import check_folder, open_folder
 from ia3.runs.run import ADAPTER, Run
+from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.start import begin_from, read_start
+from ia3.runs.watch import Say, Watch
+from ia3.runs.wording import encode_worded, read_words
 from ia3.training.recipes import recipe_note
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
-from ia3.training.t_few import ranking_for
 from ia3.training.tasks import Outcome
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -126,10 +124,11 @@ def train_adapter(
     began = now()
     folder = Path(output).expanduser()
     check_folder(folder, resume=resume, overwrite=overwrite)
-    words = () if is_auto(template) else templates_of(template)
+    words = read_words(template)
     if start is not None:
         read_start(start)  # before the base, which takes longer
-    kind = kind_of_base(base, dtype, device, say, precision)
+    placement = Placement(dtype, device, precision)
+    kind = kind_of_base(base, placement, say)
     chosen = settings_for(kind, **settings)
     rows = read_rows(
         source,
@@ -146,18 +145,9 @@ def train_adapter(
     )
     check_answers(rows, kind)
     check_weights(rows, chosen)
-    if isinstance(base, Base):
-        loaded, rows = base, in_order_of(base, rows)
-    else:
-        loaded = _load(base, kind, rows, dtype, device, precision, chosen.seed, say)
-    search = None
-    if is_auto(template):
-        ranking = ranking_for(chosen.losses, kind)
-        search = search_template(loaded, rows.train, rows.labels, ranking, chosen.seed, say)
-        words = (search.template,)
-    dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
-    if search is not None:
-        dataset = replace(dataset, search=search, notes=(*dataset.notes, *search.notes()))
+    loaded = load_for(base, kind, [rows], placement, chosen.seed, say)
+    rows = in_order_of(loaded, rows)
+    dataset = encode_worded(rows, loaded, chosen, words, max_length, say)
     hint = "" if settings.get("recipe") else few_rows_note(dataset, chosen, loaded)
     for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines(), *filter(None, [hint])):
         say(sentence)
@@ -169,8 +159,9 @@ def train_adapter(
             if begun is not None:
                 say(begin_from(attachment, ADAPTER, begun, dataset.encoding.labels))
             task = RunTask("", ADAPTER, folder, dataset, chosen, *names, start=begun)
-            run = Run(Setup(folder, loaded, attachment, (task,), say, now, checkpoint_seconds))
-            outcomes = run.train(on_event, should_stop, resume=resume)
+            watch = Watch(say, on_event, should_stop, now, checkpoint_seconds)
+            run = Run(Setup(folder, loaded, attachment, (task,), watch))
+            outcomes = run.train(resume=resume)
             metrics = run.finish(outcomes)
             run.close(outcomes)
         finally:
@@ -185,20 +176,6 @@ def few_rows_note(dataset: Dataset, settings: Settings, base: Base) -> str:
     return recipe_note(base.kind, rows, len(dataset.encoding.labels), parameters, steps)
 
 
-def kind_of_base(base: str | Path | Base, dtype: str, device: str, say: Say, precision: str = "float") -> Kind:
-    """Return the kind of the base; a loaded one takes no other dtype, device or precision."""
-    if not isinstance(base, Base):
-        return kind_of(load_config(base, say))
-    defaults = (("dtype", dtype, "auto"), ("device", device, "auto"), ("precision", precision, "float"))
-    given = [f"{name} {value!r}" for name, value, default in defaults if value != default]
-    if given:
-        raise SettingsError(
-            f"Training {base.name!r}: {' and '.join(given)} cannot be given to a base that is loaded already. Load it "
-            f"so: ia3.load_base({base.name!r}, …)."
-        )
-    return base.kind
-
-
 def check_weights(rows: Rows, settings: Settings) -> None:
     """Raise a SettingsError if labels are to be weighed and there are none."""
     if settings.class_weights and not rows.labels:
@@ -206,35 +183,6 @@ def check_weights(rows: Rows, settings: Settings) -> None:
             "Checking the settings: class_weights is on and the answers are free text, expected a closed set of "
             "labels. Leave --class-weights out, or give --answers labels."
         )
-
-
-def _load(
-    base: str | Path, kind: Kind, rows: Rows, dtype: str, device: str, precision: str, seed: int, say: Say
-) -> Base:
-    labels = rows.labels if kind == "encoder" else None
-    return load_base(
-        base, kind=kind, labels=labels, dtype=dtype, device=device, precision=precision, seed=seed, say=say
-    )
-
-
-def in_order_of(base: Base, rows: Rows, *, is_strict: bool = True) -> Rows:
-    """Take the labels in the order of a loaded encoder's head.
-
-    Raises:
-        SettingsError: If it has other labels; unless the task gets a head of its own, and `is_strict` is false.
-    """
-    if base.kind != "encoder":
-        return rows
-    names: dict[int, str] = base.model.config.id2label
-    labels = tuple(names[i] for i in sorted(names))
-    if set(labels) != set(rows.labels):
-        if not is_strict:
-            return rows
-        raise SettingsError(
-            f"Training {base.name!r}: its head has the labels {list(labels)}, the table {list(rows.labels)}. Load it "
-            f"for the table: ia3.load_base({base.name!r}, labels={list(rows.labels)})."
-        )
-    return replace(rows, labels=labels)
 
 
 def _eval_name(eval_source: Any) -> str | None:

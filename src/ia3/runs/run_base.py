@@ -1,0 +1,90 @@
+"""The base of a run: of which kind it is, where it is put, and whether its head has the labels of the tables.
+
+A base that is loaded already is taken as it is. This file knows bases and label sets; it knows nothing of folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ia3.bases.kinds import Kind, kind_of
+from ia3.bases.loading import Base, load_base, load_config
+from ia3.errors import SettingsError
+from ia3.runs.dataset import Rows
+from ia3.runs.watch import Say
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a base that is not loaded yet is put, and in which numbers.
+
+    Attributes:
+        dtype: `auto`, `float32`, `bfloat16`, ….
+        device: `auto`, `cpu`, `cuda`, `mps`, ….
+        precision: `float`, or `int8` for the weights of its blocks.
+    """
+
+    dtype: str = "auto"
+    device: str = "auto"
+    precision: str = "float"
+
+
+def kind_of_base(base: str | Path | Base, placement: Placement, say: Say) -> Kind:
+    """Return the kind of the base; a loaded one takes no other dtype, device or precision."""
+    if not isinstance(base, Base):
+        return kind_of(load_config(base, say))
+    given = [
+        f"{one.name} {value!r}" for one in fields(placement) if (value := getattr(placement, one.name)) != one.default
+    ]
+    if given:
+        raise SettingsError(
+            f"Training {base.name!r}: {' and '.join(given)} cannot be given to a base that is loaded already. Load it "
+            f"so: ia3.load_base({base.name!r}, …)."
+        )
+    return base.kind
+
+
+def load_for(
+    base: str | Path | Base, kind: Kind, rows: Sequence[Rows], placement: Placement, seed: int, say: Say
+) -> Base:
+    """Return the base; an encoder's head is drawn anew, unless all tasks have the labels that it was saved with.
+
+    Raises:
+        SettingsError: If a loaded encoder has a head of its own, and the tasks other labels.
+    """
+    sets = list(dict.fromkeys(one.labels for one in rows))
+    if isinstance(base, Base):
+        if base.kind == "encoder" and not base.head_modules:
+            for one in rows:
+                in_order_of(base, one)
+        return base
+    placed: dict[str, Any] = {"kind": kind, **asdict(placement), "seed": seed, "say": say}
+    if kind != "encoder":
+        return load_base(base, **placed)
+    loaded = load_base(base, labels=sets[0], **placed)
+    if len(sets) > 1 and not loaded.head_modules:  # it was saved with the first labels, which are not those of all
+        loaded = load_base(base, labels=sets[1], **placed)
+    return loaded
+
+
+def in_order_of(base: Base, rows: Rows, *, is_strict: bool = True) -> Rows:
+    """Take the labels in the order of a loaded encoder's head.
+
+    Raises:
+        SettingsError: If it has other labels; unless the task gets a head of its own, and `is_strict` is false.
+    """
+    if base.kind != "encoder":
+        return rows
+    names: dict[int, str] = base.model.config.id2label
+    labels = tuple(names[i] for i in sorted(names))
+    if set(labels) != set(rows.labels):
+        if not is_strict:
+            return rows
+        raise SettingsError(
+            f"Training {base.name!r}: its head has the labels {list(labels)}, the table {list(rows.labels)}. Load it "
+            f"for the table: ia3.load_base({base.name!r}, labels={list(rows.labels)})."
+        )
+    return replace(rows, labels=labels)
