@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ia3.core.attach import Attachment, attach
@@ -256,3 +258,70 @@ def test_a_head_knows_its_modules_by_path() -> None:
     head = Head({"a.pooler": pooler})
     assert head.part("a.pooler") is pooler
     assert set(head.tensors()) == {"a.pooler.weight", "a.pooler.bias"}
+
+
+# -- one product for all heads that are one linear layer ---------------------------------------------------------------
+
+
+class _Wrapped(nn.Module):
+    """A head that is more than a linear layer, and does the same."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_one_product_for_all_heads_gives_what_each_gives_alone(data: st.DataObject) -> None:
+    labels = data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=5))
+    rows = data.draw(st.lists(st.integers(0, len(labels) - 1), min_size=2, max_size=9))
+    tokens = data.draw(st.sampled_from([(), (3,)]))
+    heads = [_linear(4, count, seed).double() for seed, count in enumerate(labels)]
+    x = torch.randn(len(rows), *tokens, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(len(rows)))
+    answers, gradients = [], []
+    for parts in (dict(enumerate(heads)), {place: _Wrapped(head) for place, head in enumerate(heads)}):
+        read = x.clone().requires_grad_(True)
+        out = _run(rows, read, parts=parts)
+        out.masked_fill(out.isneginf(), 0).square().sum().backward()
+        used = [head for place, head in enumerate(heads) if place in rows]
+        assert all(head.weight.grad is None for place, head in enumerate(heads) if place not in rows)
+        gradients.append([read.grad, *(p.grad for head in used for p in head.parameters())])
+        answers.append(out.detach())
+        for head in heads:
+            head.zero_grad()
+    torch.testing.assert_close(answers[0], answers[1])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_nan_stays_in_its_own_row_and_in_the_gradient_of_its_own_head() -> None:
+    parts = {1: _linear(4, 2, 1), 2: _linear(4, 3, 2)}
+    x = torch.ones(3, 4)
+    x[1] = torch.nan
+    out = _run([2, 1, 2], x, parts=parts)
+    assert bool(out[[0, 2]].isfinite().all())
+    assert bool(out[1, :2].isnan().all()) and bool(out[1, 2].isneginf())
+    out[[0, 2]].sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in parts[2].parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("sort", ["no bias", "hooked", "other width"])
+def test_heads_of_another_sort_are_run_one_by_one(sort: str) -> None:
+    parts: dict[int, nn.Module] = {1: _linear(4, 2, 1), 2: _linear(4, 3, 2)}
+    x = torch.ones(2, 4)
+    if sort == "no bias":
+        parts[1] = nn.Linear(4, 2, bias=False)
+    elif sort == "hooked":
+        parts[1].register_forward_hook(lambda module, args, output: output + 1)
+    else:
+        parts[1] = _linear(5, 2, 1)
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            _run([1, 2], x, parts=parts)
+        return
+    out = _run([1, 2], x, parts=parts)
+    torch.testing.assert_close(out[0, :2], parts[1](x)[0])
+    torch.testing.assert_close(out[1], parts[2](x)[1])

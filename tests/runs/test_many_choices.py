@@ -96,6 +96,20 @@ def test_a_sweep_compares_on_the_choices_of_the_rows(base: BaseFolder, tmp_path:
     assert json.loads((tmp_path / "o" / "ia3.json").read_text())["template"]["choices_column"] == "options"
 
 
+def test_a_template_is_searched_for_each_task_that_asks_for_one(base: BaseFolder, tmp_path: Path) -> None:
+    said: list[str] = []
+    tasks = [TASKS[0] | {"template": "auto"}, TASKS[1] | {"template": "{{ text }}:"}]
+    run_many(base("causal"), tmp_path / "o", tasks, say=said.append, max_steps=1, epochs=1)
+    books, games = (json.loads((tmp_path / "o" / name / "ia3.json").read_text()) for name in ("books", "games"))
+    assert books["template"]["prompt"] == books["template_search"]["candidates"][0]["prompt"]
+    assert games["template"]["prompt"] == "{{ text }}:" and "template_search" not in games
+    assert any(line.startswith("books: Comparing 12 prompts on 15 training rows.") for line in said)
+    assert any(line.startswith("books: Of ") and "the base understands this one best" in line for line in said)
+    with pytest.raises(SettingsError, match=r"Searching a template: the rows bring their own choices"):
+        run_many(base("causal"), tmp_path / "p", [{"name": "quiz", "table": QUIZ, **COLUMNS}], choices="options",
+                 template="auto")  # fmt: skip
+
+
 def test_tables_without_the_column_and_bases_that_cannot_are_told_with_their_task(
     base: BaseFolder, tmp_path: Path
 ) -> None:

@@ -18,12 +18,13 @@ def test_t_few_is_the_papers() -> None:
     assert settings.recipe == "t-few"
 
 
-def test_t_few_small_has_at_most_about_a_hundred_steps_and_an_encoders_own_rates() -> None:
+def test_t_few_small_has_at_most_about_a_hundred_steps_and_its_own_rates_for_each_kind() -> None:
     for kind, default in DEFAULTS.items():
         settings = settings_for(kind, recipe="t-few-small")
         assert settings.total_steps(examples=40) <= 120
-        assert settings.learning_rate == default.learning_rate
+        assert settings.learning_rate == (2e-2 if kind == "causal" else default.learning_rate)
         assert settings.head_learning_rate == default.head_learning_rate
+        assert settings.losses == ("lm" if kind == "causal" else "lm+ul+ln")
 
 
 @pytest.mark.parametrize("kind", DEFAULTS)

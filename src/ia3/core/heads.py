@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from typing import Any
+from functools import partial, reduce
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -92,12 +92,66 @@ def run_heads(
                 f"Running the head {path!r}: its input has shape {tuple(given.shape)}, expected {len(rows)} examples "
                 "first, one for each row. Use one adapter for the whole batch."
             )
-    where = {row: [i for i, r in enumerate(rows) if r == row] for row in dict.fromkeys(rows)}
+    where: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        where.setdefault(row, []).append(place)
+    modules = [base if (part := parts.get(row)) is None else part for row in where]
+    inputs = (*args, *kwargs.values())
+    layers = [module for module in modules if _is_linear(module, plain if module is base else module.forward)]
+    if len(layers) == len(modules) and len(inputs) == 1 and _can_stack(layers, inputs[0]):
+        return _run_stacked(layers, [*where.values()], inputs[0])
     outputs = [
         run(row, tuple(_pick(x, index) for x in args), {name: _pick(x, index) for name, x in kwargs.items()})
         for row, index in where.items()
     ]
     return _joined(path, outputs, [i for index in where.values() for i in index])
+
+
+def _is_linear(module: nn.Module, forward: Callable[..., Any]) -> TypeGuard[nn.Linear]:
+    """Whether all that a module does is one product with a bias."""
+    is_plain = type(module) is nn.Linear and getattr(forward, "__func__", None) is nn.Linear.forward
+    return is_plain and module.bias is not None and not (module._forward_hooks or module._forward_pre_hooks)
+
+
+def _can_stack(layers: Sequence[nn.Linear], x: Any) -> bool:
+    """Whether one product can answer for all layers: their weights and the input differ in nothing but the outputs."""
+    is_one_sort = len({(layer.in_features, layer.weight.dtype) for layer in layers}) == 1
+    is_fit = isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1 and x.shape[-1] == layers[0].in_features
+    return is_one_sort and is_fit
+
+
+def _run_stacked(layers: Sequence[nn.Linear], where: Sequence[Sequence[int]], x: Tensor) -> Tensor:
+    """Run each layer on its own examples, all in one product.
+
+    The examples of a layer lie in a block of their own, filled up with zeros, so that a gradient or a NaN of one never
+    meets another layer.
+
+    Args:
+        layers: All with the same number of inputs.
+        where: Positions of the examples of each layer.
+        x: Shape (batch, …, inputs).
+
+    Returns:
+        Shape (batch, …, most outputs), −inf behind those of a layer with fewer.
+    """
+    counts = [layer.out_features for layer in layers]
+    is_uneven = min(counts) < max(counts)
+    stack = partial(nn.utils.rnn.pad_sequence, batch_first=True) if is_uneven else torch.stack
+    weights = stack([layer.weight for layer in layers])  # layers outputs inputs
+    biases = stack([layer.bias for layer in layers])
+    longest = max(map(len, where))
+    places = [0] * len(x)
+    for block, positions in enumerate(where):
+        for number, position in enumerate(positions):
+            places[position] = block * longest + number
+    place = torch.tensor(places, device=x.device)
+    blocks = x.new_zeros(len(layers) * longest, *x.shape[1:], dtype=weights.dtype)
+    blocks = blocks.index_copy(0, place, x.to(weights.dtype)).reshape(len(layers), -1, x.shape[-1])
+    out = torch.baddbmm(biases.unsqueeze(1), blocks, weights.transpose(1, 2))  # layers (examples of one · …) outputs
+    if is_uneven:
+        is_behind = torch.arange(max(counts), device=x.device) >= torch.tensor(counts, device=x.device).unsqueeze(1)
+        out = out.masked_fill(is_behind.unsqueeze(1), -torch.inf)
+    return out.reshape(-1, *x.shape[1:-1], max(counts)).index_select(0, place)
 
 
 def _pick(value: Any, index: list[int]) -> Any:

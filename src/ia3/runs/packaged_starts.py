@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ia3.bases.named import find_by_hub_id
 from ia3.errors import AdapterError
 
 _FOLDER = Path(__file__).parent / "starts"  # starts/NAME/BASE/ is an adapter's folder
@@ -23,7 +24,7 @@ def packaged_start(given: str | Path, base: str | None = None) -> Path | None:
 
     Args:
         given: What `--start` was given.
-        base: Name of the base it must be for; left out, that of any base.
+        base: Name or hub id of the base it must be for; left out, that of any base.
 
     Raises:
         AdapterError: If there is none for this base.
@@ -35,6 +36,8 @@ def packaged_start(given: str | Path, base: str | None = None) -> Path | None:
     if str(given) not in start_names() or Path(given).exists():
         return None
     bases = sorted(path.parent.name for path in (_FOLDER / str(given)).glob("*/adapter_config.json"))
+    named = None if base is None else find_by_hub_id(base)
+    base = base if named is None else named.name
     if base is not None and base not in bases:
         raise AdapterError(
             f"Starting from {given}: it is there for the bases {', '.join(bases)}, got {base!r}. Make one for yours "
