@@ -93,7 +93,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--base", action="append", metavar="NAME", help=f"Base of the requests, may be repeated ({', '.join(ASKED)}).")
     add("--task", choices=TASKS, help="What is asked of the bases (default: all that each can).")
     add("--data", metavar="DIR", help="Folder with the tables (default: IA3_DATA, else ../shared/data).")
-    add("--quick", action="store_true", help="Fewer repeats, windows, tokens and steps: all within five minutes.")
+    add(
+        "--quick",
+        action="store_true",
+        help="Fewer repeats, windows, tokens, steps: five minutes, and as many for memory.",
+    )
     add("--repeats", type=int, metavar="N", help=f"Repeats of every method ({_REPEATS}, quick {_QUICK_REPEATS}).")
     add("--adapters", type=int, action="append", metavar="N", help="Number of adapters for ours, may be repeated.")
     add("--memory", action=argparse.BooleanOptionalAction, default=True, help="Whether memory is measured.")
