@@ -17,7 +17,7 @@ from ia3.inference.adapter_column import read_answered_rows
 from ia3.inference.by_adapter import evaluate_by_adapter, predictors_beside
 from ia3.inference.metrics import Metrics
 from ia3.inference.predictor import Predictor
-from tests.inference.test_mixed import KINDS, RECORDS, TEXTS, predictor_of
+from tests.inference.test_mixed import KINDS, RECORDS, TEXTS, give_templates, predictor_of
 
 NAMES = ("mood", "topic", "tone")
 
@@ -100,12 +100,7 @@ def test_a_strength_holds_for_every_adapter(kind: str, home: Path) -> None:
 
 def test_an_ensemble_averages_over_the_templates_of_each(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = predictor_of("causal", home)
-    records = predictor.attachment.records
-    for name, others in (("mood", ["{{ text }} ("]), ("topic", ["On {{ text }}", "{{ text }} is about"])):
-        row = predictor.attachment.bank.row(name)
-        record: dict[str, Any] = {"base": records[row]["base"], **RECORDS[name]}
-        words = {**record["template"], "others": [{"prompt": one, "target": "{{ label }}"} for one in others]}
-        monkeypatch.setitem(records, row, {**record, "template": words, "calibration": {"temperature": 3.0}})
+    give_templates(predictor, monkeypatch, calibration={"temperature": 3.0})
     ensemble = replace(predictor.beside("topic"), others=(predictor.encoding,)).beside("mood")
     rows = rows_of("mood", "topic")
     own = predictors_beside(ensemble, ["mood", "topic"])

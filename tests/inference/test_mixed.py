@@ -97,16 +97,21 @@ def test_adapters_meet_in_a_batch_where_their_choices_allow(
     assert told[-1] == (len(TEXTS), len(TEXTS)) and len(told) == passes
 
 
-def test_an_ensemble_reads_each_text_in_all_templates_of_its_own_adapter(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predictor = predictor_of("causal", home)
+def give_templates(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
+    """Have two adapters record further templates, `mood` one and `topic` two, and what else is given."""
     records = predictor.attachment.records
     for name, others in (("mood", ["{{ text }} ("]), ("topic", ["On {{ text }}", "{{ text }} is about"])):
         row = predictor.attachment.bank.row(name)
         record: dict[str, Any] = {"base": records[row]["base"], **RECORDS[name]}
         words = {**record["template"], "others": [{"prompt": one, "target": "{{ label }}"} for one in others]}
-        monkeypatch.setitem(records, row, {**record, "template": words})
+        monkeypatch.setitem(records, row, {**record, "template": words, **more})
+
+
+def test_an_ensemble_reads_each_text_in_all_templates_of_its_own_adapter(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = predictor_of("causal", home)
+    give_templates(predictor, monkeypatch)
     others = tuple(replace(predictor.encoding, template=Template(one)) for one in ["{{ text }} ("])
     ensemble = replace(predictor, others=others)
     told: list[tuple[int, int | None]] = []

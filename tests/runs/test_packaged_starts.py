@@ -39,6 +39,8 @@ def test_a_base_without_one_is_told_which_have_it() -> None:
     ):
         packaged_start("sentiment", "bert")
     assert packaged_start("sentiments", "minilm") is None
+    with pytest.raises(AdapterError, match=r"there is no such folder.* Did you mean 'sentiment'"):
+        read_start("sentiments")
 
 
 def test_a_folder_of_the_users_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,14 @@ class Store:
                 row.copy_(restore(half))
         return rows
 
+    def tensors(self, name: str) -> bytes:
+        """Return what an adapter has beside its row, as a safetensors file; nothing without a head.
+
+        Raises:
+            AdapterError: For an unknown name, or if they are damaged.
+        """
+        return self._file.tensors(name)
+
     def adapter(self, name: str) -> Adapter:
         """Return an adapter as it was added: sites, vectors, head, config and record.
 
@@ -190,8 +198,7 @@ class Store:
         Raises:
             AdapterError: For an unknown name, or if it is damaged.
         """
-        metadata, tensors = self.metadata(name), self._file.tensors(name)
-        return join_adapter(metadata, self.plan, self.vector(name), tensors)
+        return join_adapter(self.metadata(name), self.plan, self.vector(name), self.tensors(name))
 
     def append(self, name: str, adapter: Given, *, half: bool = False, replaces: bool = False) -> None:
         """Add an adapter; see `append_many`."""

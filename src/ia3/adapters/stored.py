@@ -173,9 +173,8 @@ class StoredParts:
         store = self._store
         with torch.inference_mode(False):
             # ones in place of its row: a head knows nothing of that, and the bank reads it as well
-            adapter = join_adapter(
-                self._metadata(name), store.plan, torch.ones(store.plan.width), store._file.tensors(name)
-            )
+            ones = torch.ones(store.plan.width)
+            adapter = join_adapter(self._metadata(name), store.plan, ones, store.tensors(name))
             head = build_head(adapter, self._model, f"Loading adapter {name!r} of {store.path}")
             return None if head is None else head.requires_grad_(False).to(self._device).eval()
 

@@ -14,7 +14,15 @@ import numpy as np
 
 from ia3.bases.loading import Base
 from ia3.data.encoding import Encoded, Encoding
-from ia3.inference.evaluate import Array, Progress, require_answers, score_encoded, score_own_choices, score_ranks
+from ia3.inference.evaluate import (
+    Array,
+    Progress,
+    counted_on,
+    require_answers,
+    score_encoded,
+    score_own_choices,
+    score_ranks,
+)
 from ia3.inference.metrics import Metrics
 from ia3.inference.ranking import Ranking, count_own_tokens, count_tokens, rank_scores
 
@@ -82,7 +90,7 @@ def _scores(base: Base, wordings: Sequence[Wording], on_progress: Progress | Non
     found: list[Array] = []
     done = 0
     for wording in wordings:
-        tell = None if on_progress is None else _counted(on_progress, done, total)
+        tell = counted_on(on_progress, done, total)
         choices = wording.encoding.choice_ids if wording.encoding.choices_column is None else None
         found.append(score_encoded(base.model, base.kind, wording.encoded, choices, on_progress=tell, **options))
         done += len(wording.encoded)
@@ -110,7 +118,3 @@ def mean_ranks(ranks: Sequence[Array]) -> Array:
     """Return the mean of what each wording compares the choices by; of one wording that itself, to the bit."""
     mean: Array = ranks[0] if len(ranks) == 1 else np.mean(ranks, axis=0)
     return mean
-
-
-def _counted(on_progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _: on_progress(before + done, total)

@@ -160,7 +160,7 @@ def score_together(
         inside = [parts[number] for number in numbers]
         encoded = [e for part in inside for e in part.encoded]
         own: dict[str, Any] = {**options, "token_budget": token_budget, "adapter": _adapters_of(inside)}
-        own["on_progress"] = None if on_progress is None else _counted(on_progress, done, total)
+        own["on_progress"] = counted_on(on_progress, done, total)
         if mode != "text":
             scored = score_encoded(model, kind, encoded, choice_ids if mode == "labels" else None, **own)
         else:
@@ -171,8 +171,9 @@ def score_together(
     return [found[number] for number in range(len(parts))]
 
 
-def _counted(on_progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _: on_progress(before + done, total)
+def counted_on(on_progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Return what tells of a part that it is done: behind those before it, and of all."""
+    return None if on_progress is None else lambda done, _: on_progress(before + done, total)
 
 
 def _mode(part: HeldOut) -> Literal["labels", "choices", "text"]:

@@ -17,7 +17,7 @@ from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, quote
 from ia3.errors import SettingsError, TableError
 from ia3.inference.ensemble import Wording, mean_ranks, rank_worded
-from ia3.inference.evaluate import Array, Progress, score_encoded
+from ia3.inference.evaluate import Array, Progress, counted_on, score_encoded
 from ia3.inference.predictions import Prediction, predictions_of
 from ia3.inference.rows import Row, read_rows
 
@@ -143,7 +143,7 @@ def _score(
         groups.setdefault((one.encoding.choices_column is not None, one.encoding.choice_ids), []).append(one)
     done = 0
     for (is_own, choice_ids), group in groups.items():
-        told = None if on_progress is None else _counted(on_progress, done, len(asked))
+        told = counted_on(on_progress, done, len(asked))
         options = {**predictor.options(), "adapter": [chosen[one.place] for one in group], "on_progress": told}
         part, choices = [one.encoded for one in group], None if is_own else choice_ids
         scored = score_encoded(predictor.base.model, predictor.base.kind, part, choices, **options)
@@ -167,10 +167,6 @@ def _encode(
     for name, places in _places_of(adapters).items():
         encoded |= zip(places, own[name].encode([texts[place] for place in places], max_new_tokens)[1], strict=True)
     return [encoded[place] for place in range(len(texts))]
-
-
-def _counted(on_progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _: on_progress(before + done, total)
 
 
 @dataclass(frozen=True)

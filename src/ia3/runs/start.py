@@ -20,8 +20,8 @@ from ia3.adapters.folder import load_adapter
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.core.heads import Head
-from ia3.errors import AdapterError
-from ia3.runs.packaged_starts import packaged_start
+from ia3.errors import AdapterError, near_matches
+from ia3.runs.packaged_starts import packaged_start, start_names
 from ia3.training.tasks import trained_tensors
 
 
@@ -78,7 +78,7 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
     try:
         adapter = load_adapter(folder, None if base is None else base.model)
     except AdapterError as error:
-        raise AdapterError(f"Starting from {given}: {error}") from error
+        raise AdapterError(f"Starting from {given}: {error}{near_matches(str(given), start_names())}") from error
     return Start(str(given), adapter, _digest(adapter))
 
 
