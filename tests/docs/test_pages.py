@@ -36,7 +36,8 @@ WITH_PYTHON = (*(ROOT / "docs" / name for name in _WITH_PYTHON), README)
 BY_NAME: dict[str, Verb] = {verb.name: verb for verb in VERBS}
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_FRACTION = re.compile(r"-?\d+\.\d+(e-?\d+)?|'\d+'")  # Trainer prints its numbers in quotes
+# Trainer prints its numbers in quotes, and 112.0 as '112'
+_FRACTION = re.compile(r"'\d+(?:\.\d+)?'|-?\d+\.\d+(e-?\d+)?")
 _INLINE = re.compile(r"`(ia3 [^`]+)`")
 
 
