@@ -38,7 +38,7 @@ from benchmarks.fewshot_rivals import Trial
 from benchmarks.measure import reason_of
 from benchmarks.methods import NotAvailable
 from benchmarks.report import describe_machine, machine_line, write_json
-from benchmarks.starts import make_start
+from benchmarks.starts import find_start
 from ia3.bases.loading import Base
 from ia3.data.labels import label_set
 from ia3.errors import IA3Error, SettingsError
@@ -51,8 +51,8 @@ Compare few-shot methods: gemma-3-270m and minilm, four tables of sentiment, 4 t
 
   zero-shot          the template alone, calibrated (language models)
   lm                 ia3, recipe t-few-small with the answer's loss alone (language models)
-  t-few-small        ia3, the recipe
-  t-few-small+start  ia3, the recipe, from vectors trained on the VADER tables without the one compared
+  lm+ul+ln           ia3, the recipe with the paper's three losses (a head: its cross-entropy)
+  start              ia3, the recipe, from vectors trained on the VADER tables without the one compared
   peft-ia3           PEFT's (IA)3, its default targets
   peft-lora          PEFT's LoRA of rank 16 on every linear
   setfit             SetFit's way with sentence-transformers (minilm)
@@ -111,10 +111,10 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
     train, test = rows_of(parts, cell)
     base = bench.base(cell.base, labels)
     folder = bench.starts / f"{Path(cell.base).name}-without-{cell.task}"
-    start = partial(make_start, base, bench.data, folder, without=cell.task)
-    trial = Trial(base, train, test, labels, cell.draw, rate, None if cell.rate is not None else start)
+    start = partial(find_start, base, bench.data, folder, without=cell.task)
+    trial = Trial(base, train, test, labels, cell.draw, rate, start)
     told: dict[str, Any] = {**asdict(cell), "key": cell.key, "used_rate": rate, "test_rows": len(test.examples)}
-    if cell.method == "t-few-small+start":
+    if cell.method == "start":
         start()  # not part of a run's seconds
     began = time.perf_counter()
     try:

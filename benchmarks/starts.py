@@ -18,9 +18,11 @@ import ia3
 from benchmarks.bases import find_table
 from benchmarks.fewshot_data import BASES, TASKS, TEMPLATE
 from ia3.bases.loading import Base
+from ia3.bases.named import named_base_names
 from ia3.data.draws import draw_per_label
 from ia3.data.tables import read_table
 from ia3.errors import IA3Error, SettingsError
+from ia3.runs.packaged_starts import packaged_start
 
 SOURCES = ("reviews", "tweets", "editorials")
 PER_LABEL = 400  # rows of each label of each table
@@ -55,6 +57,20 @@ def make_start(
         **settings,
     )  # fmt: skip
     return output
+
+
+def find_start(base: Base, data: Path, output: Path, *, without: str) -> Path:
+    """Return the folder of a start that has not seen a table: the one that comes with the project where that is so.
+
+    Args:
+        base: The base.
+        data: Folder with `vader/`.
+        output: Where one is made if it must be.
+        without: Name of the table.
+    """
+    is_packaged = without not in SOURCES and base.name in named_base_names()
+    packaged = packaged_start("sentiment", base.name) if is_packaged else None
+    return packaged or make_start(base, data, output, without=without)
 
 
 def start_rows(data: Path, without: str | None = None) -> list[tuple[str, str]]:

@@ -191,13 +191,13 @@ def grid(data: Path, causal: str, tmp_path: Path, short: None) -> Callable[..., 
 def test_a_grid_gives_a_table_a_picture_and_what_is_missing(
     grid: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    methods = ["--methods", "zero-shot", "t-few-small", "t-few-small+start", "logistic", "setfit"]
+    methods = ["--methods", "zero-shot", "lm+ul+ln", "start", "logistic", "setfit"]
     assert grid(*methods, "--json", str(tmp_path / "o.json"), "--png", str(tmp_path / "o.png")) == 0
     out = capsys.readouterr().out
     assert "reviews, no rows" in out and "reviews, 2 rows a label" in out and "nothing is missing" in out
     assert "not available: SetFit is for sentence encoders" in out
     content = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
-    assert [row["method"] for row in content["rows"]] == ["zero-shot", "t-few-small", "t-few-small+start", "logistic"]
+    assert [row["method"] for row in content["rows"]] == ["zero-shot", "lm+ul+ln", "start", "logistic"]
     assert all(0 <= row["median"] <= 1 and row["seconds"] > 0 for row in content["rows"])
     assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
     made = next((tmp_path / "starts").iterdir()) / "ia3.json"
