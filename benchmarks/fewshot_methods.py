@@ -85,7 +85,7 @@ RATES: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(
     {
         "lm": {"causal": (1e-2, 2e-2, 4e-2)},
         "lm+ul+ln": {"causal": (8e-3, 1.6e-2, 3e-2), "encoder": (1e-2, 2e-2, 4e-2)},
-        "start": {"causal": (4e-3, 8e-3, 1.6e-2), "encoder": (5e-3, 1e-2, 2e-2)},
+        "start": {"causal": (4e-3, 8e-3, 1.6e-2), "encoder": (1e-2, 2e-2, 4e-2)},
         **RIVAL_RATES,
     }
 )

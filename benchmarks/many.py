@@ -51,9 +51,10 @@ _WHAT = """\
 Measure many (IA)³ adapters on one base. Three parts; all of them run unless some are named.
 
 requests (--requests): windows of 32 requests, each for an adapter drawn at random
-  base              the frozen base, all requests of a window in one batch
-  ia3               the same batch, each request by the row of its adapter: 1, 5, 100, 2,000 and 10,000 adapters; in
-                    generation also with 32 different ones in every window
+  base              the frozen base as transformers has it, all requests of a window in one batch
+  ia3               the same batch, each request by the row of its adapter, through the passes that ia3.load answers
+                    with: 1, 5, 100, 2,000 and 10,000 adapters; in generation also with 32 different ones in every
+                    window. With 0 adapters: the base's row through the same passes, which says what adapters cost
   peft-set-adapter  PEFT with 100 adapters, one request after another
   peft-grouped      PEFT with 100 adapters, the requests of a window that have the same adapter together
   merged-copies     a copy of the model for each adapter, as many as fit in a quarter of the free memory (32 at most)

@@ -22,9 +22,11 @@ from benchmarks.rivals import peft_targets, wrap
 from ia3.adapters.attached import attach
 from ia3.core.attach import Attachment
 from ia3.core.discovery import find_plan
+from ia3.core.fast.acceleration import accelerate
 from ia3.core.heads import Head
 from ia3.core.merge import merge
 from ia3.core.sites import Plan
+from ia3.core.snapshot import BASE_NAME
 
 PEFT_ADAPTERS = 100
 MERGED_SHARE = 0.25  # of the memory that is free when the base is loaded
@@ -68,7 +70,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Of the method with its adapters."""
+        """Of the method with its adapters; `ia3 0` is the base by ours."""
         return self.method if self.method == "base" else told_name(self.method, self.adapters, self.is_distinct)
 
 
@@ -128,7 +130,8 @@ def attach_bank(case: Case, adapters: Adapters) -> Attachment:
     for name, states in zip(adapters.names, adapters.heads, strict=True):
         if states:
             heads[name] = make_head(case.model, states)
-    attachment.bank.adopt(adapters.names, adapters.table, heads=heads)
+    if adapters.names:
+        attachment.bank.adopt(adapters.names, adapters.table, heads=heads)
     return attachment
 
 
@@ -166,9 +169,12 @@ def _base(case: Case, adapters: Adapters) -> Method:
 
 
 def _ia3(case: Case, adapters: Adapters) -> Method:
-    """Every request by the row of its own adapter, all in one batch."""
-    attach_bank(case, adapters)
-    return Method(_together, lambda chosen: (case.model, {"rows": [name_of(number) for number in chosen]}))
+    """Every request by the row of its own adapter, all in one batch, through the passes that `ia3.load` answers with;
+    without adapters by the base's row.
+    """
+    accelerate(attach_bank(case, adapters))
+    names = adapters.names or [BASE_NAME]
+    return Method(_together, lambda chosen: (case.model, {"rows": [names[number] for number in chosen]}))
 
 
 def _peft(case: Case, adapters: Adapters, split: Split) -> Method:
@@ -231,6 +237,7 @@ def make_recipes(counts: Sequence[int], merged: int, peft: int = PEFT_ADAPTERS) 
     """
     return (
         Recipe("base", 0, _base),
+        Recipe("ia3", 0, _ia3),
         *(Recipe("ia3", count, _ia3) for count in counts),
         Recipe("ia3", WINDOW, _ia3, is_distinct=True),
         Recipe("peft-set-adapter", peft, lambda case, own: _peft(case, own, _one_by_one), is_rival=True),

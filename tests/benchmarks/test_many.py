@@ -36,7 +36,7 @@ def test_every_method_answers_the_same_requests(base: str, task: str, tmp_path: 
         assert 0 < row["requests_per_second_low"] <= row["requests_per_second"] <= row["requests_per_second_high"]
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         assert row["ceiling"] == rows["base 0"]["ceiling"] > 0
-    assert rows["base 0"]["of_base"] == 1
+    assert rows["base 0"]["of_base"] == 1 and rows["ia3 0"]["of_base"] > 0
     assert (rows["ia3 100"]["ms_per_token"] is not None) == (task == "generation")
     told = {one["goal"].split(" over")[0] for one in found["goals"]}
     assert {"1 adapter", "100 adapters"} <= told

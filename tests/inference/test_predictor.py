@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ia3.adapters.attached import adapter_of, attach
 from ia3.adapters.folder import save_adapter
 from ia3.bases.loading import Base, load_base
+from ia3.core.fast.acceleration import acceleration_of
 from ia3.data.encoding import Encoding
 from ia3.data.examples import Example, Origin
 from ia3.data.tables import read_table
@@ -403,6 +404,21 @@ def test_a_loaded_base_takes_several_adapters(make: Make) -> None:
     assert other.base is one.base and other.attachment is one.attachment
     assert one.attachment.bank.names == ("causal-one", "second")
     assert one.classify(TEXTS) == alone != other.classify(TEXTS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loaded_adapter_answers_through_faster_passes_as_through_the_models_own(make: Make, kind: str) -> None:
+    predictor = load_predictor(make(kind, "fast"), device="cpu", say=quiet)
+    faster = acceleration_of(predictor.base.model)
+    assert faster is not None and sum(faster.counts.values()) > 0
+    again = load_predictor(make(kind, "again"), base=predictor.base)  # on a model that has them
+    assert acceleration_of(again.base.model) is not None
+    found = [one.probabilities for one in predictor.classify(TEXTS)]
+    faster = acceleration_of(predictor.base.model)
+    assert faster is not None
+    faster.remove()
+    for one, plain in zip(found, predictor.classify(TEXTS), strict=True):
+        assert one == pytest.approx(plain.probabilities, abs=1e-5)
 
 
 def test_a_folder_of_pefts_answers_with_the_labels_and_template_given(make: Make) -> None:

@@ -139,10 +139,11 @@ def build_head(adapter: Adapter, model: nn.Module, doing: str) -> Head | None:
         AdapterError: If the model has no such module, a tensor is missing, unknown or of another shape, or a module
             with a vector is not the base's own.
     """
-    modules = named_modules(model)
-    unknown = [path for path in adapter.head_modules if path not in modules]
-    faults = [f"the model has no module {path!r}.{near_matches(path, modules)}" for path in unknown]
-    paths = [] if faults else [path for path in adapter.head_modules if not _is_the_bases_own(adapter, modules, path)]
+    modules = {path: _module_at(model, path) for path in adapter.head_modules}  # not all: walking takes longer
+    unknown = [path for path, module in modules.items() if module is None]
+    faults = [f"the model has no module {path!r}.{near_matches(path, named_modules(model))}" for path in unknown]
+    own = [path for path, module in modules.items() if _is_the_bases_own(adapter, module, path)]
+    paths = [] if faults else [path for path in modules if path not in own]
     faults += [f"{path!r} is a head and holds a vector" for path in paths if _holds_site(adapter, path)]
     if not faults and paths:
         head = copy_head(model, paths)
@@ -157,6 +158,16 @@ def build_head(adapter: Adapter, model: nn.Module, doing: str) -> Head | None:
     return head if paths else None
 
 
+def _module_at(model: nn.Module, path: str) -> nn.Module | None:
+    """Return the module at a path, or None; the bank is no module of the model."""
+    if not path or f"{path}.".startswith(f"{BANK_MODULE}."):
+        return None
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
 def _tensors_of(adapter: Adapter, path: str) -> dict[str, Tensor]:
     """Return the tensors of one head by their name inside it."""
     return {name.removeprefix(f"{path}."): t for name, t in adapter.head.items() if name.startswith(f"{path}.")}
@@ -166,11 +177,11 @@ def _holds_site(adapter: Adapter, path: str) -> bool:
     return any(site.module == path or site.module.startswith(f"{path}.") for site in adapter.sites)
 
 
-def _is_the_bases_own(adapter: Adapter, modules: Mapping[str, nn.Module], path: str) -> bool:
+def _is_the_bases_own(adapter: Adapter, module: nn.Module | None, path: str) -> bool:
     """Whether a module with a vector has the base's own numbers."""
-    if not _holds_site(adapter, path):
+    if module is None or not _holds_site(adapter, path):
         return False
-    own = modules[path].state_dict()
+    own = module.state_dict()
     return all(
         n in own and torch.equal(own[n].cpu(), t.to(own[n].dtype)) for n, t in _tensors_of(adapter, path).items()
     )

@@ -104,8 +104,25 @@ def join_adapter(metadata: Metadata, plan: Plan, row: Tensor, tensors: bytes) ->
         vectors = {site.name: part.clone() for site, part in zip(sites, parts, strict=True)}
     else:
         vectors = _read_off(row, sites, plan)
-    head = {name.removeprefix(_HEAD): tensor for name, tensor in held.items() if name.startswith(_HEAD)}
+    return Adapter(sites, vectors, _head_of(held), metadata.head_modules, metadata.config, metadata.record)
+
+
+def join_head(metadata: Metadata, tensors: bytes) -> Adapter:
+    """Return an adapter with its head and what a head is built by: of its vectors ones, at the sites that lie in it.
+
+    Args:
+        metadata: As `read_metadata` returns it.
+        tensors: A safetensors file.
+    """
+    paths = tuple(f"{path}." for path in metadata.head_modules)
+    sites = tuple(site for site in metadata.sites if f"{site.module}.".startswith(paths))
+    vectors = {site.name: torch.ones(site.width) for site in sites}
+    head = _head_of(safetensors.torch.load(tensors))
     return Adapter(sites, vectors, head, metadata.head_modules, metadata.config, metadata.record)
+
+
+def _head_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items() if name.startswith(_HEAD)}
 
 
 def find_misfit(adapter: Adapter, plan: Plan) -> str | None:

@@ -19,7 +19,7 @@ from ia3.adapters.attached import _attach_empty, record_on_model
 from ia3.adapters.config import kind_of_model
 from ia3.adapters.fitting import build_head, named_modules
 from ia3.adapters.store import Store, rows_from_store
-from ia3.adapters.store_records import join_adapter
+from ia3.adapters.store_records import join_head
 from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads
 from ia3.core.attach import Attachment, attachment_of
 from ia3.core.deferred import Deferred
@@ -172,9 +172,7 @@ class StoredParts:
     def _make_head(self, name: str) -> Head | None:
         store = self._store
         with torch.inference_mode(False):
-            # ones in place of its row: a head knows nothing of that, and the bank reads it as well
-            ones = torch.ones(store.plan.width)
-            adapter = join_adapter(self._metadata(name), store.plan, ones, store.tensors(name))
+            adapter = join_head(self._metadata(name), store.tensors(name))
             head = build_head(adapter, self._model, f"Loading adapter {name!r} of {store.path}")
             return None if head is None else head.requires_grad_(False).to(self._device).eval()
 

@@ -167,6 +167,8 @@ class Attachment:
         Raises:
             BankError: If the model has no such module, or a site lies in it.
         """
+        if not set(paths) <= set(self.head_paths):
+            self._remove_faster()  # a module that is routed over a faster pass would keep it when both come off
         for path in paths:
             if path not in self.head_paths:
                 self._check_head(path)
@@ -179,14 +181,17 @@ class Attachment:
     def detach(self) -> None:
         """Take the bank off; the model is then what it was, its parameters trainable as before."""
         self._check_attached()
-        faster = self.model.__dict__.get(FASTER)
-        if faster is not None:  # its passes multiply by this bank's rows
-            faster.remove()
+        self._remove_faster()  # its passes multiply by this bank's rows
         self.model._modules.pop(BANK_MODULE, None)
         self._surgery.undo()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self._trained_before)
         unbind_checkpoints(self.model)
+
+    def _remove_faster(self) -> None:
+        faster = self.model.__dict__.get(FASTER)
+        if faster is not None:
+            faster.remove()
 
     def _check_attached(self) -> None:
         if self.model.__dict__.get(_HANDLE) is not self:

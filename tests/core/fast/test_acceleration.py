@@ -123,17 +123,33 @@ def test_faster_passes_twice_are_refused() -> None:
     accelerate(attachment).remove()
 
 
-def test_a_copy_of_a_model_with_faster_passes_is_refused_and_afterwards_made() -> None:
+def test_a_copy_of_a_model_has_faster_passes_of_its_own_and_a_merged_one_has_none() -> None:
     model, attachment = attached_model("llama", "a")
-    with accelerate(attachment):
-        with pytest.raises(BankError, match=r"Copying a model with faster passes: it cannot be\. Remove them first"):
-            copy.deepcopy(model)
-        with pytest.raises(BankError, match=r"Copying a model with faster passes: it cannot be\. Remove them first"):
-            merge(attachment, "a")
     inputs = make_inputs("llama")
-    expected = model(**inputs, rows="a").logits
-    assert torch.equal(copy.deepcopy(model)(**inputs, rows="a").logits, expected)
-    torch.testing.assert_close(merge(attachment, "a")(**inputs).logits, expected)
+    plain = model(**inputs, rows="a").logits
+    with accelerate(attachment) as acceleration:
+        expected = model(**inputs, rows="a").logits
+        copied, merged = copy.deepcopy(model), merge(attachment, "a")
+        own = acceleration_of(copied)
+        assert own is not None and own is not acceleration and own.counts == acceleration.counts
+        assert acceleration_of(merged) is None and "forward" not in merged.model.layers[0].mlp.__dict__
+    assert acceleration_of(model) is None and acceleration_of(copied) is own
+    assert torch.equal(copied(**inputs, rows="a").logits, expected)
+    torch.testing.assert_close(merged(**inputs).logits, plain)
+    own.remove()
+    assert acceleration_of(copied) is None and torch.equal(copied(**inputs, rows="a").logits, plain)
+
+
+def test_a_head_that_is_routed_later_takes_the_faster_passes_off() -> None:
+    """Routed over a faster forward, the head kept it after both had come off."""
+    model, attachment = attached_model("llama", "a")
+    plain = model.lm_head.forward
+    with accelerate(attachment):
+        attachment.route_heads(["lm_head"])
+        assert acceleration_of(model) is None
+        attachment.route_heads(["lm_head"])
+    attachment.detach()
+    assert model.lm_head.forward == plain
 
 
 def test_a_model_in_training_mode_gets_them_all_draws_nothing_and_stays_in_it() -> None:

@@ -8,6 +8,7 @@ what it replaces, and left out where they differ. This file knows modules; the m
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -116,7 +117,13 @@ class Acceleration:
         self.remove()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Acceleration:
-        raise BankError("Copying a model with faster passes: it cannot be. Remove them first, or copy it before.")
+        """Go along with a deep copy of the whole model; compiled blocks cannot."""
+        if self._compiled is not None:
+            raise BankError("Copying a model with compiled blocks: it cannot be. Remove them first, or copy it before.")
+        copied = object.__new__(Acceleration)
+        memo[id(self)] = copied
+        copied.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return copied
 
     def remove(self) -> None:
         """Take the faster passes off; the bank stays."""
