@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,6 +118,30 @@ def test_rows_keep_their_places_over_several_chunks() -> None:
 
     assert [e.index for e in encoded] == list(range(7, 1107))
     assert [read(e.prompt_ids) for e in encoded] == [f"<bos>Q: row {i}\nMood:" for i in range(1100)]
+
+
+def test_prompts_that_were_seen_before_are_not_tokenized_again_and_have_the_same_tokens() -> None:
+    seen: dict[str, tuple[int, ...]] = {}
+    rows = [example("profit rose", "negative"), example("sales fell", "neutral"), example("profit rose", "neutral")]
+    first = list(replace(encoding(), seen=seen).encode(rows))
+    assert [e.prompt_ids for e in first] == [e.prompt_ids for e in encoding().encode(rows)]
+    assert list(seen) == ["Q: profit rose\nMood:", "Q: sales fell\nMood:"]
+    without = replace(encoding(), tokenizer=_Refusing(TOKENIZERS["causal"]), seen=seen)
+    assert [e.prompt_ids for e in without.encode(rows[:1])] == [first[0].prompt_ids]
+
+
+class _Refusing:
+    """A tokenizer that takes answers and no prompts."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.plain = tokenizer
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        assert isinstance(text, str), "a prompt is tokenized"
+        return self.plain(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
 
 
 @pytest.mark.parametrize("prompt", ["a mood:", "a mood"])

@@ -47,6 +47,8 @@ class Encoding:
         max_length: Most tokens of an example; None for no limit. Causal answers count, those of seq2seq do not.
         label_column: Another name that the target may have for the label.
         choices_column: Where rows bring their own choices, the column that has them.
+        seen: Token ids of prompts that were encoded before, filled as more are: for tasks that share their texts, as
+            long as they are read. None remembers nothing.
     """
 
     tokenizer: Any
@@ -57,6 +59,7 @@ class Encoding:
     max_length: int | None = None
     label_column: str | None = None
     choices_column: str | None = None
+    seen: dict[str, tuple[int, ...]] | None = field(default=None, repr=False, compare=False)
     choice_ids: tuple[tuple[int, ...], ...] = field(init=False)  # target ids of each label
 
     def __post_init__(self) -> None:
@@ -105,6 +108,15 @@ class Encoding:
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the token ids of prompts, special tokens included but never an end token before an answer."""
+        if self.seen is None:
+            return self._tokenized(prompts)
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.seen]
+        self.seen.update(zip(new, self._tokenized(new), strict=True))
+        return [self.seen[prompt] for prompt in prompts]
+
+    def _tokenized(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        if not prompts:
+            return []
         encoded = [tuple(ids) for ids in self.tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]]
         if self.kind != "causal":
             return encoded

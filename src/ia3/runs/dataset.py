@@ -139,6 +139,7 @@ def encode_rows(
     *,
     template: TemplateLike | Sequence[TemplateLike] | None = None,
     max_length: int | None = None,
+    seen: dict[str, tuple[int, ...]] | None = None,
 ) -> Dataset:
     """Turn rows into token ids and describe them.
 
@@ -150,6 +151,7 @@ def encode_rows(
         template: The words around text and label, or several; by default those of the kind. The rows held out are
             read with the first.
         max_length: Most tokens of an example; by default the base's own limit, so that what fits is never cut.
+        seen: Prompts that other tables' rows have been encoded from, with their token ids; filled. None for none.
 
     Raises:
         TemplateError: If the template does not fit the table.
@@ -171,7 +173,7 @@ def encode_rows(
     _check_length(max_length, limit)
     chosen = limit if max_length is None else max_length
     encoding, *others = (
-        Encoding(tokenizer, kind, one, table.text_column, rows.labels, chosen, table.label_column, own)
+        Encoding(tokenizer, kind, one, table.text_column, rows.labels, chosen, table.label_column, own, seen)
         for one in templates
     )
     parts = [tuple(encoding.encode(part.examples)) for part in _parts(rows)]
@@ -182,6 +184,7 @@ def encode_rows(
     variants = tuple(tuple(other.encode(table.examples)) for other in others)
     notes = (*_length_notes(parts, chosen, limit), *_template_notes(len(templates)))
     held_out = parts[1] if len(parts) > 1 else ()
+    encoding, *others = (replace(one, seen=None) for one in (encoding, *others))
     return Dataset(rows, encoding, parts[0], held_out, report, notes, tuple(others), variants)
 
 

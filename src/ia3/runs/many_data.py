@@ -52,12 +52,13 @@ def encode_all(
     specs: Sequence[TaskSpec], settings: Sequence[Settings], rows: Sequence[Rows], base: Base, say: Say
 ) -> list[Dataset]:
     """Return the token ids of each task; the faults of all tasks are told at once."""
+    seen: dict[str, tuple[int, ...]] = {}  # tasks of one table have the same texts
 
     def encode(number: int) -> Dataset:
         spec = specs[number]
         words = read_words(spec.template)
         named = partial(_say_named, say, spec.name)
-        return encode_worded(rows[number], base, settings[number], words, spec.max_length, named)
+        return encode_worded(rows[number], base, settings[number], words, spec.max_length, named, seen)
 
     return _all("Encoding the tables of the tasks", specs, encode)
 

@@ -30,7 +30,13 @@ def read_words(given: TemplateLike | Sequence[TemplateLike] | None) -> Words:
 
 
 def encode_worded(
-    rows: Rows, base: Base, settings: Settings, words: Words, max_length: int | None, say: Say
+    rows: Rows,
+    base: Base,
+    settings: Settings,
+    words: Words,
+    max_length: int | None,
+    say: Say,
+    seen: dict[str, tuple[int, ...]] | None = None,
 ) -> Dataset:
     """Return rows as token ids of a base, in the words given, or in those that are searched on the training rows.
 
@@ -41,6 +47,7 @@ def encode_worded(
         words: As `read_words` returns them.
         max_length: Most tokens of an example; None for the base's own limit.
         say: Told that a template is searched.
+        seen: As for `encode_rows`.
 
     Raises:
         TemplateError: If a template does not fit the table.
@@ -51,5 +58,6 @@ def encode_worded(
         ranking = ranking_for(settings.losses, base.kind)
         search = search_template(base, rows.train, rows.labels, ranking, settings.seed, say)
         words = (search.template,)
-    dataset = encode_rows(rows, base.tokenizer, base.model.config, base.kind, template=words, max_length=max_length)
+    tokenizer, config = base.tokenizer, base.model.config
+    dataset = encode_rows(rows, tokenizer, config, base.kind, template=words, max_length=max_length, seen=seen)
     return dataset if search is None else replace(dataset, search=search, notes=(*dataset.notes, *search.notes()))
