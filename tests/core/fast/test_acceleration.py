@@ -140,6 +140,17 @@ def test_a_copy_of_a_model_has_faster_passes_of_its_own_and_a_merged_one_has_non
     assert acceleration_of(copied) is None and torch.equal(copied(**inputs, rows="a").logits, plain)
 
 
+def test_heads_in_the_bank_stay_plain_so_that_one_product_answers_for_many() -> None:
+    model, attachment = attached_model("llama", "a")
+    attachment.route_heads(["lm_head"])
+    attachment.add("with head", trainable=False)
+    head = attachment.bank.snapshot.heads[attachment.bank.row("with head")]
+    linear = head.requires_grad_(False).part("lm_head")
+    with accelerate(attachment):
+        assert linear is not None and "forward" not in linear.__dict__
+        assert acceleration_of(model) is not None
+
+
 def test_a_head_that_is_routed_later_takes_the_faster_passes_off() -> None:
     """Routed over a faster forward, the head kept it after both had come off."""
     model, attachment = attached_model("llama", "a")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ia3.core.attach import FASTER, Attachment
+from ia3.core.attach import BANK_MODULE, FASTER, Attachment
 from ia3.core.fast.activations import Activation, activation_of
 from ia3.core.fast.compiling import Compiled, install_compiled
 from ia3.core.fast.gates import gate_and_scale
@@ -198,18 +198,23 @@ class Acceleration:
     # -- linears, norms, gates ----------------------------------------------------------------------------------------
 
     def _install_linears(self) -> None:
-        for path, module in self.attachment.model.named_modules():
+        for path, module in self._modules():
             is_frozen = type(module) is nn.Linear and not self._is_own(path) and not module.weight.requires_grad
             if is_frozen and takes(module.weight):
                 self._surgery.set(path, "forward", linear_forward(module))
                 self.counts["linears"] += 1
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the base's modules by path; heads in the bank stay plain, so that one product can answer for many."""
+        named = self.attachment.model.named_modules()
+        return ((path, module) for path, module in named if not f"{path}.".startswith(f"{BANK_MODULE}."))
 
     def _is_own(self, path: str) -> bool:
         """Whether a module lies in a head that adapters bring themselves, which is trained."""
         return any(f"{path}.".startswith(f"{head}.") for head in self.attachment.head_paths)
 
     def _install_norms(self) -> None:
-        for path, module in self.attachment.model.named_modules():
+        for path, module in self._modules():
             forward = _norm_forward(module)
             if forward is None:
                 continue
@@ -220,7 +225,7 @@ class Acceleration:
 
     def _install_gates(self) -> None:
         numbers = {(group.module, group.side): n for n, group in enumerate(self.attachment.groups)}
-        for path, module in self.attachment.model.named_modules():
+        for path, module in self._modules():
             gated = _gated(module)
             if gated is None:
                 continue
