@@ -183,6 +183,17 @@ def test_tasks_begin_with_the_runs_start_or_with_their_own(
     assert tasks_of_run["books"]["start"] == read_start(source("causal")).digest != tasks_of_run["games"]["start"]
 
 
+def test_a_recipe_has_its_own_rate_for_what_begins_with_a_start(
+    source: Callable[[str], Path], base: BaseFolder, tmp_path: Path
+) -> None:
+    few = {"recipe": "t-few-small", "max_steps": 1, "eval_fraction": 0.0}
+    tasks = [TASKS[0], {"name": "games", "table": TASKS[1]["table"], "start": source("causal")}]
+    run_many(base("causal"), tmp_path / "o", tasks, **few)
+    run(base("causal"), tmp_path / "one", start=source("causal"), **few)
+    folders = (tmp_path / "o" / "books", tmp_path / "o" / "games", tmp_path / "one")
+    assert [_record(folder)["settings"]["learning_rate"] for folder in folders] == [2e-2, 8e-3, 8e-3]
+
+
 def test_a_shared_stage_begins_with_the_start_and_a_task_cannot_have_another(
     source: Callable[[str], Path], base: BaseFolder, tmp_path: Path
 ) -> None:

@@ -27,6 +27,17 @@ def test_t_few_small_has_at_most_about_a_hundred_steps_and_its_own_rates_for_eac
         assert settings.losses == ("lm" if kind == "causal" else "lm+ul+ln")
 
 
+def test_a_run_from_a_start_has_the_recipes_rate_for_that_and_the_record_says_why() -> None:
+    started = settings_for("causal", has_start=True, recipe="t-few-small")
+    assert started.learning_rate == 8e-3
+    encoders = [settings_for("encoder", has_start=has_start, recipe="t-few-small") for has_start in (False, True)]
+    assert encoders[0] == encoders[1]
+    given = settings_for("causal", has_start=True, recipe="t-few-small", learning_rate=0.05)
+    assert given.learning_rate == 0.05 and settings_for("causal", has_start=True) == DEFAULTS["causal"]
+    why = {rate: differences_from_paper(one.to_json(), "causal")[2]["why"] for rate, one in ((1, started), (2, given))}
+    assert why == {1: RECIPES["t-few-small"].reasons["learning_rate"], 2: None}
+
+
 @pytest.mark.parametrize("kind", DEFAULTS)
 def test_the_default_recipe_changes_nothing(kind: str) -> None:
     assert settings_for(kind, recipe="default") == settings_for(kind) == DEFAULTS[kind]  # type: ignore[arg-type]

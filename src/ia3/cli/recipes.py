@@ -46,12 +46,16 @@ def _show(name: str, *, as_json: bool) -> None:
             kind: {"settings": chosen, "differs": differences_from_paper(chosen, kind)}
             for kind, chosen in settings.items()
         }
-        print_json({"name": recipe.name, "summary": recipe.summary, "kinds": told})
+        started = {kind: dict(changes) for kind, changes in recipe.started.items()}
+        print_json({"name": recipe.name, "summary": recipe.summary, "kinds": told, "with_start": started})
         return
     names = [name for name in settings["causal"] if name != "recipe"]
     rows = [("setting", *settings)]
     rows += [(name, *(_word(chosen[name]) for chosen in settings.values())) for name in names]
     print_lines([recipe.summary, "", *align_columns(rows)])
+    for kind, changes in recipe.started.items():
+        words = ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
+        print_lines(["", f"with --start: {words} ({kind})"])
     differences: dict[str, list[str]] = {}  # in words, with the kinds of base that they are of
     for kind, chosen in settings.items():
         for one in differences_from_paper(chosen, kind):

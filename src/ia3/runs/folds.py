@@ -136,7 +136,7 @@ def train_folds(
     check_folder(folder, resume=resume, overwrite=overwrite)
     placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
     kind = kind_of_base(base, placement, say)
-    own = settings_for(kind, **settings)
+    own = settings_for(kind, has_start=start is not None, **settings)
     whole = read_whole(source, base, kind, own, placement, say, **words)
     datasets = _cut(whole, folds, own.seed)
     _say(datasets, whole, say)

@@ -139,7 +139,10 @@ def train_tasks(
     shared: dict[str, Any] = {"text": text, "label": label, "choices": choices, "eval_fraction": eval_fraction}
     shared |= {"template": template, "answers": answers, "max_length": max_length}
     filled = [filled_spec(spec, shared) for spec in specs]
-    each = [settings_for(kind, **{**settings, **spec.settings}) for spec in filled]
+    each = [
+        settings_for(kind, has_start=begun is not None, **{**settings, **spec.settings})
+        for spec, begun in zip(filled, starts, strict=True)
+    ]
     rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows, drop_duplicates=drop_duplicates)
     loaded = load_for(base, kind, rows, placement, each[0].seed, say)
     rows = [in_order_of(loaded, one, is_strict=False) for one in rows]
@@ -256,7 +259,7 @@ def _shared_stage(
             "label sets. Leave --shared-steps out, or give a language model as the base."
         )
     alone = {"max_steps": steps, "epochs": 1, "class_weights": False, "patience": 0}
-    own = settings_for(kind, **{**settings, **alone})
+    own = settings_for(kind, has_start=start is not None, **{**settings, **alone})
     drawn = draw_shared([dataset.train for dataset in datasets], steps * own.batch_size, sampling, own.seed)
     return SharedStage(drawn, own, start)
 

@@ -199,7 +199,7 @@ def train_repeats(
     check_folder(folder, resume=resume, overwrite=overwrite)
     placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
     kind = kind_of_base(base, placement, say)
-    first = settings_for(kind, **settings)
+    first = settings_for(kind, has_start=start is not None, **settings)
     each = [replace(first, seed=first.seed + number) for number in range(repeats)]
     whole = read_whole(source, base, kind, first, placement, say, eval_source=eval_source, **words)
     datasets = _cut(whole, each, per_label, eval_fraction)

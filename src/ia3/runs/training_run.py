@@ -129,7 +129,7 @@ def train_adapter(
         read_start(start)  # before the base, which takes longer
     placement = Placement(dtype, device, precision)
     kind = kind_of_base(base, placement, say)
-    chosen = settings_for(kind, **settings)
+    chosen = settings_for(kind, has_start=start is not None, **settings)
     rows = read_rows(
         source,
         eval_source=eval_source,

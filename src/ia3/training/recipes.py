@@ -104,7 +104,8 @@ def differences_from_paper(settings: Mapping[str, Any], kind: Kind) -> list[dict
 
 def _reason(recipe: Recipe, kind: Kind, name: str, value: Any) -> str | None:
     """Return why a recipe has its value; None if the value is the user's."""
-    return recipe.reasons.get(name) if recipe.changes_for(kind).get(name) == value else None
+    own = [recipe.changes_for(kind, has_start=has_start).get(name) for has_start in (False, True)]
+    return recipe.reasons.get(name) if value in own else None
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Recipe:
         changes: Settings that differ from the defaults of the kind of base.
         reasons: Why a change is not the paper's value, by setting.
         kinds: Changes for one kind of base that take the place of those.
+        started: Changes for one kind of base where a run begins with an adapter in place of ones.
     """
 
     name: str
@@ -124,10 +126,11 @@ class Recipe:
     changes: Mapping[str, Any]
     reasons: Mapping[str, str] = field(default_factory=dict)
     kinds: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
+    started: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
 
-    def changes_for(self, kind: Kind) -> dict[str, Any]:
+    def changes_for(self, kind: Kind, *, has_start: bool = False) -> dict[str, Any]:
         """Return the settings that differ from the defaults of a kind of base."""
-        return {**self.changes, **self.kinds.get(kind, {})}
+        return {**self.changes, **self.kinds.get(kind, {}), **(self.started.get(kind, {}) if has_start else {})}
 
 
 # T-Few's settings, from section 3 of the paper and its code's configuration.
@@ -183,6 +186,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "causal": {"losses": "lm", "learning_rate": 2e-2, "beta1": 0.8, "beta2": 0.95},
                     "encoder": {"learning_rate": 2e-2, "feedforward_rate": 3.0, "head_learning_rate": 5e-3},
                 },
+                started={"causal": {"learning_rate": 8e-3}},
             ),
         )
     }

@@ -21,11 +21,12 @@ LOSSES = ("lm", "lm+ul+ln")
 OPTIMIZERS = ("adamw", "adafactor")
 
 
-def settings_for(kind: Kind, **overrides: Any) -> Settings:
+def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Settings:
     """Return the defaults of a kind of base with some settings changed: first by the recipe, then as given.
 
     Args:
         kind: Kind of the base.
+        has_start: Whether the run begins with an adapter in place of ones, for which a recipe may have other settings.
         overrides: Settings by name; None keeps the recipe's. `epochs` without `max_steps` takes a recipe's away.
 
     Raises:
@@ -41,7 +42,7 @@ def settings_for(kind: Kind, **overrides: Any) -> Settings:
         hints = "".join(near_matches(name, known) for name in unknown)
         raise SettingsError(f"Reading the settings: there is no setting {', '.join(map(repr, unknown))}.{hints}")
     given = {name: value for name, value in overrides.items() if value is not None}
-    changes = find_recipe(given.get("recipe", "default")).changes_for(kind)
+    changes = find_recipe(given.get("recipe", "default")).changes_for(kind, has_start=has_start)
     if "epochs" in given:
         changes.pop("max_steps", None)
     return replace(DEFAULTS[kind], **{**changes, **given})

@@ -204,7 +204,7 @@ class Acceleration:
                 self._surgery.set(path, "forward", linear_forward(module))
                 self.counts["linears"] += 1
 
-    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+    def _modules(self) -> Iterator[tuple[str, Any]]:
         """Yield the base's modules by path; heads in the bank stay plain, so that one product can answer for many."""
         named = self.attachment.model.named_modules()
         return ((path, module) for path, module in named if not f"{path}.".startswith(f"{BANK_MODULE}."))
