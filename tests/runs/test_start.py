@@ -186,7 +186,7 @@ def test_tasks_begin_with_the_runs_start_or_with_their_own(
 def test_a_recipe_has_its_own_rate_for_what_begins_with_a_start(
     source: Callable[[str], Path], base: BaseFolder, tmp_path: Path
 ) -> None:
-    few = {"recipe": "t-few-small", "max_steps": 1, "eval_fraction": 0.0}
+    few = {"recipe": "t-few-small", "learning_rate": None, "max_steps": 1, "eval_fraction": 0.0}
     tasks = [TASKS[0], {"name": "games", "table": TASKS[1]["table"], "start": source("causal")}]
     run_many(base("causal"), tmp_path / "o", tasks, **few)
     run(base("causal"), tmp_path / "one", start=source("causal"), **few)
