@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ import ia3
 from benchmarks.bases import find_table
 from benchmarks.fewshot_data import BASES, TASKS, TEMPLATE
 from ia3.bases.loading import Base
-from ia3.bases.named import named_base_names
 from ia3.data.draws import draw_per_label
 from ia3.data.tables import read_table
-from ia3.errors import IA3Error, SettingsError
+from ia3.errors import AdapterError, IA3Error, SettingsError
 from ia3.runs.packaged_starts import packaged_start
 
 SOURCES = ("reviews", "tweets", "editorials")
@@ -68,8 +68,10 @@ def find_start(base: Base, data: Path, output: Path, *, without: str) -> Path:
         output: Where one is made if it must be.
         without: Name of the table.
     """
-    is_packaged = without not in SOURCES and base.name in named_base_names()
-    packaged = packaged_start("sentiment", base.name) if is_packaged else None
+    packaged = None
+    if without not in SOURCES:
+        with suppress(AdapterError):  # there is none for this base
+            packaged = packaged_start("sentiment", base.name)
     return packaged or make_start(base, data, output, without=without)
 
 

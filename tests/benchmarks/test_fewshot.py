@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,19 @@ def test_a_grid_gives_a_table_a_picture_and_what_is_missing(
     assert json.loads(made.read_text(encoding="utf-8"))["data"]["rows"] == 2 * 3 * 4
     assert grid("--methods", "lm", "logistic", "--report") == 0
     assert "reviews, 2 a label: lm (draw 0)" in capsys.readouterr().out
+
+
+def test_the_start_of_a_table_that_no_start_has_seen_is_the_one_that_comes_with_the_project(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str | None] = []
+    monkeypatch.setattr(starts, "make_start", lambda base, data, output, *, without: made.append(without) or output)
+    named, own = (SimpleNamespace(name=name) for name in ("sentence-transformers/all-MiniLM-L6-v2", "/some/folder"))
+    found = starts.find_start(named, data, tmp_path, without="phrasebank")  # type: ignore[arg-type]
+    assert found.parts[-2:] == ("sentiment", "minilm") and made == []
+    assert starts.find_start(named, data, tmp_path, without="reviews") == tmp_path  # type: ignore[arg-type]
+    assert starts.find_start(own, data, tmp_path, without="phrasebank") == tmp_path  # type: ignore[arg-type]
+    assert made == ["reviews", "phrasebank"]
 
 
 def test_an_unknown_method_is_one_sentence(grid: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,40 @@ def test_an_adapter_answers_by_its_name(name: str) -> None:
     assert len({str(found) for found in answers.values()}) == 3
 
 
+@pytest.mark.parametrize("name", ["gpt_neox", "mt5"])
+@pytest.mark.parametrize("rows", ["a", ["a", "b", "a"]])
+def test_answers_end_with_the_numbers_they_began_with(name: str, rows: Any) -> None:
+    """Each token is a pass of its own, and each looked the adapters up anew."""
+    model = make_ending(name)
+    bank = Bank(find_plan(model))
+    for seed, adapter in enumerate("ab"):
+        bank.add(adapter, torch.rand(bank.plan.width, generator=torch.Generator().manual_seed(seed)) * 3)
+    attach(model, bank)
+    prompts = PROMPTS[:3]
+    expected = generate(model, prompts, adapter=rows)
+
+    def changed(module: Any, args: Any, output: Any) -> None:
+        hook.remove()
+        bank.set_vector("a", torch.full((bank.plan.width,), 0.1))
+        bank.remove("b")
+
+    hook = (model.get_decoder() if model.config.is_encoder_decoder else model).register_forward_hook(changed)
+    assert generate(model, prompts, adapter=rows) == expected
+    assert bank.names == ("a",) and generate(model, prompts, adapter="a") != expected
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "mt5"])
+def test_a_row_that_is_not_a_number_leaves_the_other_answers_alone(name: str) -> None:
+    model = make_ending(name)
+    bank = Bank(find_plan(model))
+    bank.add("a", torch.rand(bank.plan.width, generator=torch.Generator().manual_seed(0)) * 3)
+    bank.add("broken", torch.full((bank.plan.width,), torch.nan))
+    attach(model, bank)
+    found = generate(model, PROMPTS[:3], adapter=["a", "broken", "a"])
+    alone = generate(model, PROMPTS[:3], adapter="a")
+    assert [found[0], found[2]] == [alone[0], alone[2]]
+
+
 def test_the_bases_generation_config_has_no_say() -> None:
     model = make_ending("bart")
     before = generate(model)

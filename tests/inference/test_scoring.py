@@ -213,6 +213,26 @@ def test_mixed_rows_score_as_each_alone(name: str) -> None:
     assert not torch.allclose(mixed, score(model, CASES[name].kind, rows=0), atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "mt5"])
+@pytest.mark.parametrize("change", ["replace", "remove"])
+def test_a_scoring_ends_with_the_numbers_it_began_with(name: str, change: str) -> None:
+    """Prompt and choices are passes of their own, and each looked the adapter up anew."""
+    model, tolerance = make(name)
+    attachment = with_bank(model)
+    bank = attachment.bank
+    expected = score(model, CASES[name].kind, rows="b")
+    other = torch.full((bank.plan.width,), 0.1)
+
+    def changed(module: Any, args: Any, output: Any) -> None:
+        hook.remove()
+        bank.remove("b") if change == "remove" else bank.set_vector("b", other)
+
+    part = model.get_encoder() if model.config.is_encoder_decoder else model
+    hook = part.register_forward_hook(changed)
+    torch.testing.assert_close(score(model, CASES[name].kind, rows="b"), expected, atol=tolerance, rtol=0)
+    assert ("b" in bank.names) == (change == "replace")
+
+
 @pytest.mark.parametrize("name", ["gpt_neox", "t5-gated"])
 def test_one_name_stands_for_all_rows(name: str) -> None:
     model, _ = make(name)

@@ -88,6 +88,17 @@ def attachment_of(model: nn.Module) -> Attachment:
     return handle
 
 
+@contextmanager
+def still(model: nn.Module) -> Iterator[None]:
+    """Have several passes of a model see its bank as it is now; a model without a bank is left alone."""
+    handle = getattr(model, _HANDLE, None)
+    if isinstance(handle, Attachment):
+        with handle.bank.still():
+            yield
+    else:
+        yield
+
+
 class Attachment:
     """The handle of a bank on a model: which rows are used, and how to take it off.
 

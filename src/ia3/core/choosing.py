@@ -48,7 +48,7 @@ def default_rows(bank: Bank, head_paths: Collection[str], active: int | None) ->
     Raises:
         BankError: If there is none, it was removed, or its head would not be run.
     """
-    known = bank.snapshot.rows
+    known = bank.look_up(())[0].rows
     in_backward = torch._C._current_graph_task_id() != -1
     if in_backward and len(known) != 1:
         raise BankError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ia3.bases.kinds import Kind
-from ia3.core.attach import attachment_of
+from ia3.core.attach import attachment_of, still
 from ia3.core.modes import evaluating
 from ia3.core.strengths import Choice, at_strength, split_strengths
 from ia3.data.batches import pad_left, pad_right
@@ -73,14 +73,15 @@ def generate_tokens(
         lengths = [len(e.prompt_ids) + max_new_tokens for e in encoded]
         # each new token is a pass of its own: as few batches as the budget allows
         for part in length_batches(lengths, token_budget, token_budget):
-            rows = {} if adapter is None else {"rows": _rows_of(model, adapter, part)}
-            batch = [encoded[i] for i in part]
-            if kind == "causal":
-                inputs = _start_causal(model, batch, pad_id)
-            else:
-                assert decoder_start_id is not None
-                inputs = _start_seq2seq(model, batch, pad_id, decoder_start_id, rows)
-            answers |= zip(part, _run_greedily(model, inputs | rows, max_new_tokens, end_id), strict=True)
+            with still(model):  # an adapter that is replaced meanwhile answers to the end as it began
+                rows = {} if adapter is None else {"rows": _rows_of(model, adapter, part)}
+                batch = [encoded[i] for i in part]
+                if kind == "causal":
+                    inputs = _start_causal(model, batch, pad_id)
+                else:
+                    assert decoder_start_id is not None
+                    inputs = _start_seq2seq(model, batch, pad_id, decoder_start_id, rows)
+                answers |= zip(part, _run_greedily(model, inputs | rows, max_new_tokens, end_id), strict=True)
             if on_progress is not None:
                 on_progress(len(answers), len(encoded))
     return [answers[i] for i in range(len(encoded))]

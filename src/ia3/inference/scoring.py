@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ia3.bases.kinds import Kind
+from ia3.core.attach import still
 from ia3.core.strengths import Choice
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
@@ -77,12 +78,13 @@ def score_choices(
     if not all(own and all(own) for own in choices):
         raise SettingsError("Scoring choices: the label set is empty or a choice has no tokens, expected some of both.")
     pairs = [_Pair(owner, tuple(ids)) for owner, own in enumerate(choices) for ids in own]
-    if kind == "causal":
-        scores = _score_causal(model, encoded, pairs, pad_id, rows)
-    elif decoder_start_id is None:
+    if kind == "seq2seq" and decoder_start_id is None:
         raise SettingsError("Scoring choices: the base names no decoder_start_token_id, expected one in its config.")
-    else:
-        scores = _score_seq2seq(model, encoded, pairs, pad_id, decoder_start_id, rows)
+    with still(model):  # an adapter that is replaced meanwhile scores all choices as it began
+        if decoder_start_id is None or kind == "causal":
+            scores = _score_causal(model, encoded, pairs, pad_id, rows)
+        else:
+            scores = _score_seq2seq(model, encoded, pairs, pad_id, decoder_start_id, rows)
     return _in_place(scores, list(map(len, choices)))
 
 
