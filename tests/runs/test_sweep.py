@@ -88,6 +88,15 @@ def test_the_folder_holds_the_best_adapter_the_table_the_picture_and_the_record(
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_recipes_are_compared_whatever_their_losses(kind: str, base: BaseFolder, tmp_path: Path) -> None:
+    vary = {"recipe": ["default", "t-few", "t-few-small"]}
+    result = sweep(ROWS, base(kind), tmp_path / "o", vary=vary, seeds=[0], max_steps=2)
+    assert {group.runs[0].outcome.steps for group in result.groups} == {2} and len(result.groups) == 3
+    assert all(group.losses for group in result.groups)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
 def test_with_batches_apart_the_best_has_the_bits_of_training_it_alone(
     kind: str, base: BaseFolder, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,37 @@ def test_in_batches_of_one_task_each_ends_in_the_bits_that_it_has_alone(kind: st
     tasks = make_tasks(bases, kind)
     run(tasks, is_mixed=False)
     assert all(same_bits(tensors, alone(bases, kind, name)) for name, tensors in trained(tasks).items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_mixed", [True, False])
+def test_tasks_of_other_losses_and_optimizers_end_as_alone(kind: str, is_mixed: bool, bases: Path) -> None:
+    few = {"losses": "lm+ul+ln", "class_weights": False}
+    settings = SETTINGS | {
+        "b": dataclasses.replace(SETTINGS["b"], **few),
+        "c": dataclasses.replace(SETTINGS["c"], optimizer="adafactor", **few),
+    }
+    tasks = make_tasks(bases, kind)
+    outcomes, _ = run(tasks, settings, is_mixed=is_mixed)
+    assert {name: outcome.steps for name, outcome in outcomes.items()} == {"a": 6, "b": 6, "c": 3}
+    for name, tensors in trained(tasks).items():
+        single = make_tasks(bases, kind, [name])
+        run(single, settings)
+        if not is_mixed:
+            assert same_bits(tensors, trained(single)[name])
+        for part, expected in trained(single)[name].items():
+            torch.testing.assert_close(tensors[part], expected, rtol=0, atol=1e-4)
+
+
+def test_tasks_apart_are_compiled_only_where_each_would_be_alone(bases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    repays = lambda blocks, tokens, *rest: asked.append(tokens) or tokens == max(asked)  # noqa: E731  all tasks' tokens
+    monkeypatch.setattr(loop, "repays_compiling", repays)
+    monkeypatch.setattr(loop, "accelerated", lambda attachment, *, compiled: found.append(compiled) or nullcontext())
+    found: list[bool] = []
+    for is_mixed in (True, False):
+        run(make_tasks(bases, "causal"), is_mixed=is_mixed)
+    assert found == [True, False] and min(asked) < max(asked)
 
 
 def test_with_dropout_and_batches_of_one_task_the_masks_are_those_of_training_alone(bases: Path) -> None:

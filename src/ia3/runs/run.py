@@ -298,12 +298,14 @@ class Run:
     # -- during the training ------------------------------------------------------------------------------------------
 
     def _evaluate(self, adapters: Sequence[str]) -> list[Evaluation | None]:
-        """Evaluate some adapters on their held-out rows, together."""
+        """Evaluate some adapters on their held-out rows: together, or each for itself as they are trained."""
         measured = [a for a in adapters if a in self._tasks and self._tasks[a].dataset.held_out]
         if not measured:
             return [None] * len(adapters)
+        together = [measured] if self.setup.is_mixed else [[adapter] for adapter in measured]
         try:
-            self.metrics |= dict(zip(measured, self._measure(measured), strict=True))
+            for group in together:
+                self.metrics |= dict(zip(group, self._measure(group), strict=True))
         except MetricsError as error:
             if not self.setup.is_named:
                 step, epoch = self._at.get(ADAPTER, (0, 0))

@@ -34,7 +34,7 @@ from ia3.training.tasks import Callbacks, Outcome, Task, trained_tensors
 
 __all__ = ["Callbacks", "Outcome", "Task", "micro_batches", "train_loop", "train_together", "trained_tensors"]
 # Settings of the model and not of a row: all tasks of a run have the same.
-OF_THE_RUN = ("losses", "token_budget", "dropout", "compile")
+OF_THE_RUN = ("token_budget", "dropout", "compile")
 
 
 def train_loop(
@@ -115,7 +115,7 @@ def _run_rounds(rounds: _Rounds, run: str, number: int) -> None:
         callbacks.on_checkpoint(Checkpoint(number, run, tuple(learner.filled_state() for learner in learners)))
 
     with (
-        accelerated(first.task.attachment, compiled=_compiles(learners)),
+        accelerated(first.task.attachment, compiled=_compiles(learners, rounds.is_mixed)),
         _training_mode(first.task.attachment.model, first.settings),
     ):
         while any(learner.is_active for learner in learners) and not callbacks.should_stop():
@@ -155,7 +155,10 @@ class _Rounds:
         ready = [learner for learner in self.learners if self.is_ready(learner)]
         began = self.callbacks.clock()
         turns = [self._turn(l) for l in ready if has_turn(self._weights.get(l.task.adapter, 1.0), number)]
-        summed = [loss for group in self._groups(turns) for loss in _backward(group)]
+        losses: dict[str, float] = {}
+        for group in self._groups(turns):
+            losses |= zip((turn.learner.task.adapter for turn in group), _backward(group), strict=True)
+        summed = [losses[turn.learner.task.adapter] for turn in turns]
         rates = [turn.learner.take_step(loss, turn.targets) for turn, loss in zip(turns, summed, strict=True)]
         seconds = max(self.callbacks.clock() - began, 1e-9)
         speed = sum(len(turn.examples) for turn in turns) / seconds
@@ -177,8 +180,13 @@ class _Rounds:
         return _Turn(learner, examples, targets)
 
     def _groups(self, turns: list[_Turn]) -> list[list[_Turn]]:
-        """Return the turns whose examples may meet in a batch."""
-        return [turns] if self.is_mixed and turns else [[turn] for turn in turns]
+        """Return the turns whose examples may meet in a batch: those whose loss is the same function."""
+        groups: dict[Any, list[_Turn]] = {}
+        for number, turn in enumerate(turns):
+            settings, kind = turn.learner.settings, turn.learner.task.kind
+            key = learns_from_choices(settings.losses, kind) if self.is_mixed else number
+            groups.setdefault(key, []).append(turn)
+        return [*groups.values()]
 
     def _tell(self, turn: _Turn, loss: float, rate: float | None, speed: float) -> None:
         if rate is None:
@@ -280,12 +288,17 @@ def _check_settings(settings: Sequence[Settings]) -> None:
             )
 
 
-def _compiles(learners: Sequence[Learner]) -> bool:
-    """Whether the blocks are compiled: as the settings say, or where the run repays it."""
+def _compiles(learners: Sequence[Learner], is_mixed: bool) -> bool:
+    """Whether the blocks are compiled: as the settings say, or where the run repays it.
+
+    Where tasks are to end in the bits that each has alone, only if each would be compiled alone.
+    """
+    if not is_mixed and len(learners) > 1:
+        return all(_compiles([learner], is_mixed) for learner in learners)
     settings, attachment = learners[0].settings, learners[0].task.attachment
     if settings.compile != "auto":
         return settings.compile == "on"
-    if learns_from_choices(settings.losses, learners[0].task.kind):  # their caches are not compiled
+    if any(learns_from_choices(one.settings.losses, one.task.kind) for one in learners):  # caches are not compiled
         return False
     if next(attachment.model.parameters()).device.type != "cpu":  # nothing was measured there
         return False
