@@ -130,6 +130,12 @@ def test_prompts_that_were_seen_before_are_not_tokenized_again_and_have_the_same
     assert [e.prompt_ids for e in without.encode(rows[:1])] == [first[0].prompt_ids]
 
 
+def test_a_text_that_is_cut_leaves_no_probes_behind() -> None:
+    seen: dict[str, tuple[int, ...]] = {}
+    [found] = replace(encoding(), max_length=40, seen=seen).encode([example("profit rose " * 50, "negative")])
+    assert found.truncated and len(seen) == 1
+
+
 class _Refusing:
     """A tokenizer that takes answers and no prompts."""
 

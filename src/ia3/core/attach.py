@@ -178,11 +178,12 @@ class Attachment:
         Raises:
             BankError: If the model has no such module, or a site lies in it.
         """
-        if not set(paths) <= set(self.head_paths):
-            self._remove_faster()  # a module that is routed over a faster pass would keep it when both come off
         for path in paths:
             if path not in self.head_paths:
                 self._check_head(path)
+                faster = self.model.__dict__.get(FASTER)
+                if faster is not None:  # routed over a faster pass, it would keep that when both come off
+                    faster.release(path)
                 plain = self.model.get_submodule(path).forward
                 self._surgery.set(path, "forward", partial(self._run_head, path, plain))
                 self.head_paths += (path,)
@@ -192,17 +193,14 @@ class Attachment:
     def detach(self) -> None:
         """Take the bank off; the model is then what it was, its parameters trainable as before."""
         self._check_attached()
-        self._remove_faster()  # its passes multiply by this bank's rows
+        faster = self.model.__dict__.get(FASTER)
+        if faster is not None:  # its passes multiply by this bank's rows
+            faster.remove()
         self.model._modules.pop(BANK_MODULE, None)
         self._surgery.undo()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self._trained_before)
         unbind_checkpoints(self.model)
-
-    def _remove_faster(self) -> None:
-        faster = self.model.__dict__.get(FASTER)
-        if faster is not None:
-            faster.remove()
 
     def _check_attached(self) -> None:
         if self.model.__dict__.get(_HANDLE) is not self:

@@ -35,13 +35,20 @@ def copy_head(model: nn.Module, paths: Sequence[str]) -> Head:
             raise BankError(
                 f"Copying the head: the model has no module {path!r}.{near_matches(path, known)}"
             ) from error
-        routed = module.__dict__.pop("forward", None)  # set by attach; a deep copy would drag the bank along
-        try:
-            modules[path] = _widened(copy.deepcopy(module)).requires_grad_(True)
-        finally:
-            if routed is not None:
-                module.__dict__["forward"] = routed
+        modules[path] = _widened(_copied(module)).requires_grad_(True)
     return Head(modules)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """Copy a module without the forwards that were set on it or its parts: a copy of one would drag the bank along.
+
+    The module itself is only read, since another thread may be running it.
+    """
+    held = [part.__dict__["forward"] for part in module.modules() if "forward" in part.__dict__]
+    copied = copy.deepcopy(module, {id(forward): None for forward in held})
+    for part in copied.modules():
+        part.__dict__.pop("forward", None)
+    return copied
 
 
 def _widened(module: nn.Module) -> nn.Module:

@@ -77,6 +77,14 @@ class Surgery:
         self.set(path, _ENTRANCE, _Entrance(module.forward, opened))
         self.set(path, "forward", MethodType(_entrance_of(module), module))
 
+    def undo_inside(self, module: nn.Module) -> None:
+        """Set the attributes of a module and its parts back, the newest first; its hooks stay."""
+        inside = {id(part) for part in module.modules()}
+        mine = [attribute for attribute in self._attributes if id(attribute.module) in inside]
+        for attribute in reversed(mine):
+            attribute.undo()
+        self._attributes = [attribute for attribute in self._attributes if id(attribute.module) not in inside]
+
     def undo(self) -> None:
         """Take everything off, the newest first."""
         for module, kind, key in self._hooks:

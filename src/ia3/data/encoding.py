@@ -175,7 +175,7 @@ class Encoding:
 
         def with_text(characters: int) -> tuple[int, ...]:
             kept = _beginning(text, characters)
-            return self.prompt_ids([prompt_of(self.template, example, self.text_column, kept)])[0]
+            return self._tokenized([prompt_of(self.template, example, self.text_column, kept)])[0]  # not remembered
 
         text = example.text.strip()  # blanks are the first to go
         best, bare = None, len(with_text(0))

@@ -19,7 +19,7 @@ from ia3.adapters.stored import attach_store
 from ia3.bases.kinds import Kind, kind_of
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.locating import say_on_stderr
-from ia3.core.fast.acceleration import accelerate, acceleration_of
+from ia3.core.fast.acceleration import keep_accelerated
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template, parse_template
 from ia3.errors import AdapterError, BaseError, SettingsError
@@ -94,8 +94,7 @@ def load_predictor(
             f"{doing}: it is for a base of kind {adapter.kind}, got {base.name!r}, which is {base.kind}."
         )
     attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
-    if acceleration_of(base.model) is None:
-        accelerate(attachment)
+    keep_accelerated(attachment)
     encoding = encoding_of(base, known, words, chosen)
     own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "strength": strength}
     own["others"] = _further_encodings(doing, encoding, known.others) if ensemble else ()

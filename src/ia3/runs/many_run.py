@@ -140,7 +140,7 @@ def train_tasks(
     shared |= {"template": template, "answers": answers, "max_length": max_length}
     filled = [filled_spec(spec, shared) for spec in specs]
     each = [
-        settings_for(kind, has_start=begun is not None, **{**settings, **spec.settings})
+        settings_for(kind, has_start=begun is not None or shared_steps > 0, **{**settings, **spec.settings})
         for spec, begun in zip(filled, starts, strict=True)
     ]
     rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows, drop_duplicates=drop_duplicates)

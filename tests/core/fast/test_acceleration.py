@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ia3.core.attach import attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.fast import acceleration
-from ia3.core.fast.acceleration import accelerate, accelerated, acceleration_of
+from ia3.core.fast.acceleration import accelerate, accelerated, acceleration_of, keep_accelerated
+from ia3.core.heads import copy_head
 from ia3.core.merge import merge
 from ia3.errors import BankError
 from tests.core.banks import attached_model, random_row, tiny_model
@@ -151,16 +153,99 @@ def test_heads_in_the_bank_stay_plain_so_that_one_product_answers_for_many() -> 
         assert acceleration_of(model) is not None
 
 
-def test_a_head_that_is_routed_later_takes_the_faster_passes_off() -> None:
+def test_a_head_that_is_routed_later_gives_up_its_faster_pass_and_the_others_stay() -> None:
     """Routed over a faster forward, the head kept it after both had come off."""
     model, attachment = attached_model("llama", "a")
     plain = model.lm_head.forward
-    with accelerate(attachment):
+    with accelerate(attachment) as acceleration:
+        with pytest.raises(BankError, match="the model has no module 'head'"):
+            attachment.route_heads(["head"])
         attachment.route_heads(["lm_head"])
-        assert acceleration_of(model) is None
-        attachment.route_heads(["lm_head"])
+        assert acceleration_of(model) is acceleration and not acceleration.has_head
+        assert "forward" in model.model.layers[0].mlp.__dict__
     attachment.detach()
     assert model.lm_head.forward == plain
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_cast_to_half_afterwards_takes_its_norms_as_it_did(dtype: torch.dtype) -> None:
+    """In float16 the squares of usual activations overflow, and the norm answered with zeros."""
+    model, attachment = attached_model("llama", "a")
+    norm = model.model.norm
+    x = (30 * torch.randn(1, 3, norm.weight.shape[0], generator=torch.Generator().manual_seed(0))).to(dtype)
+    with accelerate(attachment) as faster:
+        assert faster.counts["norms"] > 0
+        model.to(dtype)
+        assert torch.equal(norm(x), type(norm).forward(norm, x)) and norm(x).abs().max() > 0.5
+
+
+def test_what_is_unfrozen_afterwards_gets_its_gradients() -> None:
+    model, attachment = attached_model("gpt_neox", "a")
+    inputs = make_inputs("gpt_neox")
+    with accelerate(attachment):
+        bias = next(p for name, p in model.named_parameters() if name.endswith("dense_h_to_4h.bias"))
+        bias.requires_grad_(True)
+        model(**inputs, rows="a").logits.sum().backward()
+        assert bias.grad is not None and bias.grad.abs().max() > 0
+    model, attachment = attached_model("llama", "a")
+    with accelerate(attachment):
+        weight = model.model.norm.weight.requires_grad_(True)
+        model(**make_inputs("llama"), rows="a").logits.sum().backward()
+        assert weight.grad is not None and weight.grad.abs().max() > 0
+
+
+def test_another_thread_may_run_the_model_while_passes_are_put_on() -> None:
+    """The head's trial answered for everybody."""
+    model, attachment = attached_model("llama", "a")
+    inputs = make_inputs("llama")
+    expected = model(**inputs, rows="a").logits
+    found: list[torch.Tensor] = []
+
+    def run() -> None:
+        found.append(model(**inputs, rows="a").logits)
+
+    def during_the_trial(module: Any, args: Any, output: Any) -> None:
+        if acceleration._GIVEN.get() is not None:
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+
+    hook = model.lm_head.register_forward_hook(during_the_trial)
+    with accelerate(attachment):
+        hook.remove()
+    assert len(found) == 1
+    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=0)
+
+
+def test_several_threads_put_the_passes_on_once() -> None:
+    model, attachment = attached_model("llama", "a")
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: keep_accelerated(attachment), range(8)))
+    assert found == {acceleration_of(model)}
+
+
+def test_a_training_that_compiles_finds_compiled_blocks_and_leaves_the_passes_as_they_were() -> None:
+    model, attachment = attached_model("llama", "a")
+    held = keep_accelerated(attachment)
+    with accelerated(attachment):
+        assert acceleration_of(model) is held
+    with accelerated(attachment, compiled=True):
+        inside = acceleration_of(model)
+        assert inside is not None and inside.is_compiled
+        with pytest.raises(BankError, match="Copying a model with compiled blocks: it cannot be"):
+            copy.deepcopy(model)
+    after = acceleration_of(model)
+    assert after is not None and not after.is_compiled
+
+
+def test_a_head_is_copied_without_what_was_set_on_it_or_its_parts() -> None:
+    model, attachment = attached_model("roberta", "a")
+    with accelerate(attachment):
+        parts = [module for module in model.classifier.modules() if "forward" in module.__dict__]
+        before = [module.__dict__["forward"] for module in parts]
+        head = copy_head(model, ["classifier"])
+        assert not any("forward" in module.__dict__ for module in head.modules())
+        assert all(module.__dict__["forward"] is forward for module, forward in zip(parts, before, strict=True))
 
 
 def test_a_model_in_training_mode_gets_them_all_draws_nothing_and_stays_in_it() -> None:

@@ -9,6 +9,7 @@ what it replaces, and left out where they differ. This file knows modules; the m
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,6 +37,8 @@ _TOLERANCE = 1e-4  # of a replacement on random numbers, relative to the largest
 _GATED = (("gate_proj", "up_proj", "down_proj", "act_fn"), ("wi_0", "wi_1", "wo", "act"))
 
 _CAPTURED: ContextVar[list[Tensor] | None] = ContextVar("ia3_captured", default=None)
+_GIVEN: ContextVar[Tensor | None] = ContextVar("ia3_given", default=None)  # what the head answers while it is tried
+_PUTTING_ON = threading.Lock()
 
 
 def accelerate(attachment: Attachment, *, compiled: bool = False) -> Acceleration:
@@ -117,7 +120,9 @@ class Acceleration:
         self.remove()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Acceleration:
-        """Go along with a deep copy of the whole model; compiled blocks cannot."""
+        """Go along with a deep copy of the whole model; compiled blocks cannot. A part copied alone stays as it is."""
+        if id(self.attachment.model) not in memo:
+            return self
         if self._compiled is not None:
             raise BankError("Copying a model with compiled blocks: it cannot be. Remove them first, or copy it before.")
         copied = object.__new__(Acceleration)
@@ -128,6 +133,15 @@ class Acceleration:
     def remove(self) -> None:
         """Take the faster passes off; the bank stays."""
         self._surgery.undo()
+
+    def release(self, path: str) -> None:
+        """Give a module and its parts their own passes back: it becomes a head that adapters bring themselves."""
+        self._surgery.undo_inside(self.attachment.model.get_submodule(path))
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether blocks run compiled where gradients are wanted."""
+        return self._compiled is not None
 
     @property
     def compile_failure(self) -> str | None:
@@ -171,11 +185,11 @@ class Acceleration:
         plain = head.forward
         self._surgery.set(path, "forward", partial(_head_forward, plain))
         try:
-            return path if self._is_plain_head(head, path) else None
+            return path if self._is_plain_head(head) else None
         except Exception:  # a model that wants other inputs than ids: its loss is taken from logits
             return None
 
-    def _is_plain_head(self, head: nn.Linear, path: str) -> bool:
+    def _is_plain_head(self, head: nn.Linear) -> bool:
         """Compare the model's logits with its head's on the model's own hidden states."""
         model = self.attachment.model
         ids = torch.tensor([[1, 2, 3]], device=head.weight.device)
@@ -184,22 +198,21 @@ class Acceleration:
             inputs["decoder_input_ids"] = ids
         # numbers so large that a soft cap behind the head would show
         given = _numbers(head.weight, head.weight.shape[0]) * 1000
-        trial = Surgery(model)
         with evaluating(model), torch.no_grad():
             logits = model(**inputs).logits
             hidden = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
-            trial.set(path, "forward", lambda x: given)
+            before = _GIVEN.set(given)  # in this thread alone: others may be running the model
             try:
                 is_last = torch.equal(model(**inputs).logits.to(given.dtype), given)
             finally:
-                trial.undo()
+                _GIVEN.reset(before)
             return is_last and _is_same(logits[0], nn.functional.linear(hidden, head.weight, head.bias), hidden.dtype)
 
     # -- linears, norms, gates ----------------------------------------------------------------------------------------
 
     def _install_linears(self) -> None:
         for path, module in self._modules():
-            is_frozen = type(module) is nn.Linear and not self._is_own(path) and not module.weight.requires_grad
+            is_frozen = type(module) is nn.Linear and not module.weight.requires_grad
             if is_frozen and takes(module.weight):
                 self._surgery.set(path, "forward", linear_forward(module))
                 self.counts["linears"] += 1
@@ -207,7 +220,11 @@ class Acceleration:
     def _modules(self) -> Iterator[tuple[str, Any]]:
         """Yield the base's modules by path; heads in the bank stay plain, so that one product can answer for many."""
         named = self.attachment.model.named_modules()
-        return ((path, module) for path, module in named if not f"{path}.".startswith(f"{BANK_MODULE}."))
+        return (
+            (path, module)
+            for path, module in named
+            if not f"{path}.".startswith(f"{BANK_MODULE}.") and not self._is_own(path)
+        )
 
     def _is_own(self, path: str) -> bool:
         """Whether a module lies in a head that adapters bring themselves, which is trained."""
@@ -283,6 +300,7 @@ class Acceleration:
         return (last,)
 
 
+_EXACT = (torch.float32, torch.float64)
 _WIDE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -311,9 +329,9 @@ def _computed_in(module: nn.Module, x: Tensor) -> torch.dtype:
 
 def _head_forward(plain: Callable[..., Tensor], x: Tensor) -> Tensor:
     """Hand the head's input out, and one number in the logits' place, where somebody is waiting for it."""
-    caught = _CAPTURED.get()
+    caught, given = _CAPTURED.get(), _GIVEN.get()
     if caught is None:
-        return plain(x)
+        return plain(x) if given is None else given
     caught.append(x)
     return x.new_zeros(*x.shape[:-1], 1)
 
@@ -324,7 +342,7 @@ def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not name.endswith(("RMSNorm", "T5LayerNorm")) or not isinstance(weight, Tensor) or epsilon is None:
         return None
-    if weight.dim() != 1 or weight.dtype not in (torch.float32, torch.float64) or weight.requires_grad:
+    if weight.dim() != 1 or weight.dtype not in _EXACT or weight.requires_grad:
         return None
     # Gemma keeps its weights around zero
     return partial(_norm, module, float(epsilon), 1.0 if name.startswith("Gemma") else 0.0)
@@ -332,7 +350,8 @@ def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 def _norm(module: nn.Module, epsilon: float, offset: float, x: Tensor) -> Tensor:
     weight: Any = module.weight
-    if x.dtype != weight.dtype:
+    # cast to half, or trained, since the passes were put on
+    if x.dtype != weight.dtype or weight.dtype not in _EXACT or weight.requires_grad:
         return type(module).forward(module, x)
     return rms_norm(x, weight + offset if offset else weight, epsilon)
 
@@ -394,9 +413,22 @@ def _put_back(attachment: Attachment, module: nn.Module, args: Any, output: Tens
 
 @contextmanager
 def accelerated(attachment: Attachment, *, compiled: bool = False) -> Iterator[None]:
-    """Have the faster passes on inside, whether or not they are on already."""
-    if acceleration_of(attachment.model) is not None:
+    """Have the faster passes on inside, whether or not they are on already; afterwards they are as they were."""
+    held = acceleration_of(attachment.model)
+    if held is not None and (held.is_compiled or not compiled):
         yield
         return
-    with accelerate(attachment, compiled=compiled):
-        yield
+    if held is not None:
+        held.remove()
+    try:
+        with accelerate(attachment, compiled=compiled):
+            yield
+    finally:
+        if held is not None:
+            accelerate(attachment)
+
+
+def keep_accelerated(attachment: Attachment) -> Acceleration:
+    """Put faster passes on the model of a bank if it has none, and return their handle; several threads may ask."""
+    with _PUTTING_ON:
+        return acceleration_of(attachment.model) or accelerate(attachment)

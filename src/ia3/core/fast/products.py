@@ -73,7 +73,8 @@ def linear_forward(module: nn.Linear) -> Any:
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
     weight, bias = module.weight, module.bias
     is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if is_plain and takes(weight) and not weight.requires_grad:
+    is_trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if is_plain and takes(weight) and not is_trained:
         return frozen_linear(x, weight, bias)
     return functional.linear(x, weight, bias)
 
