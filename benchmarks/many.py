@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--quick",
         action="store_true",
-        help="Fewer repeats, windows, tokens, steps: five minutes, and as many for memory.",
+        help="Fewer repeats, windows, tokens, steps: twelve minutes, half of them for memory.",
     )
     add("--repeats", type=int, metavar="N", help=f"Repeats of every method ({_REPEATS}, quick {_QUICK_REPEATS}).")
     add("--adapters", type=int, action="append", metavar="N", help="Number of adapters for ours, may be repeated.")
