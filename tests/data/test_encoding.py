@@ -123,16 +123,16 @@ def test_rows_keep_their_places_over_several_chunks() -> None:
 def test_prompts_that_were_seen_before_are_not_tokenized_again_and_have_the_same_tokens() -> None:
     seen: dict[str, tuple[int, ...]] = {}
     rows = [example("profit rose", "negative"), example("sales fell", "neutral"), example("profit rose", "neutral")]
-    first = list(replace(encoding(), seen=seen).encode(rows))
+    first = list(encoding().encode(rows, seen=seen))
     assert [e.prompt_ids for e in first] == [e.prompt_ids for e in encoding().encode(rows)]
     assert list(seen) == ["Q: profit rose\nMood:", "Q: sales fell\nMood:"]
-    without = replace(encoding(), tokenizer=_Refusing(TOKENIZERS["causal"]), seen=seen)
-    assert [e.prompt_ids for e in without.encode(rows[:1])] == [first[0].prompt_ids]
+    without = replace(encoding(), tokenizer=_Refusing(TOKENIZERS["causal"]))
+    assert [e.prompt_ids for e in without.encode(rows[:1], seen=seen)] == [first[0].prompt_ids]
 
 
 def test_a_text_that_is_cut_leaves_no_probes_behind() -> None:
     seen: dict[str, tuple[int, ...]] = {}
-    [found] = replace(encoding(), max_length=40, seen=seen).encode([example("profit rose " * 50, "negative")])
+    [found] = replace(encoding(), max_length=40).encode([example("profit rose " * 50, "negative")], seen=seen)
     assert found.truncated and len(seen) == 1
 
 

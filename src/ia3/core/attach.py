@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial, update_wrapper
 from typing import Any
@@ -30,6 +30,7 @@ from ia3.core.heads import copy_head, run_heads
 from ia3.core.labels import check_own_loss
 from ia3.core.positions import scaled_position_bias, shares_positions
 from ia3.core.snapshot import BASE_NAME, Record
+from ia3.core.stillness import held_still
 from ia3.core.surgery import Surgery, has_entrance, take_rows
 from ia3.errors import BankError, PlanError, near_matches
 
@@ -92,10 +93,7 @@ def attachment_of(model: nn.Module) -> Attachment:
 def still(model: nn.Module) -> Iterator[None]:
     """Have several passes of a model see its bank as it is now; a model without a bank is left alone."""
     handle = getattr(model, _HANDLE, None)
-    if isinstance(handle, Attachment):
-        with handle.bank.still():
-            yield
-    else:
+    with nullcontext() if handle is None else held_still(handle.bank, handle.bank.snapshot):
         yield
 
 

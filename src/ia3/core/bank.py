@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -25,11 +22,9 @@ from ia3.core.heads import Head
 from ia3.core.records import Records
 from ia3.core.sites import Plan
 from ia3.core.snapshot import BASE_NAME, BASE_ROW, Record, Snapshot, told_rows
+from ia3.core.stillness import still_snapshot
 from ia3.core.table import RowTable, Slot, Table, adopt
 from ia3.errors import BankError
-
-# What banks are held still at in this thread or asyncio task, by the bank's id.
-_STILL: ContextVar[Mapping[int, Snapshot]] = ContextVar("ia3_still", default=MappingProxyType({}))
 
 
 class Bank(nn.Module):
@@ -94,22 +89,7 @@ class Bank(nn.Module):
 
     def row(self, adapter: str | int) -> int:
         """Return the row of a name, or check a row; see `Snapshot.row`."""
-        return self._looked_at().row(adapter)
-
-    @contextmanager
-    def still(self) -> Iterator[None]:
-        """Look rows up in what the bank holds now, in this thread or asyncio task, whatever is changed meanwhile.
-
-        For what takes several passes, such as an answer's tokens: all of them have the same numbers.
-        """
-        before = _STILL.set({**_STILL.get(), id(self): self._looked_at()})
-        try:
-            yield
-        finally:
-            _STILL.reset(before)
-
-    def _looked_at(self) -> Snapshot:
-        return _STILL.get().get(id(self), self._snapshot)
+        return still_snapshot(self, self._snapshot).row(adapter)
 
     def look_up(self, adapters: Iterable[str | int]) -> tuple[Snapshot, tuple[int, ...]]:
         """Return the rows of adapters, and the snapshot in which they were found.
@@ -120,7 +100,7 @@ class Bank(nn.Module):
         Raises:
             BankError: For an unknown name or a row that holds no adapter.
         """
-        held = self._looked_at()
+        held = still_snapshot(self, self._snapshot)
         rows = tuple(held.row(adapter) for adapter in adapters)
         return self._with_live(held, rows), rows
 

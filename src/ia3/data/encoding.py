@@ -47,8 +47,6 @@ class Encoding:
         max_length: Most tokens of an example; None for no limit. Causal answers count, those of seq2seq do not.
         label_column: Another name that the target may have for the label.
         choices_column: Where rows bring their own choices, the column that has them.
-        seen: Token ids of prompts that were encoded before, filled as more are: for tasks that share their texts, as
-            long as they are read. None remembers nothing.
     """
 
     tokenizer: Any
@@ -59,7 +57,6 @@ class Encoding:
     max_length: int | None = None
     label_column: str | None = None
     choices_column: str | None = None
-    seen: dict[str, tuple[int, ...]] | None = field(default=None, repr=False, compare=False)
     choice_ids: tuple[tuple[int, ...], ...] = field(init=False)  # target ids of each label
 
     def __post_init__(self) -> None:
@@ -89,12 +86,15 @@ class Encoding:
         """Return the same encoding with another limit."""
         return replace(self, max_length=max_length)
 
-    def encode(self, examples: Sequence[Example], start: int = 0) -> Iterator[Encoded]:
+    def encode(
+        self, examples: Sequence[Example], start: int = 0, seen: dict[str, tuple[int, ...]] | None = None
+    ) -> Iterator[Encoded]:
         """Yield the token ids of examples, in order.
 
         Args:
             examples: The examples.
             start: Position of the first one in its table.
+            seen: Token ids of prompts that other tables' examples had; those of these are put in. None remembers none.
 
         Raises:
             TemplateError: If a template fails on a row, gives an empty prompt, or leaves no room for the text.
@@ -102,21 +102,16 @@ class Encoding:
         """
         for first in range(0, len(examples), _CHUNK):
             chunk = examples[first : first + _CHUNK]
-            prompts = self.prompt_ids([prompt_of(self.template, example, self.text_column) for example in chunk])
-            for offset, (example, ids) in enumerate(zip(chunk, prompts, strict=True)):
-                yield self._encode_one(example, ids, start + first + offset)
+            prompts = [prompt_of(self.template, example, self.text_column) for example in chunk]
+            known = {} if seen is None else seen
+            new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+            if new:
+                known.update(zip(new, self.prompt_ids(new), strict=True))
+            for offset, (example, prompt) in enumerate(zip(chunk, prompts, strict=True)):
+                yield self._encode_one(example, known[prompt], start + first + offset)
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the token ids of prompts, special tokens included but never an end token before an answer."""
-        if self.seen is None:
-            return self._tokenized(prompts)
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.seen]
-        self.seen.update(zip(new, self._tokenized(new), strict=True))
-        return [self.seen[prompt] for prompt in prompts]
-
-    def _tokenized(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        if not prompts:
-            return []
         encoded = [tuple(ids) for ids in self.tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]]
         if self.kind != "causal":
             return encoded
@@ -175,7 +170,7 @@ class Encoding:
 
         def with_text(characters: int) -> tuple[int, ...]:
             kept = _beginning(text, characters)
-            return self._tokenized([prompt_of(self.template, example, self.text_column, kept)])[0]  # not remembered
+            return self.prompt_ids([prompt_of(self.template, example, self.text_column, kept)])[0]
 
         text = example.text.strip()  # blanks are the first to go
         best, bare = None, len(with_text(0))

@@ -78,11 +78,13 @@ def score_choices(
     if not all(own and all(own) for own in choices):
         raise SettingsError("Scoring choices: the label set is empty or a choice has no tokens, expected some of both.")
     pairs = [_Pair(owner, tuple(ids)) for owner, own in enumerate(choices) for ids in own]
-    if kind == "seq2seq" and decoder_start_id is None:
-        raise SettingsError("Scoring choices: the base names no decoder_start_token_id, expected one in its config.")
     with still(model):  # an adapter that is replaced meanwhile scores all choices as it began
-        if decoder_start_id is None or kind == "causal":
+        if kind == "causal":
             scores = _score_causal(model, encoded, pairs, pad_id, rows)
+        elif decoder_start_id is None:
+            raise SettingsError(
+                "Scoring choices: the base names no decoder_start_token_id, expected one in its config."
+            )
         else:
             scores = _score_seq2seq(model, encoded, pairs, pad_id, decoder_start_id, rows)
     return _in_place(scores, list(map(len, choices)))

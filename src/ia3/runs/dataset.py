@@ -173,18 +173,17 @@ def encode_rows(
     _check_length(max_length, limit)
     chosen = limit if max_length is None else max_length
     encoding, *others = (
-        Encoding(tokenizer, kind, one, table.text_column, rows.labels, chosen, table.label_column, own, seen)
+        Encoding(tokenizer, kind, one, table.text_column, rows.labels, chosen, table.label_column, own)
         for one in templates
     )
-    parts = [tuple(encoding.encode(part.examples)) for part in _parts(rows)]
+    parts = [tuple(encoding.encode(part.examples, seen=seen)) for part in _parts(rows)]
     is_cut = any(encoded.truncated for part in parts for encoded in part)
     whole = encoding.with_max_length(None).encode(table.examples) if is_cut else parts[0]
     lengths = [_length(encoded, encoding) for encoded in whole]
     report = describe_table(table, lengths, chosen if is_cut else None)
-    variants = tuple(tuple(other.encode(table.examples)) for other in others)
+    variants = tuple(tuple(other.encode(table.examples, seen=seen)) for other in others)
     notes = (*_length_notes(parts, chosen, limit), *_template_notes(len(templates)))
     held_out = parts[1] if len(parts) > 1 else ()
-    encoding, *others = (replace(one, seen=None) for one in (encoding, *others))
     return Dataset(rows, encoding, parts[0], held_out, report, notes, tuple(others), variants)
 
 

@@ -17,7 +17,7 @@ import ia3
 from ia3.core.attach import attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast import acceleration
+from ia3.core.fast import acceleration, forwards
 from ia3.core.fast.acceleration import accelerate, accelerated, acceleration_of, keep_accelerated
 from ia3.core.heads import copy_head
 from ia3.core.merge import merge
@@ -205,7 +205,7 @@ def test_another_thread_may_run_the_model_while_passes_are_put_on() -> None:
         found.append(model(**inputs, rows="a").logits)
 
     def during_the_trial(module: Any, args: Any, output: Any) -> None:
-        if acceleration._GIVEN.get() is not None:
+        if forwards.GIVEN.get() is not None:
             thread = threading.Thread(target=run)
             thread.start()
             thread.join()

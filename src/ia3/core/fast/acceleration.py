@@ -3,7 +3,7 @@
 The model computes the same function: products of frozen linears come from the fastest library, gated feed-forwards and
 root-mean-square norms keep less and walk less over memory, the last block is computed where it is read, and the output
 head hands its input out instead of logits where a loss asks for it. Each replacement is tried on random numbers beside
-what it replaces, and left out where they differ. This file knows modules; the mathematics stands beside it.
+what it replaces, and left out where they differ. This file knows where they go; what they do is `forwards`' matter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -20,11 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from ia3.core.attach import BANK_MODULE, FASTER, Attachment
-from ia3.core.fast.activations import Activation, activation_of
 from ia3.core.fast.compiling import Compiled, install_compiled
-from ia3.core.fast.gates import gate_and_scale
+from ia3.core.fast.forwards import (
+    CAPTURED,
+    EXACT,
+    GIVEN,
+    WIDE,
+    gated_forward,
+    gated_parts,
+    head_forward,
+    norm_forward,
+)
 from ia3.core.fast.int8 import Int8Linear
-from ia3.core.fast.norms import rms_norm
 from ia3.core.fast.products import linear_forward, takes
 from ia3.core.fast.wanted import LAST_BLOCKS, only_at, put, take
 from ia3.core.modes import evaluating
@@ -33,11 +39,6 @@ from ia3.errors import BankError
 
 _TOLERANCE = 1e-4  # of a replacement on random numbers, relative to the largest; fp32 and float64
 
-# Names of a gated feed-forward's gate, linear branch, last projection and activation.
-_GATED = (("gate_proj", "up_proj", "down_proj", "act_fn"), ("wi_0", "wi_1", "wo", "act"))
-
-_CAPTURED: ContextVar[list[Tensor] | None] = ContextVar("ia3_captured", default=None)
-_GIVEN: ContextVar[Tensor | None] = ContextVar("ia3_given", default=None)  # what the head answers while it is tried
 _PUTTING_ON = threading.Lock()
 
 
@@ -158,13 +159,13 @@ class Acceleration:
             inputs: What the model is called with; no labels.
         """
         caught: list[Tensor] = []
-        before = _CAPTURED.get()
-        _CAPTURED.set(caught)
+        before = CAPTURED.get()
+        CAPTURED.set(caught)
         try:
             with only_at(positions):
                 self.attachment.model(**inputs)
         finally:
-            _CAPTURED.set(before)
+            CAPTURED.set(before)
         return caught[0][positions]
 
     @property
@@ -183,7 +184,7 @@ class Acceleration:
             return None
         path = next(name for name, module in model.named_modules() if module is head)
         plain = head.forward
-        self._surgery.set(path, "forward", partial(_head_forward, plain))
+        self._surgery.set(path, "forward", partial(head_forward, plain))
         try:
             return path if self._is_plain_head(head) else None
         except Exception:  # a model that wants other inputs than ids: its loss is taken from logits
@@ -201,11 +202,11 @@ class Acceleration:
         with evaluating(model), torch.no_grad():
             logits = model(**inputs).logits
             hidden = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
-            before = _GIVEN.set(given)  # in this thread alone: others may be running the model
+            before = GIVEN.set(given)  # in this thread alone: others may be running the model
             try:
                 is_last = torch.equal(model(**inputs).logits.to(given.dtype), given)
             finally:
-                _GIVEN.reset(before)
+                GIVEN.reset(before)
             return is_last and _is_same(logits[0], nn.functional.linear(hidden, head.weight, head.bias), hidden.dtype)
 
     # -- linears, norms, gates ----------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ class Acceleration:
 
     def _install_norms(self) -> None:
         for path, module in self._modules():
-            forward = _norm_forward(module)
+            forward = norm_forward(module)
             if forward is None:
                 continue
             x = _numbers(module.weight, module.weight.shape[0])
@@ -243,16 +244,16 @@ class Acceleration:
     def _install_gates(self) -> None:
         numbers = {(group.module, group.side): n for n, group in enumerate(self.attachment.groups)}
         for path, module in self._modules():
-            gated = _gated(module)
+            gated = gated_parts(module)
             if gated is None:
                 continue
             gate, linear, last, activation = gated
             branch = getattr(module, linear)
             is_int8 = isinstance(branch, Int8Linear)  # it multiplies by its vector itself
-            if (f"{path}.{gate}", "output") in numbers or not (is_int8 or branch.weight.dtype in _WIDE):
+            if (f"{path}.{gate}", "output") in numbers or not (is_int8 or branch.weight.dtype in WIDE):
                 continue
             group = None if is_int8 else numbers.get((f"{path}.{linear}", "output"))
-            forward = partial(_gated_forward, self.attachment, module, (gate, linear, last), activation, group)
+            forward = partial(gated_forward, self.attachment, module, (gate, linear, last), activation, group)
             like = branch.scale.to(next(self.attachment.model.parameters()).dtype) if is_int8 else branch.weight
             x = _numbers(like, branch.in_features)
             if self._agrees((type(module), activation.name), module, forward, x):
@@ -300,10 +301,6 @@ class Acceleration:
         return (last,)
 
 
-_EXACT = (torch.float32, torch.float64)
-_WIDE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-
 def _numbers(like: Tensor, width: int) -> Tensor:
     """Return small, usual and large activations to try a module on, shape (1, 3, width).
 
@@ -317,7 +314,7 @@ def _is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Whether two results agree at every position, relative to its largest number; `dtype` is what was computed in."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
-    tolerance = _TOLERANCE if dtype in (torch.float32, torch.float64) else 2e-2
+    tolerance = _TOLERANCE if dtype in EXACT else 2e-2
     difference, size = (x.abs().amax(dim=-1) for x in (found - expected, expected))
     return bool((difference <= tolerance * size).all())
 
@@ -325,66 +322,6 @@ def _is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 def _computed_in(module: nn.Module, x: Tensor) -> torch.dtype:
     """Return how exactly a module computes: in int8 a last bit before a projection can be a whole step behind it."""
     return torch.int8 if any(isinstance(part, Int8Linear) for part in module.modules()) else x.dtype
-
-
-def _head_forward(plain: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """Hand the head's input out, and one number in the logits' place, where somebody is waiting for it."""
-    caught, given = _CAPTURED.get(), _GIVEN.get()
-    if caught is None:
-        return plain(x) if given is None else given
-    caught.append(x)
-    return x.new_zeros(*x.shape[:-1], 1)
-
-
-def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """Return the fast form of a root-mean-square norm, or None for another module."""
-    name, weight = type(module).__name__, getattr(module, "weight", None)
-    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if not name.endswith(("RMSNorm", "T5LayerNorm")) or not isinstance(weight, Tensor) or epsilon is None:
-        return None
-    if weight.dim() != 1 or weight.dtype not in _EXACT or weight.requires_grad:
-        return None
-    # Gemma keeps its weights around zero
-    return partial(_norm, module, float(epsilon), 1.0 if name.startswith("Gemma") else 0.0)
-
-
-def _norm(module: nn.Module, epsilon: float, offset: float, x: Tensor) -> Tensor:
-    weight: Any = module.weight
-    # cast to half, or trained, since the passes were put on
-    if x.dtype != weight.dtype or weight.dtype not in _EXACT or weight.requires_grad:
-        return type(module).forward(module, x)
-    return rms_norm(x, weight + offset if offset else weight, epsilon)
-
-
-def _gated(module: nn.Module) -> tuple[str, str, str, Activation] | None:
-    """Return the names of a gated feed-forward's parts and its activation, or None for another module."""
-    for gate, linear, last, act in _GATED:
-        if all(isinstance(getattr(module, name, None), nn.Linear | Int8Linear) for name in (gate, linear, last)):
-            activation = activation_of(getattr(module, act, None))
-            return None if activation is None else (gate, linear, last, activation)
-    return None
-
-
-def _gated_forward(
-    attachment: Attachment,
-    module: Any,
-    names: tuple[str, str, str],
-    activation: Activation,
-    group: int | None,
-    x: Tensor,
-) -> Tensor:
-    gate, linear, last = (getattr(module, name) for name in names)
-    g = gate(x)
-    if group is None:
-        u, multiplier = linear(x), None
-    else:
-        with attachment.suspended((group,)):
-            u = linear(x)
-        multiplier = attachment.spread(group, u)
-    z = gate_and_scale(g, u, None if multiplier is None else multiplier.values, activation)
-    dropout = getattr(module, "dropout", None)
-    z = z if dropout is None else dropout(z)
-    return last(z.to(last.weight.dtype) if last.weight.dtype in _WIDE else z)  # T5 keeps its last projection in fp32
 
 
 def _wanted(attachment: Attachment, x: Tensor) -> Tensor | None:
