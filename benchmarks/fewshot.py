@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 import ia3
 from benchmarks.bases import find_table
 from benchmarks.fewshot_data import BASES, DRAWS, PER_LABEL, TASKS, Cell, Parts, make_cells, read_parts, rows_of
-from benchmarks.fewshot_methods import METHODS, RATES
+from benchmarks.fewshot_methods import METHODS, OURS, RATES
 from benchmarks.fewshot_report import (
     Result,
     draw_summary,
@@ -73,7 +73,7 @@ class Bench:
         results: File of finished runs.
         starts: Folder of the starts.
         most_test: Most rows that are measured on; None for all.
-        bases: Bases by name, loaded when they are needed.
+        bases: Bases by name and by whether they are for ours, loaded when they are needed.
         parts: Tables by name.
     """
 
@@ -81,15 +81,26 @@ class Bench:
     results: Path
     starts: Path
     most_test: int | None = None
-    bases: dict[str, Base] = field(default_factory=dict)
+    bases: dict[tuple[str, bool], Base] = field(default_factory=dict)
     parts: dict[str, Parts] = field(default_factory=dict)
 
-    def base(self, name: str, labels: Sequence[str]) -> Base:
-        """Return a base, loaded once; the others are given up, since two may not fit into memory."""
-        if name not in self.bases:
+    def base(self, name: str, labels: Sequence[str], *, is_ours: bool) -> Base:
+        """Return a base, loaded once; the others are given up, since two may not fit into memory.
+
+        Args:
+            name: Of the base.
+            labels: Of its head.
+            is_ours: Whether an encoder's head reads what t-few-small lets it read; the rivals' is transformers' own.
+        """
+        if self.bases and next(iter(self.bases))[0] != name:
             self.bases.clear()
-            self.bases[name] = ia3.load_base(name, labels=list(labels), dtype="float32", device="cpu")
-        return self.bases[name]
+        if (name, is_ours) not in self.bases:
+            other = self.bases.get((name, not is_ours))
+            if other is not None and other.kind != "encoder":
+                return other
+            placed: dict[str, Any] = {"dtype": "float32", "device": "cpu", "pooling": "auto" if is_ours else "own"}
+            self.bases[name, is_ours] = ia3.load_base(name, labels=list(labels), **placed)
+        return self.bases[name, is_ours]
 
     def parts_of(self, task: str) -> Parts:
         """Return the parts of a table, read once."""
@@ -109,7 +120,7 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
     parts = bench.parts_of(cell.task)
     labels = label_set(parts.pool)
     train, test = rows_of(parts, cell)
-    base = bench.base(cell.base, labels)
+    base = bench.base(cell.base, labels, is_ours=cell.method in OURS)
     folder = bench.starts / f"{Path(cell.base).name}-without-{cell.task}"
     start = partial(find_start, base, bench.data, folder, without=cell.task)
     trial = Trial(base, train, test, labels, cell.draw, rate, start)

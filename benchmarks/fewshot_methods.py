@@ -80,12 +80,14 @@ METHODS: Mapping[str, Callable[[Trial], Metrics]] = MappingProxyType(
     }
 )
 
+OURS = ("lm", "lm+ul+ln", "start")
+
 # What `--tune` tries: three values for each method that has a rate, by kind of base. Ours are tried as the rivals are.
 RATES: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(
     {
         "lm": {"causal": (1e-2, 2e-2, 4e-2)},
-        "lm+ul+ln": {"causal": (8e-3, 1.6e-2, 3e-2), "encoder": (1e-2, 2e-2, 4e-2)},
-        "start": {"causal": (4e-3, 8e-3, 1.6e-2), "encoder": (1e-2, 2e-2, 4e-2)},
+        "lm+ul+ln": {"causal": (8e-3, 1.6e-2, 3e-2), "encoder": (3.5e-3, 7e-3, 1.4e-2)},
+        "start": {"causal": (4e-3, 8e-3, 1.6e-2), "encoder": (3.5e-3, 7e-3, 1.4e-2)},
         **RIVAL_RATES,
     }
 )

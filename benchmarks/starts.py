@@ -26,7 +26,7 @@ from ia3.runs.packaged_starts import packaged_start
 
 SOURCES = ("reviews", "tweets", "editorials")
 PER_LABEL = 400  # rows of each label of each table
-STEPS = {"causal": 300, "seq2seq": 300, "encoder": 900}
+STEPS = {"causal": 300, "seq2seq": 300, "encoder": 300}
 _SEED = 2026
 _WHAT = """\
 Make a start: an adapter that has learned from the tables of VADER, for `ia3 train --start`.
@@ -48,7 +48,7 @@ def make_start(
     if is_finished(output):
         return output
     rows = start_rows(data, without)
-    loaded = base if isinstance(base, Base) else ia3.load_base(base, labels=sorted({label for _, label in rows}))
+    loaded = base if isinstance(base, Base) else _load(base, rows)
     is_encoder = loaded.kind == "encoder"
     settings: dict[str, Any] = {} if is_encoder else {"losses": "lm+ul+ln", "template": TEMPLATE}
     total = steps or STEPS[loaded.kind]
@@ -57,6 +57,11 @@ def make_start(
         **settings,
     )  # fmt: skip
     return output
+
+
+def _load(base: str, rows: Sequence[tuple[str, str]]) -> Base:
+    """Return the base as t-few-small has it: an encoder's head reads what the encoder was trained for."""
+    return ia3.load_base(base, labels=sorted({label for _, label in rows}), pooling="auto")
 
 
 def find_start(base: Base, data: Path, output: Path, *, without: str) -> Path:
@@ -109,7 +114,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
     parser.add_argument("--base", default=BASES[0], help="named base or folder (%(default)s)")
     parser.add_argument("--data", help="folder with financial_phrasebank/ and vader/ (or IA3_DATA)")
     parser.add_argument("--without", choices=SOURCES, help="table that the start must not see")
-    parser.add_argument("--steps", type=int, help="optimizer steps (300; encoders 900)")
+    parser.add_argument("--steps", type=int, help="optimizer steps (300)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the adapter")
     options = parser.parse_args(arguments)
     try:

@@ -109,7 +109,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
         return score_predictions(trial.labels, gold, np.array(chosen), None)
 
     monkeypatch.setattr(fewshot, "METHODS", {"lm": method})
-    monkeypatch.setattr(Bench, "base", lambda self, name, labels: None)
+    monkeypatch.setattr(Bench, "base", lambda self, name, labels, is_ours: None)
     return rates
 
 

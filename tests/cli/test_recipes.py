@@ -23,7 +23,7 @@ def test_one_is_shown_with_its_settings_and_where_it_differs(capsys: pytest.Capt
     assert "losses              lm      lm+ul+ln  lm+ul+ln\n" in out
     assert "optimizer: the paper adafactor, here adamw." in out
     assert "LM and UL have no counterpart. (encoder)" in out
-    assert "\nwith --start: learning_rate 0.008 (causal)\n" in out
+    assert "\nwith --start: learning_rate 0.008, feedforward_rate 3, max_steps 60 (causal)\n" in out
     assert main(["recipes", "show", "t-few", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kinds"]["seq2seq"]["settings"]["max_steps"] == 1000

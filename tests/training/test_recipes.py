@@ -22,14 +22,15 @@ def test_t_few_small_has_at_most_about_a_hundred_steps_and_its_own_rates_for_eac
     for kind, default in DEFAULTS.items():
         settings = settings_for(kind, recipe="t-few-small")
         assert settings.total_steps(examples=40) <= 120
-        assert settings.learning_rate == (2e-2 if kind == "causal" else default.learning_rate)
-        assert settings.head_learning_rate == default.head_learning_rate
+        assert settings.learning_rate == {"causal": 2e-2, "encoder": 7e-3}.get(kind, default.learning_rate)
+        is_encoder = kind == "encoder"
+        assert (settings.fit_head, settings.pooling) == (is_encoder, "auto" if is_encoder else "own")
         assert settings.losses == ("lm" if kind == "causal" else "lm+ul+ln")
 
 
 def test_a_run_from_a_start_has_the_recipes_rate_for_that_and_the_record_says_why() -> None:
     started = settings_for("causal", has_start=True, recipe="t-few-small")
-    assert started.learning_rate == 8e-3
+    assert (started.learning_rate, started.feedforward_rate, started.max_steps) == (8e-3, 3.0, 60)
     encoders = [settings_for("encoder", has_start=has_start, recipe="t-few-small") for has_start in (False, True)]
     assert encoders[0] == encoders[1]
     given = settings_for("causal", has_start=True, recipe="t-few-small", learning_rate=0.05)

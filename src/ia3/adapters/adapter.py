@@ -65,6 +65,11 @@ class Adapter:
         return self.record.get("base", {}).get("kind") or kind_of_task(self.config.task_type)
 
     @property
+    def pooling(self) -> str:
+        """What its head reads of an encoder: `own`, the place that the base's class has for it, or `mean`."""
+        return str(self.record.get("base", {}).get("pooling") or "own")
+
+    @property
     def parameters(self) -> int:
         """Number of learned numbers, the head's included."""
         return sum(v.numel() for v in self.vectors.values()) + sum(t.numel() for t in self.head.values())

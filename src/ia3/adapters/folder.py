@@ -136,8 +136,22 @@ def _load_stored(path: Path, name: str | None, model: nn.Module | None) -> Adapt
         name = choose_stored(store, name)
         adapter = store.adapter(name)
     if model is not None:
-        _check(adapter, place_vectors(adapter.sites, adapter.vectors), model, f"Loading adapter {name!r} from {path}")
+        check_adapter(adapter, model, f"Loading adapter {name!r} from {path}")
     return adapter
+
+
+def check_adapter(adapter: Adapter, model: nn.Module, doing: str) -> None:
+    """Raise if an adapter does not belong to a model.
+
+    Args:
+        adapter: The adapter.
+        model: The model, with or without a bank.
+        doing: Beginning of the error.
+
+    Raises:
+        AdapterError: Naming what does not fit, or that it was trained on another base.
+    """
+    _check(adapter, place_vectors(adapter.sites, adapter.vectors), model, doing)
 
 
 def _check(adapter: Adapter, placed: Mapping[Place, Tensor], model: nn.Module, doing: str) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from ia3.adapters.config import kind_of_model, read_object
 from ia3.adapters.identity import fingerprint
+from ia3.bases.pooling import pooling_of
 from ia3.bases.precision import precision_of
 from ia3.core.sites import Channels, Site
 from ia3.errors import AdapterError
@@ -62,7 +63,7 @@ def make_record(
 
 
 def describe_base(model: nn.Module, *, name: str | None = None, head_modules: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a record says of a base: name, fingerprint, kind, class, precision, and the modules not part of it.
+    """Return what a record says of a base: name, fingerprint, kind, class, precision, pooling, and its heads.
 
     Args:
         model: The base, with or without a bank.
@@ -75,6 +76,7 @@ def describe_base(model: nn.Module, *, name: str | None = None, head_modules: Se
         "kind": kind_of_model(model),
         "class": type(model).__name__,
         "precision": precision_of(model),
+        "pooling": pooling_of(getattr(model, "config", None)),
         "head_modules": list(head_modules),
     }
 

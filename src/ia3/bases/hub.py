@@ -9,7 +9,7 @@ import logging
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def fetch_config(hub_id: str) -> Path:
 def fetch_model(hub_id: str, say: Say) -> Path:
     """Return the folder in the hub's cache that holds a model, its tokenizer and config, fetched if not there.
 
-    Only the files that are read are fetched: of several formats the safetensors, and no sub-folders.
+    Only the files that are read are fetched: of several formats the safetensors, and no sub-folders but the pooling's.
 
     Raises:
         BaseError: As for `fetch_config`.
@@ -57,12 +57,13 @@ def fetch_model(hub_id: str, say: Say) -> Path:
         return Path(snapshot_download(hub_id, revision=folder.name, allow_patterns=wanted))
 
 
-def wanted_files(files: Iterable[str]) -> list[str]:
+def wanted_files(files: Sequence[str]) -> list[str]:
     """Return which of a hub model's files are read: config, tokenizer, and the weights in one format."""
     top = [file for file in files if "/" not in file]
     safe = [file for file in top if file.startswith("model") and file.endswith(".safetensors")]
     weights = safe or [file for file in top if file.startswith("pytorch_model") and file.endswith(".bin")]
-    return sorted({*weights, *(file for file in top if file.endswith(_TEXT_FILES))})
+    pooling = [file for file in files if file.endswith("_Pooling/config.json")]  # what a sentence encoder is made for
+    return sorted({*weights, *pooling, *(file for file in top if file.endswith(_TEXT_FILES))})
 
 
 def can_ask_hub() -> bool:

@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from ia3.bases.pooling import mean_classifier_class, pooling_of
 from ia3.bases.quiet import quiet
 from ia3.errors import BaseError, SettingsError, near_matches
 
@@ -61,7 +62,7 @@ def check_kind(kind: str, name: str) -> None:
 
 
 def auto_class(config: Any, kind: str, name: str) -> Any:
-    """Return the transformers auto class that holds a base of this config as this kind.
+    """Return the class that holds a base of this config as this kind: transformers' auto class, or one with a mean.
 
     Args:
         config: The base's config.
@@ -88,6 +89,9 @@ def auto_class(config: Any, kind: str, name: str) -> Any:
             f"Loading base {name!r}: its type {config.model_type!r} holds a {' and '.join(takes_more)} model beside "
             f"the text model, expected text alone. Use a text-only model of the family, or save the text part alone."
         )
+    if kind == "encoder" and pooling_of(config) == "mean":
+        config_class: type = type(config)
+        return mean_classifier_class(config_class)
     return auto
 
 

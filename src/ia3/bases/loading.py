@@ -19,6 +19,7 @@ from ia3.bases.folders import check_weights, load_tokenizer, read_config
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
 from ia3.bases.kinds import Kind, auto_class, check_kind, kind_of
 from ia3.bases.locating import Place, locate, say_on_stderr
+from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_pooling
 from ia3.bases.precision import Precision, check_precision, to_int8
 from ia3.bases.quiet import quiet
 from ia3.errors import BaseError, SettingsError, near_matches
@@ -40,6 +41,7 @@ def load_base(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     precision: str = "float",
+    pooling: str = "own",
     seed: int = 0,
     say: Say = say_on_stderr,
 ) -> Base:
@@ -56,6 +58,8 @@ def load_base(
         device: auto, or what torch takes (cpu, cuda, cuda:1, mps). auto is cuda, then mps, then cpu.
         precision: float keeps the weights in `dtype`; int8 rounds those of the blocks to int8 (`ia3.bases.precision`),
             and `dtype` is that of the rest; int8-gradients takes the products of a backward pass in int8 as well.
+        pooling: What an encoder's head reads: `own` is the place that its transformers class has for it, `mean` the
+            mean of all positions (`ia3.bases.pooling`), `auto` the mean where its files say that it was trained for it.
         seed: Of a new head's first weights.
         say: Told, a line at a time, what takes long or was chosen.
 
@@ -64,7 +68,7 @@ def load_base(
 
     Raises:
         BaseError: If it cannot be found or read, or weights other than the head's are missing.
-        SettingsError: If kind, dtype, device, precision or the labels are impossible.
+        SettingsError: If kind, dtype, device, precision, pooling or the labels are impossible.
 
     Example:
         >>> base = load_base("minilm", labels=["negative", "neutral", "positive"])  # doctest: +SKIP
@@ -80,6 +84,7 @@ def load_base(
     config = read_config(place.folder, place.name)
     check_weights(place.folder, place.name)
     kind = kind or kind_of(config)
+    _choose_pooling(config, pooling, kind, place)
     auto = auto_class(config, kind, place.name)
     is_as_saved = kind != "encoder" or _set_labels(config, labels, num_labels)
     tokenizer = load_tokenizer(place.folder, place.name)
@@ -106,6 +111,17 @@ def load_config(name_or_path: str | Path, say: Say = say_on_stderr) -> Any:
     """
     place = locate(name_or_path, say, with_weights=False)
     return read_config(place.folder, place.name)
+
+
+def _choose_pooling(config: Any, pooling: str, kind: Kind, place: Place) -> None:
+    """Write into the config what a head shall read."""
+    doing = f"Loading base {place.name!r}"
+    if pooling not in POOLINGS:
+        raise SettingsError(f"{doing}: pooling {pooling!r} is unknown.{near_matches(pooling, POOLINGS)}")
+    if pooling == "mean" and kind != "encoder":
+        raise SettingsError(f"{doing}: pooling 'mean' is for the head of an encoder, and this is {kind}. Leave it out.")
+    if pooling == "mean" or (pooling == "auto" and kind == "encoder" and pooling_in(Path(place.folder)) == "mean"):
+        set_pooling(config, "mean")
 
 
 def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | None) -> bool:
@@ -252,6 +268,11 @@ class Base:
     folder: str
     head_modules: tuple[str, ...]
     precision: Precision = "float"
+
+    @property
+    def pooling(self) -> Pooling:
+        """What an encoder's head reads: its class's own place, or the mean of all positions."""
+        return pooling_of(self.model.config)
 
     @property
     def pad_id(self) -> int:

@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     if name is None:
         raise AdapterError(f"Merging {options.adapter}: it does not say which base it is for. Name it with --base.")
     labels = adapter.record.get("labels") if adapter.kind == "encoder" else None
-    base = load_base(name, kind=adapter.kind, labels=labels, dtype=options.dtype, device=options.device, say=say)
+    placed = {"dtype": options.dtype, "device": options.device, "pooling": adapter.pooling}
+    base = load_base(name, kind=adapter.kind, labels=labels, **placed, say=say)
     attachment = load(base.model, options.adapter, "merged")
     merged = merge(attachment, "merged")
     write_folder(output, merged, base.tokenizer)

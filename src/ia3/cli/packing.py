@@ -244,7 +244,7 @@ class _Base:
         from ia3.core.discovery import find_plan
 
         labels = first.record.get("labels") if first.kind == "encoder" else None
-        base = load_base(name, kind=first.kind, labels=labels, device="cpu", say=say)
+        base = load_base(name, kind=first.kind, labels=labels, device="cpu", pooling=first.pooling, say=say)
         known = describe_base(base.model, name=base.given, head_modules=base.head_modules) | {"kind": base.kind}
         return cls(find_plan(base.model), known, base.model)
 

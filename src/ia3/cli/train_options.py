@@ -11,12 +11,13 @@ from typing import Any
 from ia3.cli.options import add_columns, add_placement, add_precision
 from ia3.cli.parsing import number, whole_number
 from ia3.training.recipes import RECIPES
-from ia3.training.settings import COMPILE, DEFAULTS, LOSSES, OPTIMIZERS, Settings
+from ia3.training.settings import COMPILE, DEFAULTS, LOSSES, OPTIMIZERS, POOLINGS, Settings
 
 # of the options below: those that are settings, under the same name
 SETTINGS = (
     "recipe", "losses", "optimizer",
-    "epochs", "max_steps", "learning_rate", "feedforward_rate", "head_learning_rate", "batch_size", "token_budget",
+    "epochs", "max_steps", "learning_rate", "feedforward_rate", "head_learning_rate", "pooling",
+    "fit_head", "batch_size", "token_budget",
     "warmup", "beta1", "beta2", "weight_decay", "clip", "dropout", "class_weights", "compile", "patience", "seed",
 )  # fmt: skip
 
@@ -104,6 +105,18 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
         type=number,
         metavar="X",
         help=f"Highest rate of an encoder's head ({_default('head_learning_rate')}).",
+    )
+    add(
+        "--pooling",
+        choices=POOLINGS,
+        help="What an encoder's head reads: its class's own place, the mean of all positions, or auto, the mean where "
+        "the base was trained for it (default: own).",
+    )
+    add(
+        "--fit-head",
+        action="store_true",
+        default=None,
+        help="Begin an encoder's head with a logistic regression on the training rows (default: off).",
     )
     add("--batch-size", type=whole_number, metavar="N", help=f"Examples of a step ({_default('batch_size')}).")
     add(

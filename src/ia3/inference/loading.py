@@ -16,7 +16,7 @@ from ia3.adapters.folder import choose_stored, load_adapter
 from ia3.adapters.places import find_stored
 from ia3.adapters.store import Store
 from ia3.adapters.stored import attach_store
-from ia3.bases.kinds import Kind, kind_of
+from ia3.bases.kinds import kind_of
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.locating import say_on_stderr
 from ia3.core.fast.acceleration import keep_accelerated
@@ -84,7 +84,7 @@ def load_predictor(
     else:
         try:
             base, chosen = _load_base(
-                doing, base or adapter.base_name, adapter.kind, chosen, (dtype, device, precision), say
+                doing, base or adapter.base_name, adapter, chosen, (dtype, device, precision), say
             )
         except BaseError as error:
             hint = "" if base else " The adapter names this base; if it lies elsewhere, say where: base=… (--base)."
@@ -126,7 +126,7 @@ def _agreed(doing: str, what: str, given: T | None, recorded: T | None) -> T | N
 def _load_base(
     doing: str,
     name: str | Path | None,
-    kind: Kind | None,
+    adapter: Adapter,
     labels: tuple[str, ...] | None,
     placement: tuple[str, str, str],
     say: Callable[[str], None],
@@ -134,13 +134,15 @@ def _load_base(
     """Return the base, and the labels; for an encoder without any those of its config."""
     if name is None:
         raise AdapterError(f"{doing}: it does not say which base it is for. Name it: base=… (--base).")
+    kind = adapter.kind
     if kind is None or (kind == "encoder" and not labels):
         config = load_config(name, say)
         kind = kind or kind_of(config)
         labels = labels_of_head(doing, config) if kind == "encoder" and not labels else labels
     heads = labels if kind == "encoder" else None
     dtype, device, precision = placement
-    base = load_base(name, kind=kind, labels=heads, dtype=dtype, device=device, precision=precision, say=say)
+    placed: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision, "pooling": adapter.pooling}
+    base = load_base(name, kind=kind, labels=heads, **placed, say=say)
     return base, labels
 
 

@@ -101,7 +101,7 @@ def read_whole(
     )
     check_answers(rows, kind)
     check_weights(rows, settings)
-    loaded = load_for(base, kind, [rows], placement, settings.seed, say)
+    loaded = load_for(base, kind, [rows], placement, [settings], say)
     rows = in_order_of(loaded, rows)
     rows = replace(rows, notes=tuple(note for note in rows.notes if note != NOTHING_HELD_OUT))
     for note in rows.notes:

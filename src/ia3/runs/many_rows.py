@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from ia3.adapters.attached import attach
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
+from ia3.runs.beginning import begin_row
 from ia3.runs.many_heads import make_heads
 from ia3.runs.run import SHARED
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import SharedStage
-from ia3.runs.start import begin_from
 from ia3.runs.watch import Say
 
 
@@ -33,17 +33,19 @@ def attached_rows(
         attachment.bank.remove(wanted[0][2])  # every row is added in the same way
         for (_, _, name), head in zip(wanted, heads, strict=True):
             attachment.bank.add(name, trainable=True, head=head)
-        _begin_rows(attachment, tasks, stage, say)
+        _begin_rows(base, attachment, tasks, stage, say)
         yield attachment
     finally:
         attachment.detach()
 
 
-def _begin_rows(attachment: Attachment, tasks: Sequence[RunTask], stage: SharedStage | None, say: Say) -> None:
-    """Give every row that has one its start, the shared one's too, and say each thing once."""
-    begins = [(task.adapter, task.start, task.dataset.encoding.labels) for task in tasks]
+def _begin_rows(
+    base: Base, attachment: Attachment, tasks: Sequence[RunTask], stage: SharedStage | None, say: Say
+) -> None:
+    """Give every row what it begins with, and say each thing once; after a shared stage the others begin with its."""
+    begins = [(t.adapter, t.start, t.dataset.encoding.labels, t.dataset.train, t.settings) for t in tasks]
     if stage is not None:
-        begins.insert(0, (SHARED, stage.start, tasks[0].dataset.encoding.labels))
-    told = [begin_from(attachment, row, start, labels) for row, start, labels in begins if start is not None]
-    for sentence in dict.fromkeys(told):
+        begins = [(SHARED, stage.start, tasks[0].dataset.encoding.labels, stage.train, stage.settings)]
+    told = [begin_row(base, attachment, *begin) for begin in begins]
+    for sentence in dict.fromkeys(sentence for sentences in told for sentence in sentences):
         say(sentence)

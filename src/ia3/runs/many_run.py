@@ -144,7 +144,7 @@ def train_tasks(
         for spec, begun in zip(filled, starts, strict=True)
     ]
     rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows, drop_duplicates=drop_duplicates)
-    loaded = load_for(base, kind, rows, placement, each[0].seed, say)
+    loaded = load_for(base, kind, rows, placement, each, say)
     rows = [in_order_of(loaded, one, is_strict=False) for one in rows]
     datasets = encode_all(filled, each, rows, loaded, say)
     tell_tasks(filled, datasets, say)

@@ -15,6 +15,7 @@ from ia3.bases.loading import Base, load_base, load_config
 from ia3.errors import SettingsError
 from ia3.runs.dataset import Rows
 from ia3.runs.watch import Say
+from ia3.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,59 @@ def kind_of_base(base: str | Path | Base, placement: Placement, say: Say) -> Kin
 
 
 def load_for(
-    base: str | Path | Base, kind: Kind, rows: Sequence[Rows], placement: Placement, seed: int, say: Say
+    base: str | Path | Base,
+    kind: Kind,
+    rows: Sequence[Rows],
+    placement: Placement,
+    settings: Sequence[Settings],
+    say: Say,
 ) -> Base:
     """Return the base; an encoder's head is drawn anew, unless all tasks have the labels that it was saved with.
 
+    Args:
+        base: Where it is, or a loaded one.
+        kind: Its kind.
+        rows: Of each task.
+        placement: Where it is put.
+        settings: Of each run; the first one's seed draws the head, all have one pooling.
+        say: Told what takes long or was chosen.
+
     Raises:
-        SettingsError: If a loaded encoder has a head of its own, and the tasks other labels.
+        SettingsError: If a loaded encoder has a head of its own, and the tasks other labels; if its head does not read
+            what the settings say, or they say different things.
     """
+    pooling = _one_pooling(settings)
     sets = list(dict.fromkeys(one.labels for one in rows))
     if isinstance(base, Base):
         if base.kind == "encoder" and not base.head_modules:
             for one in rows:
                 in_order_of(base, one)
+        if pooling == "mean" and base.pooling != "mean":
+            raise SettingsError(
+                f"Training {base.name!r}: pooling is 'mean', and the head of the loaded base reads another place. Load "
+                f"it so: ia3.load_base({base.name!r}, pooling='mean', …)."
+            )
         return base
-    placed: dict[str, Any] = {"kind": kind, **asdict(placement), "seed": seed, "say": say}
+    placed: dict[str, Any] = {"kind": kind, **asdict(placement), "pooling": pooling}
+    placed |= {"seed": settings[0].seed, "say": say}
     if kind != "encoder":
         return load_base(base, **placed)
     loaded = load_base(base, labels=sets[0], **placed)
     if len(sets) > 1 and not loaded.head_modules:  # it was saved with the first labels, which are not those of all
         loaded = load_base(base, labels=sets[1], **placed)
     return loaded
+
+
+def _one_pooling(settings: Sequence[Settings]) -> str:
+    """Return what the heads of all runs read; `auto` gives way to what another says."""
+    said = sorted({own.pooling for own in settings})
+    plain = [one for one in said if one != "auto"]
+    if len(plain) > 1:
+        raise SettingsError(
+            f"Training: the runs have the poolings {' and '.join(plain)}, and one base has one. Give all the same, or "
+            "train them apart."
+        )
+    return plain[0] if plain else said[0]
 
 
 def in_order_of(base: Base, rows: Rows, *, is_strict: bool = True) -> Rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.fitting import build_head
-from ia3.adapters.folder import load_adapter
+from ia3.adapters.folder import check_adapter, load_adapter
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.core.heads import Head
@@ -76,10 +76,21 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
     """
     folder = packaged_start(given, None if base is None else base.name) or given
     try:
-        adapter = load_adapter(folder, None if base is None else base.model)
+        adapter = load_adapter(folder)
+        if base is not None:
+            adapter = _without_other_heads(adapter, base)
+            check_adapter(adapter, base.model, f"Loading adapter from {folder}")
     except AdapterError as error:
         raise AdapterError(f"Starting from {given}: {error}{near_matches(str(given), start_names())}") from error
     return Start(str(given), adapter, _digest(adapter))
+
+
+def _without_other_heads(adapter: Adapter, base: Base) -> Adapter:
+    """Return an adapter without its head, where the base is of a class that has no such modules."""
+    paths = dict(base.model.named_modules())
+    if all(path in paths for path in adapter.head_modules):
+        return adapter
+    return replace(adapter, head={}, head_modules=())
 
 
 def read_starts(given: Sequence[str | Path | None], base: Base | None = None) -> list[Start | None]:
@@ -140,7 +151,7 @@ def part_of_start(start: Start | None) -> dict[str, str]:
 def _begin_head(attachment: Attachment, head: Head, start: Start, labels: tuple[str, ...]) -> str:
     """Give a head the numbers of the start's, where both are of the same labels; return what was done in words."""
     if not start.adapter.head:
-        return "it has no head, so the head is drawn anew"
+        return "it has no head for this base, so the head is drawn anew"
     if start.labels != labels:
         return f"the head is drawn anew, since its labels are {_spell(start.labels)} and here {_spell(labels)}"
     source = build_head(start.adapter, attachment.model, f"Starting from {start.given}")

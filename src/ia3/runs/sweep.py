@@ -273,7 +273,7 @@ def sweep(
     check_answers(rows, kind)
     for own in each:
         check_weights(rows, own)
-    loaded = load_for(base, kind, [rows], placement, each[0].seed, say)
+    loaded = load_for(base, kind, [rows], placement, each, say)
     rows = in_order_of(loaded, rows)
     dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
     say(f"{len(variants)} runs of {len(dataset.train)} rows.")
@@ -281,7 +281,7 @@ def sweep(
         say(sentence)
     names = data_name(source), None if eval_source is None else data_name(eval_source)
     tasks = tuple(RunTask(v.name, v.name, None, dataset, own, *names) for v, own in zip(variants, each, strict=True))
-    with open_folder(folder, resume=resume, overwrite=overwrite), attached_rows(loaded, tasks, None) as attachment:
+    with open_folder(folder, resume=resume, overwrite=overwrite), attached_rows(loaded, tasks, None, say) as attachment:
         run = Run(Setup(folder, loaded, attachment, tasks, watch, is_mixed=batches == "mixed"))
         outcomes = run.train(resume=resume)
         metrics = run.finish(outcomes)

@@ -16,13 +16,14 @@ from ia3.bases.loading import Base
 from ia3.data.template_sets import TemplateLike
 from ia3.errors import SettingsError
 from ia3.inference.metrics import Metrics
+from ia3.runs.beginning import begin_row
 from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, data_name, read_rows
 from ia3.runs.folder import check_folder, open_folder
 from ia3.runs.run import ADAPTER, Run
 from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
-from ia3.runs.start import begin_from, read_start
+from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.runs.wording import encode_worded, read_words
 from ia3.training.recipes import recipe_note
@@ -145,7 +146,7 @@ def train_adapter(
     )
     check_answers(rows, kind)
     check_weights(rows, chosen)
-    loaded = load_for(base, kind, [rows], placement, chosen.seed, say)
+    loaded = load_for(base, kind, [rows], placement, [chosen], say)
     rows = in_order_of(loaded, rows)
     dataset = encode_worded(rows, loaded, chosen, words, max_length, say)
     hint = "" if settings.get("recipe") else few_rows_note(dataset, chosen, loaded)
@@ -156,8 +157,10 @@ def train_adapter(
     with open_folder(folder, resume=resume, overwrite=overwrite):
         attachment = attach(loaded.model, head_modules=loaded.head_modules, name=ADAPTER)
         try:
-            if begun is not None:
-                say(begin_from(attachment, ADAPTER, begun, dataset.encoding.labels))
+            for sentence in begin_row(
+                loaded, attachment, ADAPTER, begun, dataset.encoding.labels, dataset.train, chosen
+            ):
+                say(sentence)
             task = RunTask("", ADAPTER, folder, dataset, chosen, *names, start=begun)
             watch = Watch(say, on_event, should_stop, now, checkpoint_seconds)
             run = Run(Setup(folder, loaded, attachment, (task,), watch))

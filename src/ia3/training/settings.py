@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COMPILE = ("auto", "on", "off")
 LOSSES = ("lm", "lm+ul+ln")
 OPTIMIZERS = ("adamw", "adafactor")
+POOLINGS = ("own", "mean", "auto")
 
 
 def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Settings:
@@ -76,6 +77,7 @@ def _outside_range(settings: Settings) -> Sequence[str | None]:
         _not_among(settings, "losses", LOSSES),
         _not_among(settings, "optimizer", OPTIMIZERS),
         _not_among(settings, "compile", COMPILE),
+        _not_among(settings, "pooling", POOLINGS),
         "compile is 'on' and losses 'lm+ul+ln', whose choices go on from a cache that compiled blocks do not take"
         if settings.compile == "on" and settings.losses == "lm+ul+ln"
         else None,
@@ -124,6 +126,10 @@ class Settings:
         learning_rate: Highest rate of the vectors; falls linearly to zero.
         feedforward_rate: Rate of the feed-forward vectors over that of keys and values.
         head_learning_rate: Highest rate of a head, for encoders.
+        pooling: What an encoder's head reads: `own` is the place that transformers' class has for it, `mean` the mean
+            of all positions, `auto` the mean where the base's files say that it was trained for it. A loaded base has
+            its own.
+        fit_head: Whether an encoder's head of one layer begins with a logistic regression on the training rows.
         batch_size: Examples of an optimizer step.
         token_budget: Most tokens, padding included, that go through the model at once; only splits a step.
         warmup: Share of the steps in which the rate rises from zero, in [0, 1).
@@ -147,6 +153,8 @@ class Settings:
     learning_rate: float = 8e-3
     feedforward_rate: float = 1.0
     head_learning_rate: float = 1e-3
+    pooling: str = "own"
+    fit_head: bool = False
     batch_size: int = 8
     token_budget: int = 4096
     warmup: float = 0.0

@@ -283,6 +283,8 @@ class Acceleration:
             return ()
         if not rule.reads_first and model.get_output_embeddings() is None:  # a classifier on the last position
             return ()
+        if getattr(model, "reads_every_position", False):  # a classifier on the mean
+            return ()
         prefix = next(name for name, module in model.named_modules() if module is body)
         layers = f"{prefix}.{rule.layers}"
         blocks = dict(model.named_modules()).get(layers)

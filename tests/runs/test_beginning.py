@@ -1,0 +1,152 @@
+"""What rows begin with: a head that is fitted, and the mean that it reads, from training to prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ia3
+from ia3.adapters.attached import attach
+from ia3.adapters.folder import load_adapter
+from ia3.bases.loading import load_base
+from ia3.errors import AdapterError, SettingsError
+from ia3.runs.beginning import STRENGTH, fit_head, fit_linear
+from ia3.runs.dataset import encode_rows, read_rows
+from ia3.runs.sweep import sweep
+from tests.bases.test_pooling import say_mean
+from tests.models import save_tiny_base
+from tests.runs.trials import ROWS, TASKS, run, run_many
+
+LABELS = ("down", "up")
+STILL = {"max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "eval_fraction": 0.0}
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny encoder that was trained for the mean, by its own word."""
+    folder = tmp_path_factory.mktemp("sentences") / "base"
+    save_tiny_base(folder, "encoder")
+    return say_mean(folder)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_a_fitted_layer_has_no_slope_left_whatever_the_inputs_size(scale: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    unit = nn.functional.normalize(torch.randn(40, 6, generator=random, dtype=torch.float64), dim=1)
+    labels = torch.randint(3, (40,), generator=random)
+    weight, bias = fit_linear(unit * scale, labels, 3)
+    wide = (weight * scale).requires_grad_(True)
+    bias.requires_grad_(True)
+    wrong = nn.functional.cross_entropy(unit @ wide.T + bias, labels, reduction="sum")
+    (wrong + wide.square().sum() / (2 * STRENGTH)).backward()
+    assert wide.grad is not None and bias.grad is not None
+    assert float(wide.grad.abs().max()) < 1e-4 and float(bias.grad.abs().max()) < 1e-4
+    assert float(wide.detach().abs().max()) > 0.1
+
+
+def test_a_head_is_fitted_on_what_its_own_row_gives_it(sentences: Path) -> None:
+    base = load_base(sentences, labels=LABELS, pooling="auto")
+    rows = read_rows(ROWS, eval_fraction=0.0, kind="encoder")
+    examples = encode_rows(rows, base.tokenizer, base.model.config, "encoder").train
+    attachment = attach(base.model, head_modules=base.head_modules, name="row")
+    width = attachment.bank.plan.width
+    attachment.bank.set_vector("row", 1 + 0.3 * torch.randn(width, generator=torch.Generator().manual_seed(0)))
+    assert fit_head(base, attachment, "row", examples) == "The head begins with a logistic regression on 17 rows."
+    caught: list[Any] = []
+    handle = base.model.get_submodule("mean_classifier").register_forward_pre_hook(lambda _, args: caught.append(args))
+    with torch.no_grad():
+        for example in examples:
+            base.model(input_ids=torch.tensor([example.prompt_ids]), rows="row")
+    handle.remove()
+    inputs = torch.cat([args[0] for args in caught])
+    weight, bias = fit_linear(inputs, torch.tensor([example.choice for example in examples]), 2)
+    head = attachment.bank.heads["row1"]
+    torch.testing.assert_close(head.parts[0].weight.detach().double(), weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(head.parts[0].bias.detach().double(), bias, rtol=1e-3, atol=1e-4)
+    attachment.detach()
+
+
+def test_the_small_recipe_reads_the_mean_and_fits_the_head_and_predicting_knows_it(
+    sentences: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    result = run(sentences, tmp_path / "o", recipe="t-few-small", max_steps=2, say=told.append)
+    assert "The head begins with a logistic regression on 15 rows." in told
+    record = json.loads((tmp_path / "o" / "ia3.json").read_text())
+    assert (record["base"]["pooling"], record["base"]["head_modules"]) == ("mean", ["mean_classifier"])
+    assert record["settings"]["fit_head"] is True and record["settings"]["pooling"] == "auto"
+    predictor = ia3.load(tmp_path / "o")
+    assert predictor.base.pooling == "mean"
+    assert result.metrics is not None
+    held_out = read_rows(ROWS, eval_fraction=0.1, kind="encoder").held_out
+    assert held_out is not None
+    assert predictor.evaluate(held_out).loss == pytest.approx(result.metrics.loss, abs=1e-6)
+
+
+def test_an_adapter_of_the_mean_is_refused_on_a_base_that_reads_another_place(sentences: Path, tmp_path: Path) -> None:
+    run(sentences, tmp_path / "o", pooling="mean", **STILL)
+    with pytest.raises(AdapterError, match="the model has no module 'mean_classifier'"):
+        ia3.load(tmp_path / "o", base=load_base(sentences, labels=LABELS))
+
+
+def test_a_merged_model_of_the_mean_answers_as_its_adapter(sentences: Path, tmp_path: Path) -> None:
+    from ia3.cli.main import main
+
+    run(sentences, tmp_path / "o", pooling="mean", eval_fraction=0.0)
+    assert main(["merge", str(tmp_path / "o"), "--output", str(tmp_path / "merged")]) == 0
+    predictor = ia3.load(tmp_path / "o")
+    merged = load_base(tmp_path / "merged", labels=LABELS)
+    batch = merged.tokenizer([ROWS[0][0]], return_tensors="pt")
+    with torch.no_grad():
+        one = merged.model(**batch).logits.softmax(-1)[0]
+    found = predictor.classify([ROWS[0][0]])[0].probabilities
+    assert [found[label] for label in LABELS] == pytest.approx(one.tolist(), abs=1e-5)
+
+
+def test_a_head_that_is_not_one_layer_is_left_as_drawn_and_the_user_told(
+    tmp_path: Path, base: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ia3.runs.beginning._what_it_reads", None)  # would fail if it were asked
+    loaded = load_base(base("encoder"), labels=LABELS)
+    attachment = attach(loaded.model, head_modules=["bert.pooler", "classifier"], name="row")
+    assert fit_head(loaded, attachment, "row", ()).startswith("The head is not fitted beforehand")
+    attachment.detach()
+
+
+def test_a_start_of_another_pooling_gives_its_vectors_and_the_head_is_fitted(sentences: Path, tmp_path: Path) -> None:
+    run(sentences, tmp_path / "own", max_steps=3, eval_fraction=0.0)
+    told: list[str] = []
+    run(sentences, tmp_path / "o", start=tmp_path / "own", pooling="mean", fit_head=True, say=told.append, **STILL)
+    assert any("it has no head for this base" in sentence for sentence in told)
+    start, got = load_adapter(tmp_path / "own"), load_adapter(tmp_path / "o")
+    assert all(torch.allclose(start.vectors[name], got.vectors[name], atol=1e-6) for name in got.vectors)
+
+
+def test_tasks_of_one_run_have_their_heads_fitted_each_on_its_rows(sentences: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    run_many(sentences, tmp_path / "o", pooling="mean", fit_head=True, say=told.append, **STILL)
+    for task in TASKS:
+        assert f"The head begins with a logistic regression on {len(task['table'])} rows." in told
+    heads = [load_adapter(tmp_path / "o" / task["name"]).head["mean_classifier.weight"] for task in TASKS]
+    assert [len(head) for head in heads] == [2, 2, 3]
+    assert not torch.allclose(heads[0], heads[1])
+
+
+def test_a_loaded_base_has_its_own_pooling(sentences: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"pooling is 'mean', .*load_base\(.*pooling='mean'"):
+        run(load_base(sentences, labels=LABELS), tmp_path / "o", pooling="mean")
+    run(load_base(sentences, labels=LABELS), tmp_path / "o", pooling="auto", **STILL)
+    assert json.loads((tmp_path / "o" / "ia3.json").read_text())["base"]["pooling"] == "own"
+
+
+def test_runs_side_by_side_have_one_pooling(sentences: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="the runs have the poolings mean and own"):
+        sweep(ROWS, sentences, tmp_path / "o", vary={"pooling": ["own", "mean"]})
