@@ -26,7 +26,7 @@ from ia3.runs.packaged_starts import packaged_start
 
 SOURCES = ("reviews", "tweets", "editorials")
 PER_LABEL = 400  # rows of each label of each table
-STEPS = {"causal": 300, "seq2seq": 300, "encoder": 300}
+STEPS = {"causal": 900, "seq2seq": 900, "encoder": 300}
 _SEED = 2026
 _WHAT = """\
 Make a start: an adapter that has learned from the tables of VADER, for `ia3 train --start`.
@@ -50,7 +50,7 @@ def make_start(
     rows = start_rows(data, without)
     loaded = base if isinstance(base, Base) else _load(base, rows)
     is_encoder = loaded.kind == "encoder"
-    settings: dict[str, Any] = {} if is_encoder else {"losses": "lm+ul+ln", "template": TEMPLATE}
+    settings: dict[str, Any] = {} if is_encoder else {"template": TEMPLATE, "feedforward_rate": 3.0, "warmup": 0.05}
     total = steps or STEPS[loaded.kind]
     ia3.train(
         rows, loaded, output, eval_fraction=0.0, answers="labels", max_steps=total, seed=_SEED, overwrite=True,
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
     parser.add_argument("--base", default=BASES[0], help="named base or folder (%(default)s)")
     parser.add_argument("--data", help="folder with financial_phrasebank/ and vader/ (or IA3_DATA)")
     parser.add_argument("--without", choices=SOURCES, help="table that the start must not see")
-    parser.add_argument("--steps", type=int, help="optimizer steps (300)")
+    parser.add_argument("--steps", type=int, help="optimizer steps (900; encoders 300)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the adapter")
     options = parser.parse_args(arguments)
     try:

@@ -70,7 +70,7 @@ def load_for(
         SettingsError: If a loaded encoder has a head of its own, and the tasks other labels; if its head does not read
             what the settings say, or they say different things.
     """
-    pooling = _one_pooling(settings)
+    pooling = _one_pooling(settings, say)
     sets = list(dict.fromkeys(one.labels for one in rows))
     if isinstance(base, Base):
         if base.kind == "encoder" and not base.head_modules:
@@ -92,8 +92,8 @@ def load_for(
     return loaded
 
 
-def _one_pooling(settings: Sequence[Settings]) -> str:
-    """Return what the heads of all runs read; `auto` gives way to what another says."""
+def _one_pooling(settings: Sequence[Settings], say: Say) -> str:
+    """Return what the heads of all runs read; `auto` gives way to what another says, and the user is told."""
     said = sorted({own.pooling for own in settings})
     plain = [one for one in said if one != "auto"]
     if len(plain) > 1:
@@ -101,6 +101,8 @@ def _one_pooling(settings: Sequence[Settings]) -> str:
             f"Training: the runs have the poolings {' and '.join(plain)}, and one base has one. Give all the same, or "
             "train them apart."
         )
+    if plain and len(said) > 1:
+        say(f"The runs share one base: the heads of all have the pooling {plain[0]!r}, those with 'auto' too.")
     return plain[0] if plain else said[0]
 
 
