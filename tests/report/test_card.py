@@ -322,3 +322,14 @@ def test_writing_a_card_imports_neither_torch_nor_matplotlib() -> None:
     code = "import sys, ia3.report.card; print({'torch', 'transformers', 'matplotlib', 'yaml'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+def test_an_encoder_whose_head_reads_the_mean_is_for_ia3_alone() -> None:
+    facts = replace(FACTS, kind="encoder", pooling="mean")
+    card = write_card(facts)
+    front = front_of(card)
+    assert (front["library_name"], "peft" in front["tags"]) == ("ia3", False)
+    assert "In Python; PEFT has no class for a head on the mean of all tokens:" in card
+    code = card.split("```python\n")[1].split("```")[0]
+    assert "peft" not in code and 'ia3.load("path/to/this/folder")' in code
+    assert 'base="path/to/base"' in write_card(replace(facts, base_hub_id=None))

@@ -65,12 +65,13 @@ def write_card(facts: CardFacts) -> str:
 
 def _front_matter(facts: CardFacts) -> dict[str, Any]:
     """Return the metadata that the hub reads, what is not known left out."""
-    tags = ["ia3", "peft"]
+    library = "peft" if facts.pooling == "own" else "ia3"
+    tags = list(dict.fromkeys(["ia3", library]))
     if facts.base_hub_id:
         tags.append(f"base_model:adapter:{facts.base_hub_id}")
     front: dict[str, Any] = {
         "base_model": facts.base_hub_id,
-        "library_name": "peft",
+        "library_name": library,
         "pipeline_tag": _PIPELINE_TAG[facts.kind],
         "license": facts.license,
         "tags": tags,
@@ -130,11 +131,18 @@ def _usage(facts: CardFacts) -> str:
         lines.append(f"ia3 generate --adapter {_FOLDER}{base} {shlex.quote('a text')}")
     where = "" if facts.base_hub_id else f" (the base, {_base(facts)}, is not on the hub: give your own copy)"
     shell, python = _fence("\n".join(lines), "bash"), _fence("\n".join(_python(facts)), "python")
-    return f"## How to use it\n\nOn the command line{where}:\n\n{shell}\n\nIn Python, with ia3 or PEFT:\n\n{python}"
+    others = (
+        ", with ia3 or PEFT" if facts.pooling == "own" else "; PEFT has no class for a head on the mean of all tokens"
+    )
+    return f"## How to use it\n\nOn the command line{where}:\n\n{shell}\n\nIn Python{others}:\n\n{python}"
 
 
 def _python(facts: CardFacts) -> list[str]:
     """Return the lines that load the adapter and answer one text."""
+    if facts.pooling != "own":
+        base = "" if facts.base_hub_id else ', base="path/to/base"'
+        load = f'predictor = ia3.load("{_FOLDER}"{base})'
+        return ["import ia3", "", load, 'print(predictor.classify(["a text"])[0].prediction)']
     auto = _AUTO_CLASS[facts.kind]
     name = f"AutoPeftModelFor{auto}" if facts.base_hub_id else "PeftModel"
     lines = [f"from ia3.peft import {name}  # or: from peft import {name}"]
@@ -378,6 +386,7 @@ class CardFacts:
     others: tuple[tuple[str, str], ...] = ()  # prompt and target of each further template
     searched: Mapping[str, Any] | None = None  # `Search.to_json()`, where the template was searched
     folds: int | None = None  # how many there were, if the metrics are those of a cross-validation
+    pooling: str = "own"  # what an encoder's head reads; `mean` is for ia3 alone
     license: str | None = None  # of the adapter, as the hub spells it; None leaves it to the user
 
     def __post_init__(self) -> None:

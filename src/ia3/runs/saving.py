@@ -150,6 +150,7 @@ def _card(task: RunTask, folder: Path, base: Base, progressed: Progressed, train
         base_name=name,
         base_hub_id=name if "/" in name and not Path(name).exists() else None,
         kind=base.kind,
+        pooling=base.pooling,
         labels=encoding.labels,
         prompt=encoding.template.prompt,
         target=encoding.template.target,
