@@ -50,7 +50,9 @@ def make_start(
     rows = start_rows(data, without)
     loaded = base if isinstance(base, Base) else _load(base, rows)
     is_encoder = loaded.kind == "encoder"
-    settings: dict[str, Any] = {} if is_encoder else {"template": TEMPLATE, "feedforward_rate": 3.0, "warmup": 0.05}
+    settings: dict[str, Any] = (
+        {} if is_encoder else {"template": TEMPLATE, "feedforward_rate": 3.0, "warmup": 0.05, "compile": "off"}
+    )
     total = steps or STEPS[loaded.kind]
     ia3.train(
         rows, loaded, output, eval_fraction=0.0, answers="labels", max_steps=total, seed=_SEED, overwrite=True,

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import ia3
 from ia3.adapters.attached import attach
 from ia3.adapters.identity import fingerprint
 from ia3.bases.loading import Base, load_base
-from ia3.bases.pooling import mean_sentence, pooling_in
+from ia3.bases.pooling import mean_classifier_class, mean_sentence, pooling_in
+from ia3.core.discovery import find_plan
 from ia3.core.fast.acceleration import accelerate
-from ia3.errors import SettingsError
+from ia3.errors import BaseError, SettingsError
+from ia3.inference.logits import class_logits
 from tests.models import save_tiny_base
 
 LABELS = ("down", "up")
@@ -67,8 +70,8 @@ def test_the_mean_is_of_the_tokens_alone_and_of_one_length() -> None:
     torch.testing.assert_close(mean_sentence(hidden, torch.tensor([[1, 1, 0]])), expected)
     torch.testing.assert_close(mean_sentence(hidden[:, :2], None), expected)
     torch.testing.assert_close(mean_sentence(hidden, torch.tensor([[0, 0, 0]])), torch.zeros(1, 2))
-    half = hidden.to(torch.bfloat16)
-    assert mean_sentence(half, torch.tensor([[1, 1, 0]])).dtype == torch.bfloat16
+    half = torch.full((1, 200, 2), 3e4, dtype=torch.float16)  # their sum is no number of this type
+    torch.testing.assert_close(mean_sentence(half, torch.ones(1, 200)), torch.ones(1, 2, dtype=torch.float16))
 
 
 def test_logits_are_those_of_the_bodys_mean_padded_or_alone(tmp_path: Path) -> None:
@@ -92,8 +95,6 @@ def test_faster_passes_leave_no_position_out(tmp_path: Path) -> None:
     batch = base.tokenizer(list(TEXTS), padding=True, return_tensors="pt")
 
     def logits() -> Tensor:
-        from ia3.inference.logits import class_logits
-
         with torch.no_grad():
             return class_logits(base.model, {**batch, "rows": "one"})
 
@@ -117,6 +118,35 @@ def test_a_saved_model_is_loaded_as_what_it_is(tmp_path: Path) -> None:
     batch = base.tokenizer(list(TEXTS), padding=True, return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(again.model(**batch).logits, base.model(**batch).logits)
+
+
+@pytest.mark.parametrize("config", [transformers.T5Config, transformers.BartConfig, transformers.FunnelConfig])
+def test_what_is_no_plain_encoder_has_no_such_class(config: type) -> None:
+    with pytest.raises(BaseError, match="is of no plain encoder"):
+        mean_classifier_class(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.RobertaConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2),
+        transformers.DistilBertConfig(vocab_size=40, dim=8, hidden_dim=16, n_layers=1, n_heads=2),
+        transformers.XLMRobertaConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2),
+        transformers.DebertaV2Config(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_bodies_of_other_families_give_their_mean_and_have_no_pooler(config: Any) -> None:
+    model = mean_classifier_class(type(config)).from_config(config).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        mean = mean_sentence(
+            model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state, None
+        )
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(logits, model.mean_classifier(mean))
+    assert not any("pooler" in name for name, _ in model.named_parameters())
+    assert find_plan(model).width > 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ia3.adapters.adapter import Adapter
 from ia3.adapters.config import CONFIG_FILE, AdapterConfig
 from ia3.adapters.layout import Place
 from ia3.adapters.targets import is_target
+from ia3.bases.pooling import pooling_of
 from ia3.core.attach import BANK_MODULE
 from ia3.core.discovery import find_plan, projection_sizes
 from ia3.core.heads import Head, copy_head
@@ -150,6 +151,12 @@ def build_head(adapter: Adapter, model: nn.Module, doing: str) -> Head | None:
         labels = getattr(getattr(model, "config", None), "num_labels", None)
         for path, part in zip(head.paths, head.parts, strict=True):
             faults += _fill(part, path, _tensors_of(adapter, path), labels)
+    pooling = pooling_of(getattr(model, "config", None))
+    if unknown and adapter.pooling != pooling:
+        raise AdapterError(
+            f"{doing}: its head reads another place of the base ({adapter.pooling}) than this model's ({pooling}). "
+            f"Load the base so: ia3.load_base(…, pooling={adapter.pooling!r}), or let ia3.load(folder) load it."
+        )
     if faults:
         raise AdapterError(
             f"{doing}: {'; '.join(faults[:5])}. The head belongs to another class of model or another base: "

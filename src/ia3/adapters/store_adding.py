@@ -103,6 +103,12 @@ class Additions:
                 f"it was trained on base {told_base(own)}, the store holds adapters of base {told_base(self.base)}. "
                 "Pack it into a store of its own."
             )
+        poolings = [str(one.get("pooling") or "own") for one in (own, self.base)]
+        if is_known and adapter.head_modules and poolings[0] != poolings[1]:
+            raise AdapterError(
+                f"its head reads another place of the base ({poolings[0]}) than those of the store ({poolings[1]}). "
+                "Pack it into a store of its own."
+            )
         misfit = find_misfit(adapter, self.plan)
         if misfit:
             raise AdapterError(

@@ -19,7 +19,7 @@ from ia3.bases.folders import check_weights, load_tokenizer, read_config
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
 from ia3.bases.kinds import Kind, auto_class, check_kind, kind_of
 from ia3.bases.locating import Place, locate, say_on_stderr
-from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_pooling
+from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_mean
 from ia3.bases.precision import Precision, check_precision, to_int8
 from ia3.bases.quiet import quiet
 from ia3.errors import BaseError, SettingsError, near_matches
@@ -58,8 +58,9 @@ def load_base(
         device: auto, or what torch takes (cpu, cuda, cuda:1, mps). auto is cuda, then mps, then cpu.
         precision: float keeps the weights in `dtype`; int8 rounds those of the blocks to int8 (`ia3.bases.precision`),
             and `dtype` is that of the rest; int8-gradients takes the products of a backward pass in int8 as well.
-        pooling: What an encoder's head reads: `own` is the place that its transformers class has for it, `mean` the
-            mean of all positions (`ia3.bases.pooling`), `auto` the mean where its files say that it was trained for it.
+        pooling: What an encoder's head reads: `own` is the place that its class has for it (a folder that was saved
+            with a head on the mean keeps it), `mean` the mean of all positions (`ia3.bases.pooling`), `auto` the mean
+            where its files say that it was trained for it.
         seed: Of a new head's first weights.
         say: Told, a line at a time, what takes long or was chosen.
 
@@ -121,7 +122,7 @@ def _choose_pooling(config: Any, pooling: str, kind: Kind, place: Place) -> None
     if pooling == "mean" and kind != "encoder":
         raise SettingsError(f"{doing}: pooling 'mean' is for the head of an encoder, and this is {kind}. Leave it out.")
     if pooling == "mean" or (pooling == "auto" and kind == "encoder" and pooling_in(Path(place.folder)) == "mean"):
-        set_pooling(config, "mean")
+        set_mean(config)
 
 
 def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | None) -> bool:

@@ -7,6 +7,7 @@ another place starts from something nobody trained. This file knows configs, mod
 
 from __future__ import annotations
 
+import inspect
 import json
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+from ia3.errors import BaseError
 
 Pooling = Literal["own", "mean"]
 POOLINGS = ("own", "mean", "auto")
@@ -29,12 +32,9 @@ def pooling_of(config: Any) -> Pooling:
     return "mean" if getattr(config, _KEY, None) == "mean" else "own"
 
 
-def set_pooling(config: Any, pooling: Pooling) -> None:
-    """Write into a config what the head reads; `own` leaves no trace."""
-    if pooling == "mean":
-        setattr(config, _KEY, "mean")
-    elif hasattr(config, _KEY):
-        delattr(config, _KEY)
+def set_mean(config: Any) -> None:
+    """Write into a config that the head reads the mean."""
+    setattr(config, _KEY, "mean")
 
 
 def pooling_in(folder: Path) -> Pooling:
@@ -63,8 +63,15 @@ def mean_classifier_class(config_class: type) -> Any:
 
     Args:
         config_class: Class of the body's config.
+
+    Raises:
+        BaseError: If the body has a decoder, or transformers has several bodies for the config.
     """
-    body = MODEL_MAPPING[config_class]
+    body = MODEL_MAPPING.get(config_class, None)
+    if not isinstance(body, type) or getattr(config_class(), "is_encoder_decoder", False):
+        raise BaseError(
+            f"Loading a classifier on the mean: {config_class.__name__} is of no plain encoder. Leave the pooling out."
+        )
     family: Any = next(one for one in body.__mro__[1:] if issubclass(one, PreTrainedModel))
     name = body.__name__.removesuffix("Model") + "MeanForSequenceClassification"
     return type(name, (_MeanClassifier, family), {"body_class": body, "__module__": __name__})
@@ -83,7 +90,9 @@ class _MeanClassifier:
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
         self.num_labels = config.num_labels
-        setattr(self, self.base_model_prefix, self.body_class(config))  # type: ignore[attr-defined]
+        has_pooler = "add_pooling_layer" in inspect.signature(self.body_class.__init__).parameters
+        body = self.body_class(config, **({"add_pooling_layer": False} if has_pooler else {}))  # nothing would read it
+        setattr(self, self.base_model_prefix, body)  # type: ignore[attr-defined]
         self.mean_classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()  # type: ignore[attr-defined]
 
@@ -96,6 +105,8 @@ class _MeanClassifier:
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput:
@@ -104,10 +115,14 @@ class _MeanClassifier:
         Args:
             input_ids: int64, shape (batch, seq).
             attention_mask: 1 for tokens and 0 for padding, shape (batch, seq); all tokens by default.
+            token_type_ids: int64, shape (batch, seq), for bodies that have them.
+            position_ids: The same.
             labels: int64, shape (batch,).
             inputs: What else the body takes, such as `inputs_embeds`.
         """
         inputs.pop("return_dict", None)
+        places = {"token_type_ids": token_type_ids, "position_ids": position_ids}
+        inputs |= {name: value for name, value in places.items() if value is not None}
         body: Any = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         hidden = body(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         logits = self.mean_classifier(mean_sentence(hidden, attention_mask))
@@ -124,10 +139,10 @@ def mean_sentence(hidden: Tensor, mask: Tensor | None) -> Tensor:
         hidden: Shape (batch, seq, width).
         mask: 1 for tokens and 0 for padding, shape (batch, seq); None for tokens alone.
     """
+    wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))  # a sum in half precision could overflow
     if mask is None:
-        mean = hidden.mean(dim=1)
+        mean = wide.mean(dim=1)
     else:
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-    length = torch.linalg.vector_norm(mean, dim=-1, keepdim=True, dtype=torch.promote_types(mean.dtype, torch.float32))
-    return mean * (hidden.shape[-1] ** 0.5 / length.clamp(min=1e-12)).to(mean.dtype)
+        weights = mask.unsqueeze(-1).to(wide.dtype)
+        mean = (wide * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    return (nn.functional.normalize(mean, dim=-1) * hidden.shape[-1] ** 0.5).to(hidden.dtype)

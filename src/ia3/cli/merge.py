@@ -42,6 +42,10 @@ def run(options: argparse.Namespace) -> int:
     labels = adapter.record.get("labels") if adapter.kind == "encoder" else None
     placed = {"dtype": options.dtype, "device": options.device, "pooling": adapter.pooling}
     base = load_base(name, kind=adapter.kind, labels=labels, **placed, say=say)
+    if adapter.pooling == "mean":
+        say(
+            "its head reads the mean of all positions: ia3.load_base reads the folder; transformers has no class for it"
+        )
     attachment = load(base.model, options.adapter, "merged")
     merged = merge(attachment, "merged")
     write_folder(output, merged, base.tokenizer)

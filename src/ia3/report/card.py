@@ -141,8 +141,8 @@ def _python(facts: CardFacts) -> list[str]:
     """Return the lines that load the adapter and answer one text."""
     if facts.pooling != "own":
         base = "" if facts.base_hub_id else ', base="path/to/base"'
-        load = f'predictor = ia3.load("{_FOLDER}"{base})'
-        return ["import ia3", "", load, 'print(predictor.classify(["a text"])[0].prediction)']
+        made = f'predictor = ia3.load("{_FOLDER}"{base})'
+        return ["import ia3", "", made, 'print(predictor.classify(["a text"])[0].prediction)']
     auto = _AUTO_CLASS[facts.kind]
     name = f"AutoPeftModelFor{auto}" if facts.base_hub_id else "PeftModel"
     lines = [f"from ia3.peft import {name}  # or: from peft import {name}"]

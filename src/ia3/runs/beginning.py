@@ -49,14 +49,15 @@ def begin_row(
     Raises:
         AdapterError: If the plan has no place for a vector of the start.
     """
-    told = [] if start is None else [begin_from(attachment, row, start, labels)]
-    if settings.fit_head and base.kind == "encoder":
+    is_fitted = settings.fit_head and base.kind == "encoder"
+    told = [] if start is None else [begin_from(attachment, row, start, labels, with_head=not is_fitted)]
+    if is_fitted:
         told.append(fit_head(base, attachment, row, examples))
     return told
 
 
 def fit_head(base: Base, attachment: Attachment, row: str, examples: Sequence[Encoded]) -> str:
-    """Give a row's head the numbers of a logistic regression on the training rows, and say so.
+    """Give the last layer of a row's head the numbers of a logistic regression on the training rows, and say so.
 
     Args:
         base: The base.
@@ -65,14 +66,19 @@ def fit_head(base: Base, attachment: Attachment, row: str, examples: Sequence[En
         examples: The training rows.
 
     Returns:
-        One sentence for the user; a head of more layers than one linear stays as it is.
+        One sentence for the user; a head that does not end in a linear layer with a bias stays as it is.
     """
     head = attachment.bank.snapshot.heads.get(attachment.bank.row(row))
-    if head is None or len(head.parts) != 1 or type(head.parts[0]) is not nn.Linear:
-        return "The head is not fitted beforehand, since it is not one linear layer: it begins with drawn numbers."
-    read = _what_it_reads(base, attachment, row, head.paths[0], examples)
-    labels = torch.tensor([example.choice for example in examples], device=read.device)
-    layer = head.parts[0]
+    layers = [] if head is None else [part for part in head.modules() if isinstance(part, nn.Linear)]
+    read = None
+    if layers and layers[-1].bias is not None:
+        read = _what_it_reads(base, attachment, row, layers[-1], examples)
+    if read is None:
+        return (
+            "No head is fitted beforehand, since it is the base's own or does not end in one linear layer for a text."
+        )
+    layer = layers[-1]
+    labels = torch.tensor([example.choice for example in examples])
     weight, bias = fit_linear(read, labels, layer.out_features)
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -84,7 +90,7 @@ def fit_linear(inputs: Tensor, labels: Tensor, count: int, strength: float = STR
     """Return weight and bias of the logistic regression with a penalty on the squared weights.
 
     Args:
-        inputs: What the layer reads, shape (rows, width).
+        inputs: What the layer reads, shape (rows, width), on the CPU.
         labels: Right label of each row, int64, shape (rows,).
         count: Number of labels.
         strength: C: what the summed cross-entropy counts against half of the squared weights, for inputs of length one;
@@ -95,8 +101,8 @@ def fit_linear(inputs: Tensor, labels: Tensor, count: int, strength: float = STR
     """
     length = torch.linalg.vector_norm(inputs.double(), dim=1).mean().clamp(min=1e-12)
     unit = inputs.double() / length
-    weight = torch.zeros(count, inputs.shape[1], dtype=torch.float64, device=inputs.device, requires_grad=True)
-    bias = torch.zeros(count, dtype=torch.float64, device=inputs.device, requires_grad=True)
+    weight = torch.zeros(count, inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(count, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -112,23 +118,32 @@ def fit_linear(inputs: Tensor, labels: Tensor, count: int, strength: float = STR
 
 
 @torch.no_grad()
-def _what_it_reads(base: Base, attachment: Attachment, row: str, path: str, examples: Sequence[Encoded]) -> Tensor:
-    """Return what the head at a path receives for each example, shape (rows, width)."""
+def _what_it_reads(
+    base: Base, attachment: Attachment, row: str, layer: nn.Linear, examples: Sequence[Encoded]
+) -> Tensor | None:
+    """Return what a layer of a row's head receives for each example, shape (rows, width), on the CPU.
+
+    None where it receives more than one vector for an example.
+    """
     caught: list[Tensor] = []
 
     def catch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        caught.append(args[0].float())
+        caught.append(args[0].cpu())
 
+    device = next(base.model.parameters()).device
     order = sorted(range(len(examples)), key=lambda place: len(examples[place]))  # of like length together
-    handle = base.model.get_submodule(path).register_forward_pre_hook(catch)
+    handle = layer.register_forward_pre_hook(catch)
     try:
         with evaluating(base.model), attachment.use(row):
             for start in range(0, len(order), _ROWS):
-                batch = collate([examples[place] for place in order[start : start + _ROWS]], "encoder", base.pad_id)
-                class_logits(base.model, batch.inputs)
+                chosen = [examples[place] for place in order[start : start + _ROWS]]
+                class_logits(base.model, collate(chosen, "encoder", base.pad_id).to(device).inputs)
     finally:
         handle.remove()
-    read = torch.cat(caught)
-    back = torch.empty(len(order), dtype=torch.int64)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    return read[back.to(read.device)]
+    if [len(one) for one in caught if one.dim() == 2] != [
+        len(order[i : i + _ROWS]) for i in range(0, len(order), _ROWS)
+    ]:
+        return None
+    read = torch.empty(len(order), caught[0].shape[1], dtype=torch.float64)
+    read[torch.tensor(order)] = torch.cat(caught).double()
+    return read

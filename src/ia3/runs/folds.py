@@ -26,7 +26,7 @@ from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import CURVES, RECORD, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
-from ia3.runs.run_base import Placement, kind_of_base
+from ia3.runs.run_base import Placement, kind_of_base, settled
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
@@ -138,6 +138,7 @@ def train_folds(
     kind = kind_of_base(base, placement, say)
     own = settings_for(kind, has_start=start is not None, **settings)
     whole = read_whole(source, base, kind, own, placement, say, **words)
+    own = settled(own, whole.base)
     datasets = _cut(whole, folds, own.seed)
     _say(datasets, whole, say)
     say_recipe(datasets[-1], own, whole.base, settings, say)

@@ -37,7 +37,6 @@ def parts_of_base(facts: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
         plan: Layout of the rows.
     """
     parts = {name: facts[name] for name in ("kind", "dtype", "precision")}
-    parts |= {"pooling": facts["pooling"]} if facts.get("pooling", "own") != "own" else {}
     sites = f"{len(plan.sites)} sites {hash_of(repr(site).encode() for site in plan.sites)}"
     return {"base": facts["fingerprint"], **parts, "sites": sites}
 

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.data.template_sets import TemplateLike
 from ia3.errors import SettingsError
@@ -28,7 +27,7 @@ from ia3.runs.many_folder import check_store, check_task_folders, clear_adapters
 from ia3.runs.many_results import ManyResult, TaskResult
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
-from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for
+from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup, SharedStage
 from ia3.runs.start import Start, read_starts
@@ -145,12 +144,13 @@ def train_tasks(
     ]
     rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows, drop_duplicates=drop_duplicates)
     loaded = load_for(base, kind, rows, placement, each, say)
+    each = [settled(own, loaded) for own in each]
     rows = [in_order_of(loaded, one, is_strict=False) for one in rows]
     datasets = encode_all(filled, each, rows, loaded, say)
     tell_tasks(filled, datasets, say)
     _say_recipe(filled, each, datasets, loaded, settings, say)
     begun = read_starts(starts, loaded)
-    stage = _shared_stage(datasets, kind, chosen, shared_steps, settings, begun[0])
+    stage = _shared_stage(datasets, loaded, chosen, shared_steps, settings, begun[0])
     run_tasks = tuple(
         RunTask(
             spec.name, spec.name, folder / spec.name, dataset, own, data_name(spec.table, spec.name), _eval(spec),
@@ -241,7 +241,7 @@ def _say_recipe(
 
 def _shared_stage(
     datasets: Sequence[Dataset],
-    kind: Kind,
+    base: Base,
     sampling: Sampling,
     steps: int,
     settings: Mapping[str, Any],
@@ -253,13 +253,13 @@ def _shared_stage(
     if steps == 0:
         return None
     sets = {dataset.encoding.labels for dataset in datasets}
-    if kind == "encoder" and len(sets) > 1:
+    if base.kind == "encoder" and len(sets) > 1:
         raise SettingsError(
             f"Training tasks: a shared stage of an encoder needs one head, and the tasks have {len(sets)} different "
             "label sets. Leave --shared-steps out, or give a language model as the base."
         )
     alone = {"max_steps": steps, "epochs": 1, "class_weights": False, "patience": 0}
-    own = settings_for(kind, has_start=start is not None, **{**settings, **alone})
+    own = settled(settings_for(base.kind, has_start=start is not None, **{**settings, **alone}), base)
     drawn = draw_shared([dataset.train for dataset in datasets], steps * own.batch_size, sampling, own.seed)
     return SharedStage(drawn, own, start)
 

@@ -29,7 +29,7 @@ from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
-from ia3.runs.run_base import Placement, kind_of_base
+from ia3.runs.run_base import Placement, kind_of_base, settled
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
@@ -202,6 +202,7 @@ def train_repeats(
     first = settings_for(kind, has_start=start is not None, **settings)
     each = [replace(first, seed=first.seed + number) for number in range(repeats)]
     whole = read_whole(source, base, kind, first, placement, say, eval_source=eval_source, **words)
+    each = [settled(own, whole.base) for own in each]
     datasets = _cut(whole, each, per_label, eval_fraction)
     _say(datasets, whole, say)
     say_recipe(datasets[0], first, whole.base, settings, say)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ia3.bases.kinds import Kind, kind_of
 from ia3.bases.loading import Base, load_base, load_config
+from ia3.bases.pooling import pooling_in
 from ia3.errors import SettingsError
 from ia3.runs.dataset import Rows
 from ia3.runs.watch import Say
@@ -76,10 +77,16 @@ def load_for(
         if base.kind == "encoder" and not base.head_modules:
             for one in rows:
                 in_order_of(base, one)
-        if pooling == "mean" and base.pooling != "mean":
+        if pooling == "mean" and base.kind == "encoder" and base.pooling != "mean":
             raise SettingsError(
                 f"Training {base.name!r}: pooling is 'mean', and the head of the loaded base reads another place. Load "
                 f"it so: ia3.load_base({base.name!r}, pooling='mean', …)."
+            )
+        is_own = base.kind == "encoder" and base.pooling == "own"
+        if pooling == "auto" and is_own and pooling_in(Path(base.folder)) == "mean":
+            say(
+                f"{base.name!r} was trained for the mean of all positions, and the head of the loaded base reads "
+                "another place. Load it so: ia3.load_base(…, pooling='auto')."
             )
         return base
     placed: dict[str, Any] = {"kind": kind, **asdict(placement), "pooling": pooling}
@@ -90,6 +97,11 @@ def load_for(
     if len(sets) > 1 and not loaded.head_modules:  # it was saved with the first labels, which are not those of all
         loaded = load_base(base, labels=sets[1], **placed)
     return loaded
+
+
+def settled(settings: Settings, base: Base) -> Settings:
+    """Return settings with what the head of the base really reads in place of what was asked for."""
+    return replace(settings, pooling=base.pooling) if base.kind == "encoder" else settings
 
 
 def _one_pooling(settings: Sequence[Settings], say: Say) -> str:

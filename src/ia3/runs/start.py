@@ -18,6 +18,7 @@ from ia3.adapters.adapter import Adapter
 from ia3.adapters.fitting import build_head
 from ia3.adapters.folder import check_adapter, load_adapter
 from ia3.bases.loading import Base
+from ia3.bases.pooling import pooling_of
 from ia3.core.attach import Attachment
 from ia3.core.heads import Head
 from ia3.errors import AdapterError, near_matches
@@ -77,20 +78,14 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
     folder = packaged_start(given, None if base is None else base.name) or given
     try:
         adapter = load_adapter(folder)
+        digest = _digest(adapter)
         if base is not None:
-            adapter = _without_other_heads(adapter, base)
+            if adapter.pooling != base.pooling:  # its vectors are of use all the same
+                adapter = replace(adapter, head={}, head_modules=())
             check_adapter(adapter, base.model, f"Loading adapter from {folder}")
     except AdapterError as error:
         raise AdapterError(f"Starting from {given}: {error}{near_matches(str(given), start_names())}") from error
-    return Start(str(given), adapter, _digest(adapter))
-
-
-def _without_other_heads(adapter: Adapter, base: Base) -> Adapter:
-    """Return an adapter without its head, where the base is of a class that has no such modules."""
-    paths = dict(base.model.named_modules())
-    if all(path in paths for path in adapter.head_modules):
-        return adapter
-    return replace(adapter, head={}, head_modules=())
+    return Start(str(given), adapter, digest)
 
 
 def read_starts(given: Sequence[str | Path | None], base: Base | None = None) -> list[Start | None]:
@@ -111,7 +106,7 @@ def read_starts(given: Sequence[str | Path | None], base: Base | None = None) ->
     return [None if one is None else found[str(one)] for one in given]
 
 
-def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[str]) -> str:
+def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[str], *, with_head: bool = True) -> str:
     """Give a row in training the numbers of an adapter, and say what was taken.
 
     Args:
@@ -119,6 +114,7 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
         row: Name of the row.
         start: What it begins with, read for this base.
         labels: Of the task, in the order of its head; empty for free text.
+        with_head: Whether the start's head is taken where it can be.
 
     Returns:
         One sentence for the user.
@@ -138,7 +134,7 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
         "" if start.to_json()["base_fingerprint"] else " Its record has no hash of its base: shapes were compared."
     )
     head = attachment.bank.snapshot.heads.get(attachment.bank.row(row))
-    if head is None:
+    if head is None or not with_head:
         return f"{told}.{unproven}"
     return f"{told}; {_begin_head(attachment, head, start, tuple(labels))}.{unproven}"
 
@@ -151,7 +147,7 @@ def part_of_start(start: Start | None) -> dict[str, str]:
 def _begin_head(attachment: Attachment, head: Head, start: Start, labels: tuple[str, ...]) -> str:
     """Give a head the numbers of the start's, where both are of the same labels; return what was done in words."""
     if not start.adapter.head:
-        return "it has no head for this base, so the head is drawn anew"
+        return f"it has no head that reads what this base's reads ({pooling_of(attachment.model.config)}): drawn anew"
     if start.labels != labels:
         return f"the head is drawn anew, since its labels are {_spell(start.labels)} and here {_spell(labels)}"
     source = build_head(start.adapter, attachment.model, f"Starting from {start.given}")

@@ -24,7 +24,7 @@ from ia3.runs.dataset import Answers, check_answers, data_name, encode_rows, rea
 from ia3.runs.folder import CURVES, RECORD, SWEEP, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
-from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for
+from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.training_run import check_weights
@@ -274,6 +274,7 @@ def sweep(
     for own in each:
         check_weights(rows, own)
     loaded = load_for(base, kind, [rows], placement, each, say)
+    each = [settled(own, loaded) for own in each]
     rows = in_order_of(loaded, rows)
     dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
     say(f"{len(variants)} runs of {len(dataset.train)} rows.")

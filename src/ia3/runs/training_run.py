@@ -20,7 +20,7 @@ from ia3.runs.beginning import begin_row
 from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, data_name, read_rows
 from ia3.runs.folder import check_folder, open_folder
 from ia3.runs.run import ADAPTER, Run
-from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for
+from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
@@ -147,6 +147,7 @@ def train_adapter(
     check_answers(rows, kind)
     check_weights(rows, chosen)
     loaded = load_for(base, kind, [rows], placement, [chosen], say)
+    chosen = settled(chosen, loaded)
     rows = in_order_of(loaded, rows)
     dataset = encode_worded(rows, loaded, chosen, words, max_length, say)
     hint = "" if settings.get("recipe") else few_rows_note(dataset, chosen, loaded)

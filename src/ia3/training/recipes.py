@@ -225,7 +225,7 @@ OTHER_BASES: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "encoder": {
             "head": {
                 "paper": "LM + UL + LN over the choices' tokens",
-                "here": "cross-entropy of the head, which begins with a logistic regression in t-few-small",
+                "here": "cross-entropy of the head",
                 "why": "A head has one output a choice: its cross-entropy is LN; LM and UL have no counterpart.",
             }
         },
