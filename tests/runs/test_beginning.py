@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 import ia3
+from ia3.adapters.arithmetic import average
 from ia3.adapters.attached import attach
 from ia3.adapters.folder import load_adapter
 from ia3.bases.loading import load_base
@@ -225,3 +226,12 @@ def test_a_recipes_fitted_head_can_be_turned_off(sentences: Path, tmp_path: Path
     common = [str(table), "--base", str(sentences), "--recipe", "t-few-small", "--max-steps", "1"]
     assert main(["train", *common, "--no-fit-head", "--output", str(tmp_path / "o")]) == 0
     assert json.loads((tmp_path / "o" / "ia3.json").read_text())["settings"]["fit_head"] is False
+
+
+def test_heads_that_read_different_places_are_not_combined(sentences: Path, tmp_path: Path) -> None:
+    run(sentences, tmp_path / "mean", pooling="mean", **STILL)
+    run(sentences, tmp_path / "own", **STILL)
+    both = {name: load_adapter(tmp_path / name) for name in ("mean", "own")}
+    with pytest.raises(AdapterError, match="that of 'mean' reads 'mean' and that of 'own' reads 'own'"):
+        average(both, head_from="own")
+    assert average({"mean": both["mean"]}).pooling == "mean"

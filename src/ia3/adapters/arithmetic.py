@@ -295,7 +295,7 @@ def _laid_out(adapters: Mapping[str, Adapter], plan: Plan | None) -> tuple[Plan,
 
 
 def _check_bases(adapters: Mapping[str, Adapter]) -> None:
-    """Raise if two adapters were trained on different bases, as far as their records know."""
+    """Raise if adapters were trained on different bases, or their heads read different places, where it is known."""
     known = [(name, a, (a.record.get("base") or {}).get("fingerprint")) for name, a in adapters.items()]
     told = [(name, adapter, print_) for name, adapter, print_ in known if print_]
     for name, adapter, print_ in told[1:]:
@@ -306,6 +306,10 @@ def _check_bases(adapters: Mapping[str, Adapter]) -> None:
                 f"{other.base_name or 'one without a name'!r} (fingerprint {short(expected)}), {name!r} on "
                 f"{adapter.base_name or 'one without a name'!r} (fingerprint {short(print_)}). Leave one of them out."
             )
+    heads = {adapter.pooling: name for name, adapter in adapters.items() if adapter.head_modules}
+    if len(heads) > 1:
+        of = " and ".join(f"that of {name!r} reads {pooling!r}" for pooling, name in heads.items())
+        raise AdapterError(f"Combining adapters: their heads read different places of the base, {of}. Leave one out.")
 
 
 def _config(adapters: Sequence[Adapter], plan: Plan, modules_to_save: tuple[str, ...] | None) -> AdapterConfig:
