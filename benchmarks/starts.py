@@ -48,7 +48,8 @@ def make_start(
     if is_finished(output):
         return output
     rows = start_rows(data, without)
-    loaded = base if isinstance(base, Base) else _load(base, rows)
+    labels = sorted({label for _, label in rows})
+    loaded = base if isinstance(base, Base) else ia3.load_base(base, labels=labels, pooling="auto")  # as t-few-small
     is_encoder = loaded.kind == "encoder"
     settings: dict[str, Any] = (
         {} if is_encoder else {"template": TEMPLATE, "feedforward_rate": 3.0, "warmup": 0.05, "compile": "off"}
@@ -59,11 +60,6 @@ def make_start(
         **settings,
     )  # fmt: skip
     return output
-
-
-def _load(base: str, rows: Sequence[tuple[str, str]]) -> Base:
-    """Return the base as t-few-small has it: an encoder's head reads what the encoder was trained for."""
-    return ia3.load_base(base, labels=sorted({label for _, label in rows}), pooling="auto")
 
 
 def find_start(base: Base, data: Path, output: Path, *, without: str) -> Path:

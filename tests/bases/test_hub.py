@@ -174,6 +174,16 @@ def test_weights_in_pytorchs_own_format_are_fetched_where_there_are_no_others() 
     ]
 
 
+def test_what_a_sentence_encoder_was_trained_for_is_fetched_as_well() -> None:
+    others = ["2_Dense/model.safetensors", "onnx/config.json"]
+    assert hub.wanted_files(["1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", *others]) == [
+        "1_Pooling/config.json",
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+    ]
+
+
 def test_the_hub_id_of_an_installed_copy_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("ia3.bases.locating.is_installed", lambda base: True)
     monkeypatch.setattr("ia3.bases.locating.verified_files", lambda base: (tmp_path / "model.safetensors",))

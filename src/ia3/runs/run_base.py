@@ -77,7 +77,9 @@ def load_for(
         if base.kind == "encoder" and not base.head_modules:
             for one in rows:
                 in_order_of(base, one)
-        if pooling == "mean" and base.kind == "encoder" and base.pooling != "mean":
+        if pooling == "mean" and base.kind != "encoder":
+            raise SettingsError(f"Training {base.name!r}: pooling 'mean' is for the head of an encoder. Leave it out.")
+        if pooling == "mean" and base.pooling != "mean":
             raise SettingsError(
                 f"Training {base.name!r}: pooling is 'mean', and the head of the loaded base reads another place. Load "
                 f"it so: ia3.load_base({base.name!r}, pooling='mean', …)."

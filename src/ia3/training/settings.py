@@ -129,7 +129,7 @@ class Settings:
         pooling: What an encoder's head reads: `own` is the place that transformers' class has for it, `mean` the mean
             of all positions, `auto` the mean where the base's files say that it was trained for it. A loaded base has
             its own.
-        fit_head: Whether an encoder's head of one layer begins with a logistic regression on the training rows.
+        fit_head: Whether the last layer of an encoder's head begins with a logistic regression on the training rows.
         batch_size: Examples of an optimizer step.
         token_budget: Most tokens, padding included, that go through the model at once; only splits a step.
         warmup: Share of the steps in which the rate rises from zero, in [0, 1).
