@@ -115,7 +115,7 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
     add(
         "--fit-head",
         action=argparse.BooleanOptionalAction,
-        help="Begin the last layer of an encoder's head with a logistic regression on the training rows (default: off).",
+        help="Begin the last layer of an encoder's head with a logistic regression on the rows (default: off).",
     )
     add("--batch-size", type=whole_number, metavar="N", help=f"Examples of a step ({_default('batch_size')}).")
     add(

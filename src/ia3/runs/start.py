@@ -84,7 +84,8 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
                 adapter = replace(adapter, head={}, head_modules=())
             check_adapter(adapter, base.model, f"Loading adapter from {folder}")
     except AdapterError as error:
-        raise AdapterError(f"Starting from {given}: {error}{near_matches(str(given), start_names())}") from error
+        hint = "" if Path(folder).exists() else near_matches(str(given), start_names())
+        raise AdapterError(f"Starting from {given}: {error}{hint}") from error
     return Start(str(given), adapter, digest)
 
 
