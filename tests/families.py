@@ -190,6 +190,9 @@ CASES: dict[str, FamilyCase] = {
     "xlm-roberta": FamilyCase(
         _bert(hf.XLMRobertaConfig, hf.XLMRobertaForSequenceClassification), "encoder", _DECODER, _FULL
     ),
+    "camembert": FamilyCase(
+        _bert(hf.CamembertConfig, hf.CamembertForSequenceClassification), "encoder", _DECODER, _FULL
+    ),
     "distilbert": FamilyCase(
         lambda: hf.DistilBertForSequenceClassification(
             hf.DistilBertConfig(
@@ -198,6 +201,9 @@ CASES: dict[str, FamilyCase] = {
             )
         ),
         "encoder", _DECODER, _FULL,
+    ),
+    "mpnet": FamilyCase(
+        _bert(hf.MPNetConfig, hf.MPNetForSequenceClassification), "encoder", _DECODER, _FULL
     ),
     "albert": FamilyCase(
         _bert(hf.AlbertConfig, hf.AlbertForSequenceClassification, embedding_size=8, classifier_dropout_prob=0.0),

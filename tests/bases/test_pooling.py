@@ -133,6 +133,7 @@ def test_what_is_no_plain_encoder_has_no_such_class(config: type) -> None:
         transformers.DistilBertConfig(vocab_size=40, dim=8, hidden_dim=16, n_layers=1, n_heads=2),
         transformers.XLMRobertaConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2),
         transformers.DebertaV2Config(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2),
+        transformers.MPNetConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2),
     ],
     ids=lambda config: config.model_type,
 )

@@ -176,6 +176,12 @@ def _distilbert(model: Any, hand: Hand) -> None:
         hand.last(layer.ffn.lin2)
 
 
+def _mpnet(model: Any, hand: Hand) -> None:
+    for layer in model.mpnet.encoder.layer:
+        hand.keys_and_values(layer.attention.attn.k, layer.attention.attn.v)
+        hand.last(layer.output.dense)
+
+
 def _albert(model: Any, hand: Hand) -> None:
     layer = model.albert.encoder.albert_layer_groups[0].albert_layers[0]  # the one layer, run twice
     hand.keys_and_values(layer.attention.key, layer.attention.value)
@@ -215,8 +221,9 @@ FAMILIES: dict[str, Callable[[Any, Hand], None]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"), _llama),
     "phi": _phi,
     "phi3": _phi3,
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), _bert),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _bert),
     "distilbert": _distilbert,
+    "mpnet": _mpnet,
     "albert": _albert,
     "deberta": _deberta,
     "deberta-v2": _deberta_v2,

@@ -56,8 +56,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "no feed-forward block is one module",
     ),
     "plbart": (lambda: hf.PLBartForConditionalGeneration(hf.PLBartConfig(**_BART)), "no feed-forward block"),
-    "camembert": (lambda: hf.CamembertModel(hf.CamembertConfig(**_BERT)), "no feed-forward block"),
-    "mpnet": (lambda: hf.MPNetModel(hf.MPNetConfig(**_BERT)), "no feed-forward block"),
     "xlm-roberta-xl": (lambda: hf.XLMRobertaXLModel(hf.XLMRobertaXLConfig(**_BERT)), "no feed-forward block"),
     "longformer": (
         lambda: hf.LongformerModel(hf.LongformerConfig(attention_window=4, **_BERT)),

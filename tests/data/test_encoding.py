@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import BertConfig, GPT2Config, PreTrainedTokenizerFast, RobertaConfig, T5Config
+from transformers import BertConfig, GPT2Config, MPNetConfig, PreTrainedTokenizerFast, RobertaConfig, T5Config
 
 from ia3.bases.kinds import Kind
 from ia3.data.encoding import Encoded, Encoding, longest_input
@@ -306,9 +306,10 @@ def test_a_field_of_a_hundred_thousand_characters_is_cut_too() -> None:
         (GPT2Config(n_positions=64), 64),
         (BertConfig(max_position_embeddings=512), 512),
         (RobertaConfig(max_position_embeddings=514, pad_token_id=1), 512),
+        (MPNetConfig(max_position_embeddings=514, pad_token_id=1), 512),
         (T5Config(), None),
     ],
-    ids=["gpt2", "bert", "roberta", "t5"],
+    ids=["gpt2", "bert", "roberta", "mpnet", "t5"],
 )
 def test_a_base_says_how_much_it_can_read(config: Any, limit: int | None) -> None:
     assert longest_input(tiny_tokenizer(), config) == limit

@@ -324,7 +324,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"(attention\.output\.dense|(SelfAttention|EncDecAttention|LocalSelfAttention|TransientGlobalSelfAttention)\.o"
-        r"|o_proj|out_proj|out_lin|attn\.c_proj|attn\.Wo|attention\.dense|self_attention\.dense|self_attn\.dense)$",
+        r"|o_proj|out_proj|out_lin|attn\.(c_proj|Wo|o)|attention\.dense|self_attention\.dense|self_attn\.dense)$",
         "output of the attention; a vector there would be the value vector a second time",
     ),
     (

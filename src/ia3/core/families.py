@@ -233,10 +233,14 @@ FAMILIES: tuple[Family, ...] = (
             ),
         ),
     ),
-    Family(("bert", "roberta", "xlm-roberta", "electra"), _BERT_RULES),
+    Family(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT_RULES),
     Family(
         ("distilbert",),
         (*_separate(r"attention\.k_lin", r"attention\.v_lin"), _last(r"ffn\.lin2")),
+    ),
+    Family(
+        ("mpnet",),
+        (*_separate(r"attention\.attn\.k", r"attention\.attn\.v"), _last(r"layer\.\d+\.output\.dense")),
     ),
     Family(("albert",), (*_separate(r"attention\.key", r"attention\.value"), _last(r"ffn_output"))),
     Family(

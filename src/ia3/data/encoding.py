@@ -17,6 +17,7 @@ from ia3.errors import SettingsError, TemplateError, near_matches
 
 _CHUNK = 512  # prompts handed to the tokenizer at once
 _LONGEST_WORD = 30  # characters; a longer run without a blank (Chinese, a URL) is cut inside
+_OFFSET = ("roberta", "camembert", "mpnet")  # in the model type of bases whose first positions hold the padding
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def longest_input(tokenizer: Any, config: Any) -> int | None:
 
     Args:
         tokenizer: Its `model_max_length` counts unless it is the placeholder of 10³⁰.
-        config: Its `max_position_embeddings` (or `n_positions`) counts; RoBERTa's first positions hold the padding.
+        config: Its `max_position_embeddings` (or `n_positions`) counts; the first of some families hold the padding.
     """
     limits = []
     if getattr(tokenizer, "model_max_length", None) and tokenizer.model_max_length < 10**9:
@@ -206,7 +207,8 @@ def longest_input(tokenizer: Any, config: Any) -> int | None:
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if positions and getattr(config, "model_type", "") not in ("t5", "mt5", "umt5", "longt5"):
         padding = getattr(config, "pad_token_id", None)
-        offset = padding + 1 if "roberta" in getattr(config, "model_type", "") and padding is not None else 0
+        is_offset = padding is not None and any(name in getattr(config, "model_type", "") for name in _OFFSET)
+        offset = padding + 1 if is_offset else 0
         limits.append(int(positions) - offset)
     return min(limits) if limits else None
 

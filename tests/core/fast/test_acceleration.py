@@ -37,6 +37,7 @@ from tests.families import CASES, make_inputs
 T5_GATED = ("t5-gated", "mt5", "umt5", "longt5")
 LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
 # family: gates, norms, last blocks, whether the head's input gives the loss
+BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 EXPECTED = {
     "t5": (0, 12, 0, True),
     **dict.fromkeys(T5_GATED, (4, 12, 0, True)),
@@ -49,8 +50,9 @@ EXPECTED = {
     "gemma2": (2, 9, 1, False),  # a soft cap on its logits
     "gemma3": (2, 13, 1, True),
     "phi3": (0, 5, 0, True),
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), (0, 0, 1, False)),
-    **dict.fromkeys(("distilbert", "albert", "deberta", "deberta-v2", "deberta-v3", "modernbert"), (0, 0, 0, False)),
+    **dict.fromkeys(BERTS, (0, 0, 1, False)),
+    **dict.fromkeys(("distilbert", "mpnet", "albert"), (0, 0, 0, False)),
+    **dict.fromkeys(("deberta", "deberta-v2", "deberta-v3", "modernbert"), (0, 0, 0, False)),
 }
 
 
@@ -323,7 +325,7 @@ def test_dropout_draws_the_same_numbers_in_training_mode(family: str) -> None:
     assert len({float(numbers["loss"]) for numbers in (eager, *plain)}) == 3
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert"])
+@pytest.mark.parametrize("family", [*BERTS, "distilbert", "mpnet", "modernbert"])
 def test_an_encoders_own_head_is_trained(family: str) -> None:
     model = tiny_model(family)
     heads = [name for name, _ in model.named_children() if name in ("classifier", "pre_classifier")]
