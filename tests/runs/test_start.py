@@ -225,3 +225,68 @@ def test_every_run_of_several_begins_with_the_start(
     assert _distance(tmp_path / "o", source("causal")) < 1e-6
     assert _record(tmp_path / "o")["start"]["name"] == "causal"
     assert sum(sentence.startswith("The vectors start from") for sentence in told) == 1
+
+
+# -- its words --------------------------------------------------------------------------------------------------------
+
+WORDS = {"prompt": "Said: {{ text }}\nIt went", "target": "{{ label }}"}
+
+
+@pytest.fixture(scope="module")
+def worded(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an adapter that was trained in words of its own."""
+    folder = tmp_path_factory.mktemp("worded") / "start"
+    run(base("causal"), folder, max_steps=1, eval_fraction=0.0, template=" ||| ".join(WORDS.values()))
+    return folder
+
+
+def _words(folder: Path) -> dict[str, str]:
+    template = _record(folder)["template"]
+    return {part: template[part] for part in WORDS}
+
+
+def test_a_run_without_a_template_has_the_words_of_its_start(worded: Path, base: BaseFolder, tmp_path: Path) -> None:
+    told: list[str] = []
+    run(base("causal"), tmp_path / "o", start=worded, say=told.append, **STILL)
+    assert _words(tmp_path / "o") == WORDS
+    sentence = r"The words are those of the start: 'Said: {{ text }}\nIt went'. --template has the last word."
+    assert told.count(sentence) == 1
+    run(base("causal"), tmp_path / "p", start=worded, template="{{ text }} =", **STILL)
+    assert _words(tmp_path / "p")["prompt"] == "{{ text }} ="
+
+
+@pytest.mark.parametrize("rows", [OTHER, [(text, "up") for text, _ in ROWS] + [("Level.", "flat")] * 4])
+def test_a_start_of_other_labels_gives_no_words(
+    rows: list[tuple[str, str]], worded: Path, base: BaseFolder, tmp_path: Path
+) -> None:
+    run(base("causal"), tmp_path / "o", start=worded, source=rows, **STILL)
+    assert _words(tmp_path / "o")["prompt"] == "{{ text }}\nlabel:"
+
+
+def test_words_that_need_another_column_are_left_where_they_are(base: BaseFolder, tmp_path: Path) -> None:
+    titled = [{"text": text, "label": label, "title": "News"} for text, label in ROWS]
+    template = "{{ title }}: {{ text }}"
+    run(base("causal"), tmp_path / "s", source=titled, template=template, **STILL)
+    run(base("causal"), tmp_path / "with", source=titled, start=tmp_path / "s", **STILL)
+    run(base("causal"), tmp_path / "without", start=tmp_path / "s", **STILL)
+    assert [_words(tmp_path / name)["prompt"] for name in ("with", "without")] == [template, "{{ text }}\nlabel:"]
+
+
+def test_tasks_have_the_words_of_their_starts(worded: Path, base: BaseFolder, tmp_path: Path) -> None:
+    own = {"name": "own", "table": ROWS, "template": "{{ text }} ="}
+    run_many(base("causal"), tmp_path / "o", [{"name": "bare", "table": ROWS}, own, TASKS[0]], start=worded, **STILL)
+    assert _words(tmp_path / "o" / "bare") == WORDS
+    prompts = [_words(tmp_path / "o" / name)["prompt"] for name in ("own", "books")]
+    assert prompts == ["{{ text }} =", "{{ text }}\nlabel:"]  # its own; and labels that are not the start's
+
+
+@pytest.mark.parametrize("train", [train_repeats, train_folds])
+def test_every_run_of_several_has_the_words_of_the_start(
+    train: Any, worded: Path, base: BaseFolder, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    several = {"repeats": 2, "per_label": 3} if train is train_repeats else {"folds": 2}
+    still = {name: value for name, value in STILL.items() if name != "eval_fraction"}
+    train(ROWS, base("causal"), tmp_path / "o", start=worded, say=told.append, **several, **still)
+    assert _words(tmp_path / "o") == WORDS
+    assert sum(sentence.startswith("The words are those of the start") for sentence in told) == 1

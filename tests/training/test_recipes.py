@@ -87,6 +87,10 @@ def test_the_record_says_where_a_run_differs_from_the_paper_and_why() -> None:
     assert all(one["why"] for name, one in found.items() if name != "batch_size")
     head = differences_from_paper(settings_for("encoder", recipe="t-few").to_json(), "encoder")
     assert "LM and UL have no counterpart" in head[-1]["why"]
+    small = differences_from_paper(settings_for("encoder", recipe="t-few-small", fit_head=False).to_json(), "encoder")
+    own = {one["setting"]: (one["paper"], one["here"]) for one in small if one["paper"] == "no head"}
+    assert own == {"head_learning_rate": ("no head", 2.5e-4), "pooling": ("no head", "auto")}
+    assert not {one["setting"] for one in head} & {"head_learning_rate", "pooling", "fit_head"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

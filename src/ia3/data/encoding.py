@@ -207,9 +207,8 @@ def longest_input(tokenizer: Any, config: Any) -> int | None:
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if positions and getattr(config, "model_type", "") not in ("t5", "mt5", "umt5", "longt5"):
         padding = getattr(config, "pad_token_id", None)
-        is_offset = padding is not None and any(name in getattr(config, "model_type", "") for name in _OFFSET)
-        offset = padding + 1 if is_offset else 0
-        limits.append(int(positions) - offset)
+        is_offset = any(name in getattr(config, "model_type", "") for name in _OFFSET)
+        limits.append(int(positions) - (0 if padding is None or not is_offset else padding + 1))
     return min(limits) if limits else None
 
 

@@ -25,8 +25,10 @@ from ia3.runs.dataset import (
     read_rows,
 )
 from ia3.runs.run_base import Placement, in_order_of, load_for
+from ia3.runs.start import Start
 from ia3.runs.training_run import check_weights, few_rows_note
 from ia3.runs.watch import Say
+from ia3.runs.wording import words_of_start
 from ia3.training.settings import Settings
 
 _WORDS = ("text", "label", "choices", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
@@ -59,6 +61,11 @@ class Whole:
         base = self.base
         words: dict[str, Any] = {"template": self.template, "max_length": self.max_length}
         return encode_rows(rows, base.tokenizer, base.model.config, base.kind, **words)
+
+
+def worded_by(whole: Whole, start: Start | None, say: Say) -> Whole:
+    """Return a table with the words that its start learned with, where none were given and they fit."""
+    return replace(whole, template=whole.template or words_of_start(start, whole.rows, whole.base, say) or None)
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

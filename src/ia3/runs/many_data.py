@@ -13,10 +13,11 @@ from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.errors import IA3Error
 from ia3.runs.dataset import Dataset, Rows, check_answers, read_rows
+from ia3.runs.start import Start
 from ia3.runs.task_specs import TaskSpec, raise_faults
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
-from ia3.runs.wording import encode_worded, read_words
+from ia3.runs.wording import encode_worded, read_words, words_of_start
 from ia3.training.settings import Settings
 
 
@@ -49,15 +50,29 @@ def read_all(
 
 
 def encode_all(
-    specs: Sequence[TaskSpec], settings: Sequence[Settings], rows: Sequence[Rows], base: Base, say: Say
+    specs: Sequence[TaskSpec],
+    settings: Sequence[Settings],
+    rows: Sequence[Rows],
+    base: Base,
+    say: Say,
+    starts: Sequence[Start | None],
 ) -> list[Dataset]:
-    """Return the token ids of each task; the faults of all tasks are told at once."""
+    """Return the token ids of each task; the faults of all tasks are told at once.
+
+    Args:
+        specs: The tasks.
+        settings: Of each.
+        rows: Of each.
+        base: The base.
+        say: Told what is decided.
+        starts: What each begins with, whose words are taken where a task has none.
+    """
     seen: dict[str, tuple[int, ...]] = {}  # tasks of one table have the same texts
 
     def encode(number: int) -> Dataset:
         spec = specs[number]
-        words = read_words(spec.template)
         named = partial(_say_named, say, spec.name)
+        words = read_words(spec.template) or words_of_start(starts[number], rows[number], base, named)
         return encode_worded(rows[number], base, settings[number], words, spec.max_length, named, seen)
 
     return _all("Encoding the tables of the tasks", specs, encode)

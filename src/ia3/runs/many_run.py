@@ -146,10 +146,10 @@ def train_tasks(
     loaded = load_for(base, kind, rows, placement, each, say)
     each = [settled(own, loaded) for own in each]
     rows = [in_order_of(loaded, one, is_strict=False) for one in rows]
-    datasets = encode_all(filled, each, rows, loaded, say)
+    begun = read_starts(starts, loaded)
+    datasets = encode_all(filled, each, rows, loaded, say, begun)
     tell_tasks(filled, datasets, say)
     _say_recipe(filled, each, datasets, loaded, settings, say)
-    begun = read_starts(starts, loaded)
     stage = _shared_stage(datasets, loaded, chosen, shared_steps, settings, begun[0])
     run_tasks = tuple(
         RunTask(

@@ -24,7 +24,7 @@ from ia3.errors import RunError, SettingsError, TableError
 from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError, describe_few_rows
 from ia3.report.repeats_plot import draw_repeats
-from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part
+from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part, worded_by
 from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
@@ -203,10 +203,11 @@ def train_repeats(
     each = [replace(first, seed=first.seed + number) for number in range(repeats)]
     whole = read_whole(source, base, kind, first, placement, say, eval_source=eval_source, **words)
     each = [settled(own, whole.base) for own in each]
+    begun = None if start is None else read_start(start, whole.base)
+    whole = worded_by(whole, begun, say)
     datasets = _cut(whole, each, per_label, eval_fraction)
     _say(datasets, whole, say)
     say_recipe(datasets[0], first, whole.base, settings, say)
-    begun = None if start is None else read_start(start, whole.base)
     names = data_name(source), None if eval_source is None else data_name(eval_source)
     tasks = tuple(
         RunTask(f"seed {own.seed}", f"seed {own.seed}", None, training_part(dataset), own, *names, start=begun)

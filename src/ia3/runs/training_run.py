@@ -25,7 +25,7 @@ from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
-from ia3.runs.wording import encode_worded, read_words
+from ia3.runs.wording import encode_worded, read_words, words_of_start
 from ia3.training.recipes import recipe_note
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
@@ -149,12 +149,13 @@ def train_adapter(
     loaded = load_for(base, kind, [rows], placement, [chosen], say)
     chosen = settled(chosen, loaded)
     rows = in_order_of(loaded, rows)
+    begun = None if start is None else read_start(start, loaded)  # before an earlier run is replaced
+    words = words or words_of_start(begun, rows, loaded, say)
     dataset = encode_worded(rows, loaded, chosen, words, max_length, say)
     hint = "" if settings.get("recipe") else few_rows_note(dataset, chosen, loaded)
     for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines(), *filter(None, [hint])):
         say(sentence)
     names = data_name(source), _eval_name(eval_source)
-    begun = None if start is None else read_start(start, loaded)  # before an earlier run is replaced
     with open_folder(folder, resume=resume, overwrite=overwrite):
         attachment = attach(loaded.model, head_modules=loaded.head_modules, name=ADAPTER)
         try:

@@ -1,4 +1,4 @@
-"""The words around the rows of a run: the templates that were given, or the one that its base understands best.
+"""The words around the rows of a run: the templates that were given, those of its start, or one that is searched.
 
 This file brings the search and the encoding together; what they are is their own matter.
 """
@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ia3.bases.loading import Base
+from ia3.data.examples import quote
 from ia3.data.template_sets import AUTO, TemplateLike, is_auto, templates_of
-from ia3.data.templates import Template
+from ia3.data.templates import Template, check_template
+from ia3.errors import TemplateError
+from ia3.inference.recorded import Recorded
 from ia3.inference.template_search import search_template
 from ia3.runs.dataset import Dataset, Rows, encode_rows
+from ia3.runs.start import Start
 from ia3.runs.watch import Say
 from ia3.training.settings import Settings
 from ia3.training.t_few import ranking_for
@@ -27,6 +31,38 @@ def read_words(given: TemplateLike | Sequence[TemplateLike] | None) -> Words:
         TemplateError: If one is broken, two are the same, or `auto` stands beside others.
     """
     return AUTO if is_auto(given) else templates_of(given)
+
+
+def words_of_start(start: Start | None, rows: Rows, base: Base, say: Say) -> tuple[Template, ...]:
+    """Return the templates that a start learned with, for a run that was given none: its vectors know these words.
+
+    They are taken for a language model whose labels are among the start's, where the table has the columns that they
+    show; else there are none.
+
+    Args:
+        start: What the run begins with; None for ones.
+        rows: Of the run.
+        base: Of the run.
+        say: Told what was taken.
+
+    Raises:
+        AdapterError: If the start's record cannot be read.
+    """
+    if start is None or base.kind == "encoder" or not rows.labels or not set(rows.labels) <= set(start.labels):
+        return ()
+    known = Recorded.read(f"Starting from {start.given}", start.adapter.record)
+    if known.template is None:
+        return ()
+    table, words = rows.train, (known.template, *known.others)
+    try:
+        for one in words:
+            check_template(
+                one, table.columns, text_column=table.text_column, label_column=table.label_column, is_closed=True
+            )
+    except TemplateError:
+        return ()
+    say(f"The words are those of the start: {quote(known.template.prompt)}. --template has the last word.")
+    return words
 
 
 def encode_worded(

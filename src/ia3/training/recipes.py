@@ -98,6 +98,12 @@ def differences_from_paper(settings: Mapping[str, Any], kind: Kind) -> list[dict
         for name, paper in PAPER.items()
         if settings[name] != paper
     ]
+    if kind == "encoder":
+        found += [
+            {"setting": name, "paper": "no head", "here": settings[name], "why": _reason(recipe, kind, name, here)}
+            for name, plain in PLAIN_HEAD.items()
+            if (here := settings[name]) != plain
+        ]
     always = NOT_THE_PAPERS if kind == "seq2seq" else {**NOT_THE_PAPERS, **OTHER_BASES[kind]}
     return [*found, *({"setting": name, **told} for name, told in always.items())]
 
@@ -149,6 +155,9 @@ PAPER: Mapping[str, Any] = MappingProxyType(
     }
 )
 
+# What a head is trained with where nobody asked for more; the paper's base has none.
+PLAIN_HEAD: Mapping[str, Any] = MappingProxyType({"head_learning_rate": 5e-3, "pooling": "own", "fit_head": False})
+
 FROM_THE_PAPER = ("t-few", "t-few-small")  # recipes whose differences from it are told
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -181,6 +190,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "feedforward_rate": "Better in the same steps: on MiniLM, and on Gemma 3 270M from a start.",
                     "warmup": "A tenth of the steps.",
                     "max_steps": "A small base is trained on a laptop, in minutes.",
+                    "head_learning_rate": "What is fitted to the rows beforehand needs to move little.",
+                    "pooling": "Sentence encoders were trained to be read by the mean of their positions.",
+                    "fit_head": "So few steps do not bring a drawn head to where a regression on the rows is.",
                 },
                 kinds={
                     "causal": {"losses": "lm", "learning_rate": 2e-2, "beta1": 0.8, "beta2": 0.95},
