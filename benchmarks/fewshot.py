@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 import ia3
 from benchmarks.bases import find_table
 from benchmarks.fewshot_data import BASES, DRAWS, PER_LABEL, TASKS, Cell, Parts, make_cells, read_parts, rows_of
-from benchmarks.fewshot_methods import METHODS, OURS, RATES
+from benchmarks.fewshot_methods import METHODS, OURS, RATES, method_version
 from benchmarks.fewshot_report import (
     Result,
     draw_summary,
@@ -38,7 +38,7 @@ from benchmarks.fewshot_rivals import Trial
 from benchmarks.measure import reason_of
 from benchmarks.methods import NotAvailable
 from benchmarks.report import describe_machine, machine_line, write_json
-from benchmarks.starts import find_start
+from benchmarks.starts import find_start, start_version
 from ia3.bases.loading import Base
 from ia3.data.labels import label_set
 from ia3.errors import IA3Error, SettingsError
@@ -61,7 +61,8 @@ Compare few-shot methods: gemma-3-270m and minilm, four tables of sentiment, 4 t
 All get the same rows, words, batch size and steps, and are measured on the same rows. --tune first tries three learning
 rates of every method on rows of their own (two draws of 16 a label of phrasebank; nothing of them is reported); later
 runs with the same --results take the best. Without it the middle one is taken, and the table says so.
-Each finished run is a line of --results and is not run again, so the command can be stopped and given again."""
+Each finished run is a line of --results and is not run again, so the command can be stopped and given again. Runs of
+ours with an earlier recipe, or from an earlier start, do not count."""
 
 
 @dataclass
@@ -121,10 +122,11 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
     labels = label_set(parts.pool)
     train, test = rows_of(parts, cell)
     base = bench.base(cell.base, labels, is_ours=cell.method in OURS)
-    folder = bench.starts / f"{Path(cell.base).name}-without-{cell.task}"
+    folder = bench.starts / f"{Path(cell.base).name}-without-{cell.task}-{start_version()}"
     start = partial(find_start, base, bench.data, folder, without=cell.task)
     trial = Trial(base, train, test, labels, cell.draw, rate, start)
     told: dict[str, Any] = {**asdict(cell), "key": cell.key, "used_rate": rate, "test_rows": len(test.examples)}
+    told["version"] = method_version(cell.method)
     if cell.method == "start":
         start()  # not part of a run's seconds
     began = time.perf_counter()
@@ -138,7 +140,10 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """Return finished runs by their key; a line that was cut off when a run was killed counts as none."""
+    """Return finished runs by their key.
+
+    A line that was cut off when a run was killed counts as none, and so does a run of ours with an earlier recipe.
+    """
     found: dict[str, Result] = {}
     if not path.is_file():
         return found
@@ -147,7 +152,8 @@ def read_results(path: Path) -> dict[str, Result]:
             result = json.loads(line)
         except ValueError:
             continue
-        found[result["key"]] = result
+        if result.get("version") == method_version(result["method"]):
+            found[result["key"]] = result
     return found
 
 

@@ -11,6 +11,8 @@ Ours go through `ia3.train` and `ia3.load`, as a user does. This file knows one 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,8 +24,10 @@ from benchmarks.fewshot_data import RECIPE, TEMPLATE
 from benchmarks.fewshot_rivals import RATES as RIVAL_RATES
 from benchmarks.fewshot_rivals import Trial, run_logistic, run_lora, run_peft_ia3, run_setfit
 from benchmarks.methods import NotAvailable
+from benchmarks.starts import start_version
 from ia3.inference.metrics import Metrics
 from ia3.inference.zero_shot import load_zero_shot
+from ia3.training.settings import DEFAULTS, settings_for
 
 
 def run_zero_shot(trial: Trial) -> Metrics:
@@ -79,6 +83,20 @@ METHODS: Mapping[str, Callable[[Trial], Metrics]] = MappingProxyType(
         "logistic": run_logistic,
     }
 )
+
+
+def method_version(method: str) -> str | None:
+    """Return a hash of how one of ours trains, eight hexadecimal digits; None for a rival or without training.
+
+    A run of an earlier recipe or start is none of this one.
+    """
+    if method not in OURS:
+        return None
+    has_start = method == "start"
+    settings = {kind: settings_for(kind, recipe=RECIPE, has_start=has_start).to_json() for kind in DEFAULTS}
+    content = json.dumps([settings, start_version() if has_start else None, TEMPLATE], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
 
 OURS = ("lm", "lm+ul+ln", "start")
 

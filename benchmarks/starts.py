@@ -8,6 +8,7 @@ evenly over tables and labels. Everything goes through `ia3.train`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import ia3
 from benchmarks.bases import find_table
 from benchmarks.fewshot_data import BASES, TASKS, TEMPLATE
+from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.data.draws import draw_per_label
 from ia3.data.tables import read_table
@@ -26,7 +28,7 @@ from ia3.runs.packaged_starts import packaged_start
 
 SOURCES = ("reviews", "tweets", "editorials")
 PER_LABEL = 400  # rows of each label of each table
-STEPS = {"causal": 900, "seq2seq": 900, "encoder": 300}
+STEPS: dict[Kind, int] = {"causal": 900, "seq2seq": 900, "encoder": 300}
 _SEED = 2026
 _WHAT = """\
 Make a start: an adapter that has learned from the tables of VADER, for `ia3 train --start`.
@@ -50,16 +52,16 @@ def make_start(
     rows = start_rows(data, without)
     labels = sorted({label for _, label in rows})
     loaded = base if isinstance(base, Base) else ia3.load_base(base, labels=labels, pooling="auto")  # as t-few-small
-    is_encoder = loaded.kind == "encoder"
-    settings: dict[str, Any] = (
-        {} if is_encoder else {"template": TEMPLATE, "feedforward_rate": 3.0, "warmup": 0.05, "compile": "off"}
-    )
-    total = steps or STEPS[loaded.kind]
-    ia3.train(
-        rows, loaded, output, eval_fraction=0.0, answers="labels", max_steps=total, seed=_SEED, overwrite=True,
-        **settings,
-    )  # fmt: skip
+    given = start_settings(loaded.kind)
+    given |= {} if steps is None else {"max_steps": steps}
+    ia3.train(rows, loaded, output, eval_fraction=0.0, answers="labels", seed=_SEED, overwrite=True, **given)
     return output
+
+
+def start_settings(kind: Kind) -> dict[str, Any]:
+    """Return the words and settings that a start is trained with."""
+    own = {} if kind == "encoder" else {"template": TEMPLATE, "feedforward_rate": 3.0, "warmup": 0.05, "compile": "off"}
+    return {**own, "max_steps": STEPS[kind]}
 
 
 def find_start(base: Base, data: Path, output: Path, *, without: str) -> Path:
@@ -93,6 +95,13 @@ def start_rows(data: Path, without: str | None = None) -> list[tuple[str, str]]:
     if not found:
         raise SettingsError(f"Making a start: no table is left without {without!r}. Known: {', '.join(SOURCES)}.")
     return found
+
+
+def start_version() -> str:
+    """Return a hash of how starts are made, eight hexadecimal digits: other numbers, another name."""
+    made = {kind: start_settings(kind) for kind in STEPS}
+    content = json.dumps([made, PER_LABEL, _SEED], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def is_finished(folder: Path) -> bool:

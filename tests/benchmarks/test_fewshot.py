@@ -48,7 +48,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train for three epochs, ours and the rivals, draw no pictures, and take starts of two steps."""
     for module in (fewshot_methods, fewshot_rivals):
         monkeypatch.setattr(module, "RECIPE", "default")
-    monkeypatch.setattr(starts, "STEPS", {"causal": 2})
+    monkeypatch.setattr(starts, "STEPS", dict.fromkeys(starts.STEPS, 2))
     monkeypatch.setattr(starts, "PER_LABEL", 4)
     monkeypatch.setattr("ia3.runs.run.draw_curves", lambda *args: None)
 
@@ -126,13 +126,29 @@ def test_a_finished_run_is_not_done_again_and_a_line_cut_off_is(
     assert results[cells[0].key]["accuracy"] == pytest.approx(1 / 3, abs=0.05)
 
 
+def test_a_run_of_an_earlier_recipe_or_start_does_not_count(
+    data: Path, tmp_path: Path, counted: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
+    cell = Cell("b", "reviews", 2, 0, "lm")
+    run_cells(bench, [cell], lambda line: None)
+    versions = {method: fewshot_methods.method_version(method) for method in fewshot_methods.METHODS}
+    monkeypatch.setattr(starts, "PER_LABEL", 5)
+    changed = {m for m in versions if versions[m] != fewshot_methods.method_version(m)}
+    assert changed == {"start"} and [m for m in versions if versions[m]] == ["lm", "lm+ul+ln", "start"]
+    run_cells(bench, [cell], lambda line: None)
+    assert len(counted) == 1
+    monkeypatch.setattr(fewshot_methods, "RECIPE", "t-few")
+    run_cells(bench, [cell], lambda line: None)
+    assert len(counted) == 2 and set(read_results(bench.results)) == {cell.key}
+
+
 def test_the_rate_that_is_best_on_the_tuning_rows_is_taken(
     data: Path, tmp_path: Path, counted: list[float | None]
 ) -> None:
     bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
-    tried = [
-        {"base": "b", "method": "lm", "rate": r, "accuracy": a, "key": f"{r}{a}"} for r, a in ((0.1, 0.5), (0.2, 0.7))
-    ]
+    own = {"base": "b", "method": "lm", "version": fewshot_methods.method_version("lm")}
+    tried = [{**own, "rate": r, "accuracy": a, "key": f"{r}{a}"} for r, a in ((0.1, 0.5), (0.2, 0.7))]
     bench.results.write_text("".join(json.dumps(one) + "\n" for one in tried), encoding="utf-8")
     assert best_rates(read_results(bench.results)) == {("b", "lm"): 0.2}
     run_cells(bench, [Cell("b", "reviews", 2, 0, "lm")], lambda line: None)
