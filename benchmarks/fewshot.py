@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 import ia3
 from benchmarks.bases import find_table
 from benchmarks.fewshot_data import BASES, DRAWS, PER_LABEL, TASKS, Cell, Parts, make_cells, read_parts, rows_of
-from benchmarks.fewshot_methods import METHODS, OURS, RATES, method_version
+from benchmarks.fewshot_methods import METHODS, OURS, RATES, STARTS, method_version
 from benchmarks.fewshot_report import (
     Result,
     draw_summary,
@@ -38,8 +38,9 @@ from benchmarks.fewshot_rivals import Trial
 from benchmarks.measure import reason_of
 from benchmarks.methods import NotAvailable
 from benchmarks.report import describe_machine, machine_line, write_json
-from benchmarks.starts import find_start, start_version
+from benchmarks.starts import SOURCES, find_start, start_version
 from ia3.bases.loading import Base
+from ia3.core.fast.memory import keep_freed_memory
 from ia3.data.labels import label_set
 from ia3.errors import IA3Error, SettingsError
 
@@ -53,6 +54,7 @@ Compare few-shot methods: gemma-3-270m and minilm, four tables of sentiment, 4 t
   lm                 ia3, recipe t-few-small with the answer's loss alone (language models)
   lm+ul+ln           ia3, the recipe with the paper's three losses (a head: its cross-entropy)
   start              ia3, the recipe, from vectors trained on the VADER tables without the one compared
+  start-business     the same from vectors trained on the bundled business news as well (phrasebank)
   peft-ia3           PEFT's (IA)3, its default targets
   peft-lora          PEFT's LoRA of rank 16 on every linear
   setfit             SetFit's way with sentence-transformers (minilm)
@@ -122,13 +124,13 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
     labels = label_set(parts.pool)
     train, test = rows_of(parts, cell)
     base = bench.base(cell.base, labels, is_ours=cell.method in OURS)
-    folder = bench.starts / f"{Path(cell.base).name}-without-{cell.task}-{start_version()}"
-    start = partial(find_start, base, bench.data, folder, without=cell.task)
+    name = STARTS.get(cell.method)
+    start = None if name is None or not _has_start(name, cell.task) else partial(_find_start, bench, base, cell.task)
     trial = Trial(base, train, test, labels, cell.draw, rate, start)
     told: dict[str, Any] = {**asdict(cell), "key": cell.key, "used_rate": rate, "test_rows": len(test.examples)}
     told["version"] = method_version(cell.method)
-    if cell.method == "start":
-        start()  # not part of a run's seconds
+    if name is not None and start is not None:
+        start(name)  # not part of a run's seconds
     began = time.perf_counter()
     try:
         metrics = METHODS[cell.method](trial)
@@ -137,6 +139,16 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
     numbers = ("accuracy", "macro_f1", "calibration_error")
     told |= {name: getattr(metrics, name) for name in numbers}
     return told | {"seconds": time.perf_counter() - began, "skipped": None}
+
+
+def _has_start(name: str, task: str) -> bool:
+    """Whether a start is compared on a table: the one for business news on the table of business news alone."""
+    return name != "business" or task not in SOURCES
+
+
+def _find_start(bench: Bench, base: Base, task: str, name: str) -> Path:
+    folder = bench.starts / f"{name}-{Path(base.name).name}-without-{task}-{start_version(name)}"
+    return find_start(base, bench.data, folder, name=name, without=task)
 
 
 def read_results(path: Path) -> dict[str, Result]:
@@ -218,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
     transformers_logging.disable_progress_bar()
+    keep_freed_memory()  # as `ia3` does; for every method alike
     try:
         methods = _known(options.methods, METHODS, "method")
         bases, tasks = _known(options.bases, None, "base"), _known(options.tasks, TASKS, "table")

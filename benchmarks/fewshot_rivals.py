@@ -58,7 +58,7 @@ class Trial:
         labels: The label set.
         seed: Decides order, pairs and LoRA's first numbers.
         rate: Learning rate; None for the method's own.
-        make_start: Gives the folder of a start that has not seen the table; None without one.
+        make_start: Gives the folder of a start by its name, one that has not seen the table; None without one.
     """
 
     base: Base
@@ -67,7 +67,7 @@ class Trial:
     labels: tuple[str, ...]
     seed: int
     rate: float | None = None
-    make_start: Callable[[], Path] | None = None
+    make_start: Callable[[str], Path] | None = None
 
 
 def run_peft_ia3(trial: Trial) -> Metrics:

@@ -1,8 +1,11 @@
-"""`python -m benchmarks.starts`: a pre-trained start for a base, from the open tables of VADER (MIT).
+"""`python -m benchmarks.starts`: the pre-trained starts of a base, from open tables.
 
-One adapter learns from reviews, tweets and editorials together, as T-Few's vectors learned from T0's tasks first; it is
-what `ia3 train --start` begins with. A start that is compared on one of these tables is made without it. Rows are drawn
-evenly over tables and labels. Everything goes through `ia3.train`.
+    sentiment   reviews, tweets and editorials of VADER (MIT), as many rows of each table and label
+    business    the same, and the table of business news that comes with the project (CC0), each of its rows twice
+
+One adapter learns from the tables of a start together, as T-Few's vectors learned from T0's tasks first; it is what
+`ia3 train --start` begins with. A start that is compared on one of these tables is made without it. Everything goes
+through `ia3.train`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +27,30 @@ from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.data.draws import draw_per_label
 from ia3.data.tables import read_table
+from ia3.demo.demonstration import TABLE
 from ia3.errors import AdapterError, IA3Error, SettingsError
 from ia3.runs.packaged_starts import packaged_start
 
 SOURCES = ("reviews", "tweets", "editorials")
-PER_LABEL = 400  # rows of each label of each table
+NAMES = ("sentiment", "business")
+PER_LABEL = 400  # rows of each label of each table of VADER
+BUSINESS_TIMES = 2  # how often each row of business news is there: its table is the smallest, and the nearest
 STEPS: dict[Kind, int] = {"causal": 900, "seq2seq": 900, "encoder": 300}
 _SEED = 2026
 _WHAT = """\
-Make a start: an adapter that has learned from the tables of VADER, for `ia3 train --start`.
-The tables (vader/*.csv in --data or IA3_DATA) are Hutto and Gilbert's of 2014, MIT licence."""
+Make a start for `ia3 train --start`: an adapter that has learned sentiment from the tables of VADER, or from these and
+the bundled business news. VADER's tables (vader/*.csv in --data or IA3_DATA) are Hutto and Gilbert's of 2014, MIT
+licence; the bundled one is CC0."""
 
 
 def make_start(
-    base: str | Base, data: Path, output: Path, *, without: str | None = None, steps: int | None = None
+    base: str | Base,
+    data: Path,
+    output: Path,
+    *,
+    name: str = NAMES[0],
+    without: str | None = None,
+    steps: int | None = None,
 ) -> Path:
     """Train a start and return its folder; one that is there and finished is taken as it is.
 
@@ -44,12 +58,13 @@ def make_start(
         base: Name of the base, or a loaded one (an encoder with the tables' labels).
         data: Folder with `vader/`.
         output: Folder of the adapter.
+        name: Which start: one of `NAMES`.
         without: Name of a table that it must not see.
         steps: Optimizer steps; by default those of the kind of base.
     """
     if is_finished(output):
         return output
-    rows = start_rows(data, without)
+    rows = start_rows(data, without, name=name)
     labels = sorted({label for _, label in rows})
     loaded = base if isinstance(base, Base) else ia3.load_base(base, labels=labels, pooling="auto")  # as t-few-small
     given = start_settings(loaded.kind)
@@ -64,24 +79,30 @@ def start_settings(kind: Kind) -> dict[str, Any]:
     return {**own, "max_steps": STEPS[kind]}
 
 
-def find_start(base: Base, data: Path, output: Path, *, without: str) -> Path:
+def find_start(base: Base, data: Path, output: Path, *, name: str = NAMES[0], without: str) -> Path:
     """Return the folder of a start that has not seen a table: the one that comes with the project where that is so.
 
     Args:
         base: The base.
         data: Folder with `vader/`.
         output: Where one is made if it must be.
+        name: Which start: one of `NAMES`.
         without: Name of the table.
     """
     packaged = None
     if without not in SOURCES:
         with suppress(AdapterError):  # there is none for this base
-            packaged = packaged_start("sentiment", base.name)
-    return packaged or make_start(base, data, output, without=without)
+            packaged = packaged_start(name, base.name)
+    return packaged or make_start(base, data, output, name=name, without=without)
 
 
-def start_rows(data: Path, without: str | None = None) -> list[tuple[str, str]]:
-    """Return texts with labels, as many of each label of each table; no row of the table that is left out.
+def start_rows(data: Path, without: str | None = None, *, name: str = NAMES[0]) -> list[tuple[str, str]]:
+    """Return the texts with labels that a start learns from; no row of the table that is left out.
+
+    Args:
+        data: Folder with `vader/`.
+        without: Name of a table of VADER.
+        name: Which start: one of `NAMES`.
 
     Raises:
         SettingsError: If nothing is left.
@@ -94,13 +115,19 @@ def start_rows(data: Path, without: str | None = None) -> list[tuple[str, str]]:
         found += [(example.text, str(example.label)) for example in drawn.examples]
     if not found:
         raise SettingsError(f"Making a start: no table is left without {without!r}. Known: {', '.join(SOURCES)}.")
-    return found
+    return found if name == "sentiment" else found + _business_rows() * BUSINESS_TIMES
 
 
-def start_version() -> str:
-    """Return a hash of how starts are made, eight hexadecimal digits: other numbers, another name."""
+def _business_rows() -> list[tuple[str, str]]:
+    with as_file(files("ia3.demo") / TABLE) as path:
+        return [(example.text, str(example.label)) for example in read_table(path).examples]
+
+
+def start_version(name: str = NAMES[0]) -> str:
+    """Return a hash of how a start is made, eight hexadecimal digits: other numbers, another name."""
     made = {kind: start_settings(kind) for kind in STEPS}
-    content = json.dumps([made, PER_LABEL, _SEED], sort_keys=True)
+    more = [] if name == "sentiment" else [name, BUSINESS_TIMES]
+    content = json.dumps([made, PER_LABEL, _SEED, *more], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
@@ -119,6 +146,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
         prog="python -m benchmarks.starts", description=_WHAT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base", default=BASES[0], help="named base or folder (%(default)s)")
+    parser.add_argument("--name", choices=NAMES, default=NAMES[0], help="which start (%(default)s)")
     parser.add_argument("--data", help="folder with financial_phrasebank/ and vader/ (or IA3_DATA)")
     parser.add_argument("--without", choices=SOURCES, help="table that the start must not see")
     parser.add_argument("--steps", type=int, help="optimizer steps (900; encoders 300)")
@@ -126,7 +154,9 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
     options = parser.parse_args(arguments)
     try:
         data = find_table(options.data).parent.parent
-        made = make_start(options.base, data, options.output, without=options.without, steps=options.steps)
+        made = make_start(
+            options.base, data, options.output, name=options.name, without=options.without, steps=options.steps
+        )
     except IA3Error as error:
         print(f"benchmarks.starts: {error}", file=sys.stderr)
         return 2

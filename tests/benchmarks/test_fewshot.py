@@ -135,7 +135,8 @@ def test_a_run_of_an_earlier_recipe_or_start_does_not_count(
     versions = {method: fewshot_methods.method_version(method) for method in fewshot_methods.METHODS}
     monkeypatch.setattr(starts, "PER_LABEL", 5)
     changed = {m for m in versions if versions[m] != fewshot_methods.method_version(m)}
-    assert changed == {"start"} and [m for m in versions if versions[m]] == ["lm", "lm+ul+ln", "start"]
+    assert changed == {"start", "start-business"}
+    assert [m for m in versions if versions[m]] == ["lm", "lm+ul+ln", *sorted(changed)]
     run_cells(bench, [cell], lambda line: None)
     assert len(counted) == 1
     monkeypatch.setattr(fewshot_methods, "RECIPE", "t-few")
@@ -190,6 +191,17 @@ def test_a_start_has_not_seen_the_table_it_is_compared_on(data: Path, monkeypatc
     assert len(starts.start_rows(data, without="phrasebank")) == 3 * 3 * 4
 
 
+def test_the_start_for_business_news_has_seen_the_bundled_table_twice(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts, "PER_LABEL", 4)
+    plain, business = starts.start_rows(data), starts.start_rows(data, name="business")
+    more = business[len(plain) :]
+    assert business[: len(plain)] == plain
+    assert len(more) == 2 * 885 and more[:885] == more[885:] and more[0][1] == "positive"
+    assert starts.start_version("business") != starts.start_version()
+
+
 # -- a whole grid -----------------------------------------------------------------------------------------------------
 
 
@@ -208,11 +220,12 @@ def grid(data: Path, causal: str, tmp_path: Path, short: None) -> Callable[..., 
 def test_a_grid_gives_a_table_a_picture_and_what_is_missing(
     grid: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    methods = ["--methods", "zero-shot", "lm+ul+ln", "start", "logistic", "setfit"]
+    methods = ["--methods", "zero-shot", "lm+ul+ln", "start", "start-business", "logistic", "setfit"]
     assert grid(*methods, "--json", str(tmp_path / "o.json"), "--png", str(tmp_path / "o.png")) == 0
     out = capsys.readouterr().out
     assert "reviews, no rows" in out and "reviews, 2 rows a label" in out and "nothing is missing" in out
     assert "not available: SetFit is for sentence encoders" in out
+    assert "not available: there is no such start for this base and table" in out
     content = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
     assert [row["method"] for row in content["rows"]] == ["zero-shot", "lm+ul+ln", "start", "logistic"]
     assert all(0 <= row["median"] <= 1 and row["seconds"] > 0 for row in content["rows"])
@@ -227,7 +240,9 @@ def test_the_start_of_a_table_that_no_start_has_seen_is_the_one_that_comes_with_
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str | None] = []
-    monkeypatch.setattr(starts, "make_start", lambda base, data, output, *, without: made.append(without) or output)
+    monkeypatch.setattr(
+        starts, "make_start", lambda base, data, output, *, name, without: made.append(without) or output
+    )
     named, own = (SimpleNamespace(name=name) for name in ("sentence-transformers/all-MiniLM-L6-v2", "/some/folder"))
     found = starts.find_start(named, data, tmp_path, without="phrasebank")  # type: ignore[arg-type]
     assert found.parts[-2:] == ("sentiment", "minilm") and made == []

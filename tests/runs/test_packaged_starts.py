@@ -12,11 +12,16 @@ from ia3.runs.packaged_starts import packaged_start, start_names
 from ia3.runs.start import read_start
 
 
-def test_every_start_is_a_whole_adapter_with_its_licence() -> None:
-    assert start_names() == ("sentiment",)
+def test_the_starts_are_those_that_are_told() -> None:
+    assert start_names() == ("business", "sentiment")
+
+
+@pytest.mark.parametrize("name", start_names())
+def test_every_start_is_a_whole_adapter_with_its_licence(name: str) -> None:
     for base, width, has_head in (("gemma-3-270m", 46_080, False), ("minilm", 13_824, True)):
-        folder = packaged_start("sentiment", base)
+        folder = packaged_start(name, base)
         assert folder is not None and "VADER" in (folder / "README.md").read_text(encoding="utf-8")
+        assert ("CC0" in (folder / "README.md").read_text(encoding="utf-8")) == (name == "business")
         adapter = load_adapter(folder)
         assert sum(vector.numel() for vector in adapter.vectors.values()) == width
         assert bool(adapter.head) == has_head
