@@ -28,6 +28,7 @@ from benchmarks.methods import NotAvailable
 from benchmarks.starts import start_version
 from ia3.inference.metrics import Metrics
 from ia3.inference.zero_shot import load_zero_shot
+from ia3.training.recipes import find_recipe
 from ia3.training.settings import DEFAULTS, settings_for
 
 
@@ -105,7 +106,8 @@ def method_version(method: str) -> str | None:
         return None
     start = STARTS.get(method)
     settings = {kind: settings_for(kind, recipe=RECIPE, has_start=start is not None).to_json() for kind in DEFAULTS}
-    content = json.dumps([settings, None if start is None else start_version(start), TEMPLATE], sort_keys=True)
+    heats = sorted((*which, heat) for which, heat in find_recipe(RECIPE).temperatures.items())
+    content = json.dumps([settings, heats, None if start is None else start_version(start), TEMPLATE], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 

@@ -24,6 +24,14 @@ def test_one_is_shown_with_its_settings_and_where_it_differs(capsys: pytest.Capt
     assert "optimizer: the paper adafactor, here adamw." in out
     assert "LM and UL have no counterpart. (encoder)" in out
     assert "\nwith --start: learning_rate 0.008, feedforward_rate 3, max_steps 60 (causal)\n" in out
+    assert "\nthe temperature that probabilities usually need: " in out and " (causal, with --start)" in out
+    assert main(["recipes", "show", "t-few-small", "--json"]) == 0
+    heats = json.loads(capsys.readouterr().out)["usual_temperatures"]
+    assert {
+        "kind": "causal",
+        "with_start": True,
+        "temperature": RECIPES["t-few-small"].temperatures["causal", True],
+    } in heats
     assert main(["recipes", "show", "t-few", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kinds"]["seq2seq"]["settings"]["max_steps"] == 1000

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from ia3.inference.temperature import FEWEST_ROWS, MOST, fit_scaling, fit_temperature, scale
+from ia3.inference.temperature import FEWEST_ROWS, MOST, SPREAD, fit_scaling, fit_temperature, scale
 
 
 def drawn(seed: int, rows: int, choices: int, heat: float) -> tuple[np.ndarray, list[int]]:
@@ -27,19 +27,43 @@ def smoothed_loss(scores: np.ndarray, gold: list[int], temperature: float) -> fl
     return float(-(targets * np.log(scale(scores, temperature))).sum(axis=1).mean())
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(5, 80), st.integers(2, 6), st.floats(0.3, 4))
-def test_the_temperature_is_the_one_that_scipy_finds(seed: int, rows: int, choices: int, heat: float) -> None:
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(5, 80),
+    st.integers(2, 6),
+    st.floats(0.3, 4),
+    st.none() | st.floats(0.5, 4),
+)
+def test_the_temperature_is_the_one_that_scipy_finds(
+    seed: int, rows: int, choices: int, heat: float, usual: float | None
+) -> None:
     scores, gold = drawn(seed, rows, choices, heat)
-    found = fit_temperature(scores, gold)
-    best = minimize_scalar(
-        lambda log: smoothed_loss(scores, gold, float(np.exp(log))),
-        bounds=(-np.log(MOST), np.log(MOST)),
-        method="bounded",
-        options={"xatol": 1e-10},
-    )
-    assert smoothed_loss(scores, gold, found) <= best.fun + 1e-12
+
+    def loss(log: float) -> float:
+        """The negative logarithm of what is most probable: of the rows, and of the normal distribution before them."""
+        before = 0.0 if usual is None else (log - float(np.log(usual))) ** 2 / (2 * SPREAD**2)
+        return rows * smoothed_loss(scores, gold, float(np.exp(log))) + before
+
+    found = fit_temperature(scores, gold, usual)
+    bounds = (-np.log(MOST), np.log(MOST))
+    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+    assert loss(float(np.log(found))) <= best.fun + 1e-9
     assert 1 / MOST <= found <= MOST
+
+
+def test_few_rows_leave_what_is_usual_and_many_decide() -> None:
+    scores, gold = drawn(3, 4000, 3, 3.0)
+    few, many = (fit_temperature(scores[:rows], gold[:rows], 1.5) for rows in (10, 4000))
+    assert fit_temperature(scores[:10], gold[:10]) > few > 1.5 and few < 2.2
+    assert many == pytest.approx(fit_temperature(scores, gold), rel=0.02)
+
+
+def test_what_is_usual_is_used_where_the_rows_show_no_gain() -> None:
+    sure = np.tile([0.0, -4.0], (10, 1))  # ten rows, all right: alone they are too few, and would make it surer
+    scaling = fit_scaling(sure, [0] * 10, 1.6)
+    assert scaling is not None and scaling.temperature == pytest.approx(1.6, rel=0.05) and scaling.rows == 10
+    assert fit_scaling(sure, [0] * 10) is None and fit_scaling(sure[:1], [0], 1.6) is None
 
 
 def test_scores_that_are_three_times_too_sure_get_the_temperature_three_and_come_true() -> None:

@@ -1,12 +1,19 @@
-"""A run with enough rows held out: its temperature stands in the record, its picture in the folder."""
+"""Temperatures of runs: fitted on rows held out, or what is usual for a recipe; in the record, and used."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import ia3
 from ia3.inference.loading import load_predictor
+from ia3.runs.folds import train_folds
+from ia3.runs.repeat import train_repeats
+from ia3.training.recipes import find_recipe
 from tests.runs import trials
 from tests.runs.test_folds import ROWS, SETTINGS
 
@@ -29,3 +36,43 @@ def test_the_temperature_of_the_saved_epoch_is_recorded_drawn_and_used(
     assert measured.temperature == scaling.temperature and measured.unscaled_error is not None
     assert abs(measured.unscaled_error - (result.metrics.calibration_error or 0)) < 1e-6
     assert model.attachment.bank.names and model.classify([EVAL[0][0]])[0].probability <= 1
+
+
+USUAL = find_recipe("t-few-small").temperatures["causal", True]
+
+
+@pytest.fixture
+def started(base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what a run of the recipe from a start is given, on a tiny language model; no pictures are drawn."""
+    for name in ("draw_curves", "draw_confusion", "draw_reliability"):
+        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
+    monkeypatch.setattr("ia3.runs.folds.draw_tasks", lambda *args: None)
+    trials.run(base("causal"), tmp_path / "start", source=ROWS, eval_fraction=0.0, max_steps=2)
+    return {"start": tmp_path / "start", "recipe": "t-few-small", "base": base("causal")}
+
+
+def test_without_rows_held_out_the_recipes_usual_temperature_is_recorded_and_used(
+    started: dict[str, Any], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    ia3.train(ROWS, output=tmp_path / "o", eval_fraction=0.0, say=said.append, **started)
+    record = json.loads((tmp_path / "o" / "ia3.json").read_text())
+    assert record["calibration"] == {"temperature": USUAL, "rows": 0, "fitted_on": "other tables, for the recipe"}
+    assert f"Probabilities have the temperature {USUAL:g}, which adapters of this recipe usually need" in said[-1]
+    model = load_predictor(tmp_path / "o", say=lambda line: None)
+    assert model.evaluate(EVAL).temperature == USUAL
+    ia3.train(ROWS, output=tmp_path / "p", eval_fraction=0.0, max_steps=2, **started)
+    assert "calibration" not in json.loads((tmp_path / "p" / "ia3.json").read_text())
+
+
+def test_folds_weigh_their_answers_against_it_and_repeats_are_measured_with_it(
+    started: dict[str, Any], tmp_path: Path
+) -> None:
+    folds = train_folds(ROWS, output=tmp_path / "o", folds=2, **started)
+    assert folds.metrics is not None and folds.metrics.scaling is not None
+    record = json.loads((tmp_path / "o" / "ia3.json").read_text())
+    assert record["calibration"] == {**folds.metrics.scaling.to_json(), "fitted_on": "2 folds"}
+    assert record["calibration"]["temperature"] != USUAL
+    repeats = train_repeats(ROWS, output=tmp_path / "p", repeats=1, per_label=4, **started)
+    assert repeats.runs[0].metrics is not None and repeats.runs[0].metrics.temperature == USUAL
+    assert json.loads((tmp_path / "p" / "ia3.json").read_text())["calibration"]["temperature"] == USUAL

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import get_linear_schedule_with_warmup
 
 from ia3.errors import SettingsError
-from ia3.training.settings import DEFAULTS, Settings, settings_for
+from ia3.training.recipes import find_recipe
+from ia3.training.settings import DEFAULTS, Settings, settings_for, usual_temperature
 
 
 def test_each_kind_of_base_has_defaults_without_dropout() -> None:
@@ -22,6 +23,24 @@ def test_each_kind_of_base_has_defaults_without_dropout() -> None:
     assert not any(
         settings.dropout or settings.class_weights or settings.weight_decay for settings in DEFAULTS.values()
     )
+
+
+def test_what_temperature_is_usual_is_known_of_a_recipe_as_it_is() -> None:
+    heat = find_recipe("t-few-small").temperatures["causal", True]
+    own = settings_for("causal", recipe="t-few-small", has_start=True)
+    alike = dataclasses.replace(own, seed=7, token_budget=512, compile="off")
+    assert heat > 1 and [usual_temperature(one, "causal", has_start=True) for one in (own, alike)] == [heat, heat]
+    for change in ({"max_steps": 30}, {"learning_rate": 1e-3}, {"losses": "lm+ul+ln"}, {"dropout": True}):
+        changed = settings_for("causal", recipe="t-few-small", has_start=True, **change)
+        assert usual_temperature(changed, "causal", has_start=True) is None
+    assert usual_temperature(settings_for("causal"), "causal") is None
+
+
+def test_of_an_encoder_it_is_known_where_the_head_reads_the_mean() -> None:
+    own = settings_for("encoder", recipe="t-few-small")
+    settled = {pooling: dataclasses.replace(own, pooling=pooling) for pooling in ("mean", "own")}
+    assert usual_temperature(settled["mean"], "encoder") == find_recipe("t-few-small").temperatures["encoder", False]
+    assert usual_temperature(settled["own"], "encoder") is None
 
 
 def test_overrides_change_the_named_settings_and_none_keeps_the_default() -> None:

@@ -46,8 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--start",
         metavar="ADAPTER",
         help="Adapter of the same base to begin with, in place of ones: a folder, a hub id, or 'sentiment' or "
-        "'business' (sentiment of business news), which come with ia3 for the named bases; a head only where it has the "
-        "same labels.",
+        "'business' (sentiment of business news), which come with ia3 for the named bases; a head only where it has "
+        "the same labels.",
     )
     add_json(parser, "what the run gave")
 

@@ -91,6 +91,7 @@ class HeldOut:
     ranking: Ranking = "sum"  # what its choices are compared by
     temperature: float = 1.0  # what that is divided by before it becomes probabilities
     is_fitted: bool = False  # whether a temperature is fitted on these rows
+    usual: float | None = None  # the temperature that adapters of the same settings usually need, if it is known
 
 
 def evaluate_together(
@@ -213,7 +214,9 @@ def metrics_of(kind: Kind, part: HeldOut, scored: Array) -> Metrics:
     targets = len(gold) if kind == "encoder" else sum(len(part.choice_ids[choice]) for choice in gold)
     loss = right / max(1, targets)
     ranks = rank_scores(scores, count_tokens(part.choice_ids), part.ranking)
-    return score_ranks(part.labels, gold, ranks, loss, unit, part.temperature, is_fitted=part.is_fitted)
+    return score_ranks(
+        part.labels, gold, ranks, loss, unit, part.temperature, is_fitted=part.is_fitted, usual=part.usual
+    )
 
 
 def score_own_choices(gold: Sequence[int], ranks: Array, loss: float, loss_unit: LossUnit = "token") -> Metrics:
@@ -239,6 +242,7 @@ def score_ranks(
     temperature: float = 1.0,
     *,
     is_fitted: bool = False,
+    usual: float | None = None,
 ) -> Metrics:
     """Return the metrics of rows from what their choices are compared by; the loss is given and has no temperature.
 
@@ -250,9 +254,10 @@ def score_ranks(
         loss_unit: What it is the mean over.
         temperature: What the ranks are divided by.
         is_fitted: Whether a temperature is fitted on these rows as well.
+        usual: The temperature that adapters of the same settings usually need, which these rows are weighed against.
     """
     plain = score_predictions(labels, gold, softmax(ranks), loss, loss_unit=loss_unit)
-    plain = replace(plain, scaling=fit_scaling(ranks, gold) if is_fitted else None)
+    plain = replace(plain, scaling=fit_scaling(ranks, gold, usual) if is_fitted else None)
     if temperature == 1:
         return plain
     scaled = score_predictions(labels, gold, softmax(ranks / temperature), loss, loss_unit=loss_unit)

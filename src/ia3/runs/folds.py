@@ -221,7 +221,8 @@ def _measure(
         scored = target_losses(base.model, base.kind, encoded, **given)
 
     def measure(start: int, end: int, *, is_fitted: bool) -> Metrics:
-        part = HeldOut(encoded[start:end], encoding.choice_ids, encoding.labels, None, ranking, is_fitted=is_fitted)
+        rows = encoded[start:end], encoding.choice_ids, encoding.labels
+        part = HeldOut(*rows, None, ranking, is_fitted=is_fitted, usual=tasks[-1].usual_temperature)
         return metrics_of(base.kind, part, scored[start:end])
 
     each: list[Metrics | None] = [None] * (len(outcomes) - 1)

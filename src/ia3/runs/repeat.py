@@ -304,7 +304,9 @@ def _measure(
 ) -> list[Metrics | None]:
     """Return the metrics of each run; None for one that ended no epoch, or whose numbers are none."""
     parts = {
-        place: HeldOut(d.held_out, d.encoding.choice_ids, d.encoding.labels, t.adapter, t.ranking)
+        place: HeldOut(
+            d.held_out, d.encoding.choice_ids, d.encoding.labels, t.adapter, t.ranking, t.usual_temperature or 1.0
+        )
         for place, (t, d, o) in enumerate(zip(tasks, datasets, outcomes, strict=True))
         if o.best_epoch
     }

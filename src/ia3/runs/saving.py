@@ -23,8 +23,10 @@ from ia3.report.card import CardFacts, write_card
 from ia3.runs.dataset import Dataset
 from ia3.runs.start import Start
 from ia3.training.recipes import differences_from_paper
-from ia3.training.settings import Settings
+from ia3.training.settings import Settings, usual_temperature
 from ia3.training.t_few import ranking_for
+
+USUAL = "other tables, for the recipe"  # what a temperature was fitted on where a run has no rows for it
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ class RunTask:
     eval_table: str | None
     more: Mapping[str, Any] = field(default_factory=dict)
     start: Start | None = None
+
+    @property
+    def usual_temperature(self) -> float | None:
+        """The temperature that adapters of its settings usually need; None without labels or where it is not known."""
+        encoding = self.dataset.encoding
+        if not encoding.labels:
+            return None
+        return usual_temperature(self.settings, encoding.kind, has_start=self.start is not None)
 
     @property
     def ranking(self) -> Ranking:
@@ -134,6 +144,8 @@ def _record(task: RunTask, facts: Mapping[str, Any], progressed: Progressed, now
         differs = [one for one in differs if one["setting"] != "templates"]
     if metrics is not None and metrics.scaling is not None:
         record["calibration"] = {**metrics.scaling.to_json(), "fitted_on": "rows held out"}
+    elif task.usual_temperature is not None:
+        record["calibration"] = {"temperature": task.usual_temperature, "rows": 0, "fitted_on": USUAL}
     if task.start is not None:
         differs = [one for one in differs if one["setting"] != "start"]
         record["start"] = task.start.to_json()

@@ -165,6 +165,11 @@ def train_adapter(
                 say(sentence)
             task = RunTask("", ADAPTER, folder, dataset, chosen, *names, start=begun)
             watch = Watch(say, on_event, should_stop, now, checkpoint_seconds)
+            if task.usual_temperature is not None and not dataset.held_out:
+                say(
+                    f"Probabilities have the temperature {task.usual_temperature:g}, which adapters of this recipe "
+                    "usually need; --folds fits it to your rows as well."
+                )
             run = Run(Setup(folder, loaded, attachment, (task,), watch))
             outcomes = run.train(resume=resume)
             metrics = run.finish(outcomes)

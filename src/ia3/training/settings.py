@@ -49,6 +49,32 @@ def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Se
     return replace(DEFAULTS[kind], **{**changes, **given})
 
 
+def usual_temperature(settings: Settings, kind: Kind, *, has_start: bool = False) -> float | None:
+    """Return the temperature that the adapters of some settings usually need, None where that is not known.
+
+    It is known for recipes as they are, and for heads that read the mean: what changes how sure an adapter becomes
+    makes it unknown.
+
+    Args:
+        settings: Of a run.
+        kind: Kind of the base.
+        has_start: Whether the run begins with an adapter in place of ones.
+
+    Example:
+        >>> usual_temperature(settings_for("causal"), "causal") is None
+        True
+    """
+    own = settings_for(kind, recipe=settings.recipe, has_start=has_start)
+    alike = {name: getattr(settings, name) for name in _WITHOUT_WEIGHT}
+    is_own = replace(own, **alike) == settings and not (kind == "encoder" and settings.pooling == "own")
+    return find_recipe(settings.recipe).usual_temperature(kind, has_start=has_start) if is_own else None
+
+
+# Settings that leave an adapter as sure as it is: order, memory and time; epochs, where steps are counted; and what a
+# head reads, since `auto` is settled by the base.
+_WITHOUT_WEIGHT = ("seed", "token_budget", "compile", "epochs", "pooling")
+
+
 def _faults(settings: Settings) -> list[str]:
     odd = [_odd_type(field.name, getattr(settings, field.name)) for field in fields(settings)]
     found = [fault for fault in odd if fault] or _outside_range(settings)
