@@ -27,7 +27,7 @@ _Float = npt.NDArray[np.float64]
 
 FEWEST_ROWS = 20  # a temperature fitted on fewer is mostly luck
 MOST = 20.0  # the largest temperature; one over it is the smallest
-SPREAD = 0.2  # standard deviation of the logarithm around what is usual, over tables and draws
+SPREAD = 0.3  # standard deviation of the logarithm around what is usual, over tables and draws
 _PARTS = 5  # of the cross-fitting
 _LOWEST = 700.0  # nats below the best choice, where a probability is zero
 _MOST_STEPS = 60
