@@ -136,7 +136,7 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
         metrics = METHODS[cell.method](trial)
     except NotAvailable as error:
         return {**told, "accuracy": None, "skipped": reason_of(error)}
-    numbers = ("accuracy", "macro_f1", "calibration_error")
+    numbers = ("accuracy", "macro_f1", "calibration_error", "temperature")  # the last is in the one before
     told |= {name: getattr(metrics, name) for name in numbers}
     return told | {"seconds": time.perf_counter() - began, "skipped": None}
 

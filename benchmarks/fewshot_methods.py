@@ -106,8 +106,8 @@ def method_version(method: str) -> str | None:
         return None
     start = STARTS.get(method)
     settings = {kind: settings_for(kind, recipe=RECIPE, has_start=start is not None).to_json() for kind in DEFAULTS}
-    heats = sorted((*which, heat) for which, heat in find_recipe(RECIPE).temperatures.items())
-    content = json.dumps([settings, heats, None if start is None else start_version(start), TEMPLATE], sort_keys=True)
+    usual = sorted((*which, temperature) for which, temperature in find_recipe(RECIPE).temperatures.items())
+    content = json.dumps([settings, usual, None if start is None else start_version(start), TEMPLATE], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 

@@ -88,7 +88,9 @@ def table_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def skipped_lines(results: Iterable[Result]) -> list[str]:
     """Return why methods were skipped, each reason once."""
-    told = {f"skipped: {r['method']} on {r['base']}: {r['skipped']}": None for r in results if r.get("skipped")}
+    told = {
+        f"skipped: {r['method']} on {r['base']}, {r['task']}: {r['skipped']}": None for r in results if r.get("skipped")
+    }
     return [*told]
 
 

@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ from ia3.errors import AdapterError, IA3Error, SettingsError
 from ia3.runs.packaged_starts import packaged_start
 
 SOURCES = ("reviews", "tweets", "editorials")
-NAMES = ("sentiment", "business")
 PER_LABEL = 400  # rows of each label of each table of VADER
-BUSINESS_TIMES = 2  # how often each row of business news is there: its table is the smallest, and the nearest
+TIMES = {"sentiment": 0, "business": 2}  # how often each start sees each row of the bundled business news
+NAMES = tuple(TIMES)
 STEPS: dict[Kind, int] = {"causal": 900, "seq2seq": 900, "encoder": 300}
 _SEED = 2026
 _WHAT = """\
@@ -115,7 +116,7 @@ def start_rows(data: Path, without: str | None = None, *, name: str = NAMES[0]) 
         found += [(example.text, str(example.label)) for example in drawn.examples]
     if not found:
         raise SettingsError(f"Making a start: no table is left without {without!r}. Known: {', '.join(SOURCES)}.")
-    return found if name == "sentiment" else found + _business_rows() * BUSINESS_TIMES
+    return found + _business_rows() * TIMES[name]
 
 
 def _business_rows() -> list[tuple[str, str]]:
@@ -124,11 +125,21 @@ def _business_rows() -> list[tuple[str, str]]:
 
 
 def start_version(name: str = NAMES[0]) -> str:
-    """Return a hash of how a start is made, eight hexadecimal digits: other numbers, another name."""
+    """Return a hash of how a start is made and of what is packaged of it, eight hexadecimal digits."""
     made = {kind: start_settings(kind) for kind in STEPS}
-    more = [] if name == "sentiment" else [name, BUSINESS_TIMES]
-    content = json.dumps([made, PER_LABEL, _SEED, *more], sort_keys=True)
+    content = json.dumps([made, PER_LABEL, _SEED, name, TIMES[name], _packaged_digests(name)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+@cache
+def _packaged_digests(name: str) -> list[str]:
+    """Return the sha256 of the numbers of a start that come with the project, for each named base."""
+    folders = [packaged_start(name, base) for base in BASES]
+    return [
+        hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+        for folder in folders
+        if folder is not None
+    ]
 
 
 def is_finished(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 import ia3
 from ia3.inference.loading import load_predictor
+from ia3.inference.temperature import fit_scaling
 from ia3.runs.folds import train_folds
+from ia3.runs.many_run import train_tasks
 from ia3.runs.repeat import train_repeats
 from ia3.training.recipes import find_recipe
 from tests.runs import trials
@@ -46,9 +49,15 @@ def started(base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Monke
     """Return what a run of the recipe from a start is given, on a tiny language model; no pictures are drawn."""
     for name in ("draw_curves", "draw_confusion", "draw_reliability"):
         monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
-    monkeypatch.setattr("ia3.runs.folds.draw_tasks", lambda *args: None)
+    for room in ("folds", "many_run"):
+        monkeypatch.setattr(f"ia3.runs.{room}.draw_tasks", lambda *args: None)
     trials.run(base("causal"), tmp_path / "start", source=ROWS, eval_fraction=0.0, max_steps=2)
     return {"start": tmp_path / "start", "recipe": "t-few-small", "base": base("causal")}
+
+
+def _temperature(folder: Path) -> float | None:
+    record = json.loads((folder / "ia3.json").read_text())
+    return (record.get("calibration") or {}).get("temperature")
 
 
 def test_without_rows_held_out_the_recipes_usual_temperature_is_recorded_and_used(
@@ -58,21 +67,45 @@ def test_without_rows_held_out_the_recipes_usual_temperature_is_recorded_and_use
     ia3.train(ROWS, output=tmp_path / "o", eval_fraction=0.0, say=said.append, **started)
     record = json.loads((tmp_path / "o" / "ia3.json").read_text())
     assert record["calibration"] == {"temperature": USUAL, "rows": 0, "fitted_on": "other tables, for the recipe"}
-    assert f"Probabilities have the temperature {USUAL:g}, which adapters of this recipe usually need" in said[-1]
+    assert (
+        f"Probabilities will have the temperature {USUAL:g}, which adapters of such settings usually need" in said[-1]
+    )
     model = load_predictor(tmp_path / "o", say=lambda line: None)
     assert model.evaluate(EVAL).temperature == USUAL
-    ia3.train(ROWS, output=tmp_path / "p", eval_fraction=0.0, max_steps=2, **started)
-    assert "calibration" not in json.loads((tmp_path / "p" / "ia3.json").read_text())
 
 
-def test_folds_weigh_their_answers_against_it_and_repeats_are_measured_with_it(
-    started: dict[str, Any], tmp_path: Path
+def test_an_adapter_that_is_not_what_was_measured_has_none(started: dict[str, Any], tmp_path: Path) -> None:
+    ia3.train(ROWS, output=tmp_path / "short", eval_fraction=0.0, max_steps=2, **started)  # another setting
+    ia3.train(ROWS, output=tmp_path / "cut", eval_fraction=0.0, **trials.stop_after(7), **started)  # stopped
+    ia3.train(ROWS, output=tmp_path / "chosen", eval_source=EVAL[:6], **started)  # its epoch is chosen on few rows
+    assert [_temperature(tmp_path / name) for name in ("short", "cut", "chosen")] == [None] * 3
+
+
+def test_folds_weigh_their_answers_against_it(
+    started: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fitted: list[tuple[Any, ...]] = []
+
+    def fit(scores: Any, gold: Any, usual: float | None = None) -> Any:
+        fitted.append((usual, fit_scaling(scores, gold, usual), fit_scaling(scores, gold)))
+        return fitted[-1][1]
+
+    monkeypatch.setattr("ia3.inference.evaluate.fit_scaling", fit)
     folds = train_folds(ROWS, output=tmp_path / "o", folds=2, **started)
-    assert folds.metrics is not None and folds.metrics.scaling is not None
+    [(usual, weighed, alone)] = fitted
+    assert usual == USUAL and folds.metrics is not None and folds.metrics.scaling is weighed
+    assert alone is None or abs(math.log(weighed.temperature / usual)) < abs(math.log(alone.temperature / usual))
     record = json.loads((tmp_path / "o" / "ia3.json").read_text())
-    assert record["calibration"] == {**folds.metrics.scaling.to_json(), "fitted_on": "2 folds"}
-    assert record["calibration"]["temperature"] != USUAL
+    assert record["calibration"] == {**weighed.to_json(), "fitted_on": "2 folds"}
+
+
+def test_repeats_are_measured_with_it_and_tasks_have_it_too(started: dict[str, Any], tmp_path: Path) -> None:
     repeats = train_repeats(ROWS, output=tmp_path / "p", repeats=1, per_label=4, **started)
     assert repeats.runs[0].metrics is not None and repeats.runs[0].metrics.temperature == USUAL
-    assert json.loads((tmp_path / "p" / "ia3.json").read_text())["calibration"]["temperature"] == USUAL
+    assert _temperature(tmp_path / "p") == USUAL
+    said: list[str] = []
+    tasks = [{"name": name, "table": ROWS} for name in ("one", "two")]
+    train_tasks(tasks, output=tmp_path / "t", eval_fraction=0.0, say=said.append, **started)
+    assert [_temperature(tmp_path / "t" / name) for name in ("one", "two")] == [USUAL] * 2
+    assert len([line for line in said if "Probabilities will have the temperature" in line]) == 1
+    assert len([line for line in said if "The words are those of the start" in line]) == 1

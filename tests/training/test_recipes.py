@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ia3.errors import SettingsError
-from ia3.training.recipes import RECIPES, differences_from_paper, recipe_note, suggest_recipe
+from ia3.training.recipes import PLAIN_HEAD, RECIPES, differences_from_paper, recipe_note, suggest_recipe
 from ia3.training.settings import DEFAULTS, settings_for
 
 
@@ -90,6 +90,9 @@ def test_the_record_says_where_a_run_differs_from_the_paper_and_why() -> None:
     small = differences_from_paper(settings_for("encoder", recipe="t-few-small", fit_head=False).to_json(), "encoder")
     own = {one["setting"]: (one["paper"], one["here"]) for one in small if one["paper"] == "no head"}
     assert own == {"head_learning_rate": ("no head", 2.5e-4), "pooling": ("no head", "auto")}
+    settled = {**settings_for("encoder", recipe="t-few-small").to_json(), "pooling": "mean"}  # as records have it
+    assert all(one["why"] for one in differences_from_paper(settled, "encoder"))
+    assert {name: getattr(DEFAULTS["encoder"], name) for name in PLAIN_HEAD} == PLAIN_HEAD
     assert not {one["setting"] for one in head} & {"head_learning_rate", "pooling", "fit_head"}
 
 

@@ -26,21 +26,24 @@ def test_each_kind_of_base_has_defaults_without_dropout() -> None:
 
 
 def test_what_temperature_is_usual_is_known_of_a_recipe_as_it_is() -> None:
-    heat = find_recipe("t-few-small").temperatures["causal", True]
-    own = settings_for("causal", recipe="t-few-small", has_start=True)
-    alike = dataclasses.replace(own, seed=7, token_budget=512, compile="off")
-    assert heat > 1 and [usual_temperature(one, "causal", has_start=True) for one in (own, alike)] == [heat, heat]
-    for change in ({"max_steps": 30}, {"learning_rate": 1e-3}, {"losses": "lm+ul+ln"}, {"dropout": True}):
-        changed = settings_for("causal", recipe="t-few-small", has_start=True, **change)
-        assert usual_temperature(changed, "causal", has_start=True) is None
+    known = find_recipe("t-few-small").temperatures
+    for has_start in (False, True):
+        own = settings_for("causal", recipe="t-few-small", has_start=has_start)
+        alike = dataclasses.replace(own, seed=7, token_budget=512, compile="off", patience=2)
+        assert [usual_temperature(one, "causal") for one in (own, alike)] == [known["causal", has_start]] * 2
+        for change in ({"max_steps": 30}, {"learning_rate": 1e-3}, {"losses": "lm+ul+ln"}, {"dropout": True}):
+            assert usual_temperature(dataclasses.replace(own, **change), "causal") is None
+    assert known["causal", False] > known["causal", True] > 1
     assert usual_temperature(settings_for("causal"), "causal") is None
+    assert usual_temperature(settings_for("seq2seq", recipe="t-few-small"), "seq2seq") is None
 
 
 def test_of_an_encoder_it_is_known_where_the_head_reads_the_mean() -> None:
-    own = settings_for("encoder", recipe="t-few-small")
+    own = settings_for("encoder", recipe="t-few-small", losses="lm")
     settled = {pooling: dataclasses.replace(own, pooling=pooling) for pooling in ("mean", "own")}
     assert usual_temperature(settled["mean"], "encoder") == find_recipe("t-few-small").temperatures["encoder", False]
     assert usual_temperature(settled["own"], "encoder") is None
+    assert usual_temperature(dataclasses.replace(settled["mean"], fit_head=False), "encoder") is None
 
 
 def test_overrides_change_the_named_settings_and_none_keeps_the_default() -> None:

@@ -47,12 +47,12 @@ def _show(name: str, *, as_json: bool) -> None:
             for kind, chosen in settings.items()
         }
         started = {kind: dict(changes) for kind, changes in recipe.started.items()}
-        heats = [
-            {"kind": kind, "with_start": has_start, "temperature": heat}
-            for (kind, has_start), heat in recipe.temperatures.items()
+        measured = [
+            {"kind": kind, "with_start": has_start, "temperature": temperature}
+            for (kind, has_start), temperature in recipe.temperatures.items()
         ]
         told_whole = {"name": recipe.name, "summary": recipe.summary, "kinds": told, "with_start": started}
-        print_json({**told_whole, "usual_temperatures": heats})
+        print_json({**told_whole, "usual_temperatures": measured})
         return
     names = [name for name in settings["causal"] if name != "recipe"]
     rows = [("setting", *settings)]
@@ -62,11 +62,11 @@ def _show(name: str, *, as_json: bool) -> None:
         words = ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
         print_lines(["", f"with --start: {words} ({kind})"])
     if recipe.temperatures:
-        heats = ", ".join(
-            f"{heat:g} ({kind}{', with --start' * has_start})"
-            for (kind, has_start), heat in recipe.temperatures.items()
+        usual = ", ".join(
+            f"{temperature:g} ({kind}{', with --start' * has_start})"
+            for (kind, has_start), temperature in recipe.temperatures.items()
         )
-        print_lines(["", f"the temperature that probabilities usually need: {heats}"])
+        print_lines(["", f"the temperature that probabilities usually need: {usual}"])
     differences: dict[str, list[str]] = {}  # in words, with the kinds of base that they are of
     for kind, chosen in settings.items():
         for one in differences_from_paper(chosen, kind):

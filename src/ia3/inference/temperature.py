@@ -56,7 +56,7 @@ def fit_temperature(scores: _Float, gold: Sequence[int] | npt.NDArray[np.int64],
     # of the squared distance of the logarithms, for one row of the mean loss
     weight = 0.0 if usual is None else 1 / (rows * SPREAD**2)
     centre = 0.0 if usual is None else math.log(usual)
-    # the loss is convex in one over the temperature: Newton's steps between bounds that close in on its minimum
+    # the rows' loss is convex in one over the temperature: Newton's steps between bounds that close in on a minimum
     low, high, inverse = 1 / MOST, MOST, 1.0
     for _ in range(_MOST_STEPS):
         shares = _softmax(shifted * inverse)

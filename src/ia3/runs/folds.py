@@ -213,6 +213,7 @@ def _measure(
     encoded = [row for place in sound for row in datasets[place].held_out]
     names = [tasks[place].adapter for place in sound for _ in datasets[place].held_out]
     encoding, ranking = datasets[-1].encoding, tasks[-1].ranking
+    usual = tasks[-1].usual_temperature(outcomes[-1].steps)
     given: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id, "adapter": names}
     if encoding.labels or encoding.choices_column is not None:
         asked = encoding.choice_ids if encoding.labels else None  # else each row has its own
@@ -222,7 +223,7 @@ def _measure(
 
     def measure(start: int, end: int, *, is_fitted: bool) -> Metrics:
         rows = encoded[start:end], encoding.choice_ids, encoding.labels
-        part = HeldOut(*rows, None, ranking, is_fitted=is_fitted, usual=tasks[-1].usual_temperature)
+        part = HeldOut(*rows, None, ranking, is_fitted=is_fitted, usual=usual)
         return metrics_of(base.kind, part, scored[start:end])
 
     each: list[Metrics | None] = [None] * (len(outcomes) - 1)

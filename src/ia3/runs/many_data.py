@@ -6,6 +6,7 @@ This file knows tables and bases; it knows nothing of training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -72,8 +73,10 @@ def encode_all(
     def encode(number: int) -> Dataset:
         spec = specs[number]
         named = partial(_say_named, say, spec.name)
-        words = read_words(spec.template) or words_of_start(starts[number], rows[number], base, named)
-        return encode_worded(rows[number], base, settings[number], words, spec.max_length, named, seen)
+        notes: list[str] = []  # told with the others, once where they are all tasks'
+        words = read_words(spec.template) or words_of_start(starts[number], rows[number], base, notes.append)
+        dataset = encode_worded(rows[number], base, settings[number], words, spec.max_length, named, seen)
+        return replace(dataset, notes=(*notes, *dataset.notes))
 
     return _all("Encoding the tables of the tasks", specs, encode)
 

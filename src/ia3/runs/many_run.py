@@ -28,7 +28,7 @@ from ia3.runs.many_results import ManyResult, TaskResult
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
 from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
-from ia3.runs.saving import RunTask
+from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup, SharedStage
 from ia3.runs.start import Start, read_starts
 from ia3.runs.task_column import tasks_by_column
@@ -158,6 +158,8 @@ def train_tasks(
         )
         for spec, dataset, own, begin in zip(filled, datasets, each, begun, strict=True)
     )  # fmt: skip
+    if note := temperature_note(run_tasks):
+        say(note)
     with (
         open_folder(folder, resume=resume, overwrite=overwrite),
         attached_rows(loaded, run_tasks, stage, say) as attachment,

@@ -30,7 +30,7 @@ from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
 from ia3.runs.run_base import Placement, kind_of_base, settled
-from ia3.runs.saving import RunTask
+from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
@@ -213,6 +213,8 @@ def train_repeats(
         RunTask(f"seed {own.seed}", f"seed {own.seed}", None, training_part(dataset), own, *names, start=begun)
         for dataset, own in zip(datasets, each, strict=True)
     )
+    if note := temperature_note(tasks):
+        say(note)
     with (
         open_folder(folder, resume=resume, overwrite=overwrite),
         attached_rows(whole.base, tasks, None, say) as attachment,
@@ -305,7 +307,12 @@ def _measure(
     """Return the metrics of each run; None for one that ended no epoch, or whose numbers are none."""
     parts = {
         place: HeldOut(
-            d.held_out, d.encoding.choice_ids, d.encoding.labels, t.adapter, t.ranking, t.usual_temperature or 1.0
+            d.held_out,
+            d.encoding.choice_ids,
+            d.encoding.labels,
+            t.adapter,
+            t.ranking,
+            t.usual_temperature(o.steps) or 1.0,
         )
         for place, (t, d, o) in enumerate(zip(tasks, datasets, outcomes, strict=True))
         if o.best_epoch

@@ -337,8 +337,7 @@ class Run:
     def _held_out(self, task: RunTask) -> HeldOut:
         encoding = task.dataset.encoding
         labels, held_out = encoding.labels, task.dataset.held_out
-        how: dict[str, Any] = {"is_fitted": True, "usual": task.usual_temperature}
-        return HeldOut(held_out, encoding.choice_ids, labels, task.adapter, task.ranking, **how)
+        return HeldOut(held_out, encoding.choice_ids, labels, task.adapter, task.ranking, is_fitted=True)
 
     def _evaluation(self, adapter: str) -> Evaluation:
         metrics = self.metrics.get(adapter)

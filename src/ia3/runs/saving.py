@@ -5,7 +5,7 @@ This file knows values and one folder; when an adapter is written is the run's m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -56,17 +56,24 @@ class RunTask:
     start: Start | None = None
 
     @property
-    def usual_temperature(self) -> float | None:
-        """The temperature that adapters of its settings usually need; None without labels or where it is not known."""
-        encoding = self.dataset.encoding
-        if not encoding.labels:
-            return None
-        return usual_temperature(self.settings, encoding.kind, has_start=self.start is not None)
-
-    @property
     def ranking(self) -> Ranking:
         """What its choices are compared by."""
         return ranking_for(self.settings.losses, self.dataset.encoding.kind)
+
+    def usual_temperature(self, step: int) -> float | None:
+        """Return the temperature that adapters of its settings usually need.
+
+        Args:
+            step: How many steps the adapter has taken.
+
+        Returns:
+            None where that is not known: before the last step, where rows held out choose the epoch, without labels,
+            and for most settings.
+        """
+        dataset, total = self.dataset, self.settings.total_steps(len(self.dataset.train))
+        if step < total or dataset.held_out or not dataset.encoding.labels:
+            return None
+        return usual_temperature(self.settings, dataset.encoding.kind)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,19 @@ class Progressed:
     step: int
     epoch: int
     metrics: Metrics | None  # of the numbers that the row has now
+
+
+def temperature_note(tasks: Sequence[RunTask]) -> str:
+    """Return the sentence that some adapters will have the temperature that is usual for their settings; "" if none."""
+    ends = {task.usual_temperature(task.settings.total_steps(len(task.dataset.train))) for task in tasks}
+    found = sorted(temperature for temperature in ends if temperature is not None)
+    if not found:
+        return ""
+    spelt = " or ".join(f"{temperature:g}" for temperature in found)
+    return (
+        f"Probabilities will have the temperature {spelt}, which adapters of such settings usually need; --folds fits "
+        "one to your rows."
+    )
 
 
 def save_task(
@@ -144,8 +164,8 @@ def _record(task: RunTask, facts: Mapping[str, Any], progressed: Progressed, now
         differs = [one for one in differs if one["setting"] != "templates"]
     if metrics is not None and metrics.scaling is not None:
         record["calibration"] = {**metrics.scaling.to_json(), "fitted_on": "rows held out"}
-    elif task.usual_temperature is not None:
-        record["calibration"] = {"temperature": task.usual_temperature, "rows": 0, "fitted_on": USUAL}
+    elif (usual := task.usual_temperature(progressed.step)) is not None:
+        record["calibration"] = {"temperature": usual, "rows": 0, "fitted_on": USUAL}
     if task.start is not None:
         differs = [one for one in differs if one["setting"] != "start"]
         record["start"] = task.start.to_json()

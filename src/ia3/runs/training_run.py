@@ -21,7 +21,7 @@ from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, data_name, r
 from ia3.runs.folder import check_folder, open_folder
 from ia3.runs.run import ADAPTER, Run
 from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
-from ia3.runs.saving import RunTask
+from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
@@ -165,11 +165,8 @@ def train_adapter(
                 say(sentence)
             task = RunTask("", ADAPTER, folder, dataset, chosen, *names, start=begun)
             watch = Watch(say, on_event, should_stop, now, checkpoint_seconds)
-            if task.usual_temperature is not None and not dataset.held_out:
-                say(
-                    f"Probabilities have the temperature {task.usual_temperature:g}, which adapters of this recipe "
-                    "usually need; --folds fits it to your rows as well."
-                )
+            if note := temperature_note([task]):
+                say(note)
             run = Run(Setup(folder, loaded, attachment, (task,), watch))
             outcomes = run.train(resume=resume)
             metrics = run.finish(outcomes)

@@ -43,7 +43,7 @@ def words_of_start(start: Start | None, rows: Rows, base: Base, say: Say) -> tup
         start: What the run begins with; None for ones.
         rows: Of the run.
         base: Of the run.
-        say: Told what was taken.
+        say: Told what was taken, or why nothing was.
 
     Raises:
         AdapterError: If the start's record cannot be read.
@@ -59,9 +59,11 @@ def words_of_start(start: Start | None, rows: Rows, base: Base, say: Say) -> tup
             check_template(
                 one, table.columns, text_column=table.text_column, label_column=table.label_column, is_closed=True
             )
-    except TemplateError:
+    except TemplateError as error:
+        say(f"The words that the start learned with do not fit this table and are left out: {error}")
         return ()
-    say(f"The words are those of the start: {quote(known.template.prompt)}. --template has the last word.")
+    others = f" and {len(known.others)} more" if known.others else ""
+    say(f"The words are those of the start: {quote(known.template.prompt)}{others}. --template has the last word.")
     return words
 
 

@@ -111,6 +111,8 @@ def differences_from_paper(settings: Mapping[str, Any], kind: Kind) -> list[dict
 def _reason(recipe: Recipe, kind: Kind, name: str, value: Any) -> str | None:
     """Return why a recipe has its value; None if the value is the user's."""
     own = [recipe.changes_for(kind, has_start=has_start).get(name) for has_start in (False, True)]
+    if name == "pooling" and "auto" in own and value == "mean":  # what `auto` was settled to
+        return recipe.reasons.get(name)
     return recipe.reasons.get(name) if value in own else None
 
 
@@ -125,8 +127,8 @@ class Recipe:
         reasons: Why a change is not the paper's value, by setting.
         kinds: Changes for one kind of base that take the place of those.
         started: Changes for one kind of base where a run begins with an adapter in place of ones.
-        temperatures: The temperature that its adapters usually need, by kind of base and by whether they began with
-            another adapter.
+        temperatures: The temperature that its adapters usually need behind the last step, by kind of base and by
+            whether they began with another adapter; an encoder's with a head that reads the mean.
     """
 
     name: str
@@ -136,10 +138,6 @@ class Recipe:
     kinds: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
     started: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
     temperatures: Mapping[tuple[Kind, bool], float] = field(default_factory=dict)
-
-    def usual_temperature(self, kind: Kind, *, has_start: bool = False) -> float | None:
-        """Return what the scores of its adapters are usually too large by; None where that was not measured."""
-        return self.temperatures.get((kind, has_start))
 
     def changes_for(self, kind: Kind, *, has_start: bool = False) -> dict[str, Any]:
         """Return the settings that differ from the defaults of a kind of base."""

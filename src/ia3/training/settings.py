@@ -49,30 +49,35 @@ def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Se
     return replace(DEFAULTS[kind], **{**changes, **given})
 
 
-def usual_temperature(settings: Settings, kind: Kind, *, has_start: bool = False) -> float | None:
-    """Return the temperature that the adapters of some settings usually need, None where that is not known.
-
-    It is known for recipes as they are, and for heads that read the mean: what changes how sure an adapter becomes
-    makes it unknown.
+def usual_temperature(settings: Settings, kind: Kind) -> float | None:
+    """Return the temperature that adapters of some settings usually need behind the last step.
 
     Args:
-        settings: Of a run.
+        settings: Of a run, with what the head reads settled.
         kind: Kind of the base.
-        has_start: Whether the run begins with an adapter in place of ones.
+
+    Returns:
+        None where it was not measured: for most recipes, for a recipe with a change that makes an adapter more or less
+        sure, and for an encoder's head that does not read the mean.
 
     Example:
         >>> usual_temperature(settings_for("causal"), "causal") is None
         True
     """
-    own = settings_for(kind, recipe=settings.recipe, has_start=has_start)
-    alike = {name: getattr(settings, name) for name in _WITHOUT_WEIGHT}
-    is_own = replace(own, **alike) == settings and not (kind == "encoder" and settings.pooling == "own")
-    return find_recipe(settings.recipe).usual_temperature(kind, has_start=has_start) if is_own else None
+    if kind == "encoder" and settings.pooling != "mean":
+        return None
+    alike = {name: getattr(settings, name) for name in (*_WITHOUT_WEIGHT, *(_OF_NO_HEAD if kind == "encoder" else ()))}
+    for has_start in (False, True):
+        own = settings_for(kind, recipe=settings.recipe, has_start=has_start)
+        if replace(own, **alike) == settings:
+            return find_recipe(settings.recipe).temperatures.get((kind, has_start))
+    return None
 
 
-# Settings that leave an adapter as sure as it is: order, memory and time; epochs, where steps are counted; and what a
-# head reads, since `auto` is settled by the base.
-_WITHOUT_WEIGHT = ("seed", "token_budget", "compile", "epochs", "pooling")
+# Settings that leave an adapter as sure as it is: order, memory and time, when to stop where rows are held out, epochs
+# where steps are counted; and what means nothing, or was asked for already, where there is a head.
+_WITHOUT_WEIGHT = ("seed", "token_budget", "compile", "patience", "epochs")
+_OF_NO_HEAD = ("losses", "pooling")
 
 
 def _faults(settings: Settings) -> list[str]:
