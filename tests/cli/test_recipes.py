@@ -57,9 +57,20 @@ def test_a_recipe_is_trained_with_and_stands_in_the_record(home: Path, table: st
     assert main([*command, "--recipe", "t-few", "--max-steps", "3", "--batch-size", "4"]) == 0
     record = json.loads((tmp_path / "run" / "ia3.json").read_text())
     assert (record["settings"]["recipe"], record["settings"]["losses"]) == ("t-few", "lm+ul+ln")
+    assert record["data"]["eval_rows"] == 0  # a tenth of a handful chooses an epoch by luck
     found = {one["setting"]: one for one in record["differs_from_paper"]}
     assert (found["max_steps"]["here"], found["max_steps"]["why"]) == (3, None)
     assert "base" in found
+
+
+def test_rows_are_held_out_of_a_handful_where_that_is_asked_for(home: Path, table: str, tmp_path: Path) -> None:
+    command = ["train", table, "--base", str(home / "causal"), "--max-steps", "1"]
+    for name, more in (("few", ["--recipe", "t-few-small"]), ("usual", [])):
+        assert main([*command, *more, "--eval-fraction", "0.2", "--output", str(tmp_path / name)]) == 0
+    assert main([*command, "--output", str(tmp_path / "tenth")]) == 0
+    records = [json.loads((tmp_path / name / "ia3.json").read_text()) for name in ("few", "usual", "tenth")]
+    few, usual, tenth = (record["data"]["eval_rows"] for record in records)
+    assert few == usual > tenth > 0
 
 
 def test_losses_over_choices_need_choices(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,8 @@ def test_the_small_recipe_reads_the_mean_and_fits_the_head_and_predicting_knows_
     sentences: Path, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    result = run(sentences, tmp_path / "o", recipe="t-few-small", max_steps=2, say=told.append)
+    held: dict[str, Any] = {"eval_fraction": 0.1}
+    result = run(sentences, tmp_path / "o", recipe="t-few-small", max_steps=2, say=told.append, **held)
     assert "The head begins with a logistic regression on 15 rows." in told
     record = json.loads((tmp_path / "o" / "ia3.json").read_text())
     assert (record["base"]["pooling"], record["base"]["head_modules"]) == ("mean", ["mean_classifier"])
@@ -96,7 +97,7 @@ def test_the_small_recipe_reads_the_mean_and_fits_the_head_and_predicting_knows_
     predictor = ia3.load(tmp_path / "o")
     assert predictor.base.pooling == "mean"
     assert result.metrics is not None
-    held_out = read_rows(ROWS, eval_fraction=0.1, kind="encoder").held_out
+    held_out = read_rows(ROWS, kind="encoder", **held).held_out
     assert held_out is not None
     assert predictor.evaluate(held_out).loss == pytest.approx(result.metrics.loss, abs=1e-6)
 

@@ -65,7 +65,7 @@ def train_repeated(options: argparse.Namespace, talk: Mapping[str, Any]) -> Repe
     if options.folds is not None:
         from ia3.runs.folds import train_folds
 
-        del arguments["eval_fraction"]
+        arguments.pop("eval_fraction", None)
         return train_folds(options.table, options.base, options.output, folds=options.folds, **arguments)
     from ia3.runs.repeat import train_repeats
 

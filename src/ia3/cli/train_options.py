@@ -44,9 +44,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     either.add_argument(
         "--eval-fraction",
         type=number,
-        default=0.1,
         metavar="SHARE",
-        help="Share of the rows that is held out for that, without --eval; 0 holds out none (default: %(default)s).",
+        help="Share of the rows that is held out for that, without --eval; 0 holds out none (default: 0.1; with a "
+        "recipe for few rows 0).",
     )
     add_columns(group, recorded=False)
     group.add_argument(
@@ -159,6 +159,8 @@ def training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     same = ("eval_fraction", "text", "label", "template", "answers", "max_length", "dtype", "device", "precision")
     flags = ("skip_bad_rows", "drop_duplicates", "resume", "overwrite", "start")
     found = {name: given[name] for name in (*same, *flags, *SETTINGS) if name in given}
+    if given.get("eval_fraction") is None:  # the run's, or its recipe's
+        found.pop("eval_fraction", None)
     if options.templates is not None:
         from ia3.data.template_sets import read_templates
 

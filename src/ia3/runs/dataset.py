@@ -24,11 +24,14 @@ from ia3.data.templates import check_template, default_template
 from ia3.errors import SettingsError
 from ia3.inference.metrics import describe_few_rows
 from ia3.inference.template_search import Search
+from ia3.training.recipes import HELD_OUT
 
 Answers = Literal["auto", "labels", "text"]
 # A closed set has labels that repeat: at most half as many as rows, and few enough to score every one.
 _MOST_LABELS = 1000
-NOTHING_HELD_OUT = "Nothing is held out: the last epoch is kept, and no number says how good it is."
+NOTHING_HELD_OUT = (
+    "Nothing is held out: the last epoch is kept, and no number says how good it is. --folds measures on every row."
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def read_rows(
     source: Any,
     *,
     eval_source: Any = None,
-    eval_fraction: float = 0.1,
+    eval_fraction: float = HELD_OUT,
     text: str | None = None,
     label: str | None = None,
     choices: str | None = None,

@@ -19,6 +19,7 @@ from ia3.runs.task_specs import TaskSpec, raise_faults
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
 from ia3.runs.wording import encode_worded, read_words, words_of_start
+from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings
 
 
@@ -32,7 +33,7 @@ def read_all(
         rows = read_rows(
             spec.table,
             eval_source=spec.eval,
-            eval_fraction=spec.eval_fraction or 0.0,
+            eval_fraction=find_recipe(own.recipe).eval_fraction if spec.eval_fraction is None else spec.eval_fraction,
             text=spec.text,
             label=spec.label,
             choices=spec.choices,

@@ -48,7 +48,7 @@ def train_tasks(
     base: str | Path | Base,
     output: str | Path,
     *,
-    eval_fraction: float = 0.1,
+    eval_fraction: float | None = None,
     text: str | None = None,
     label: str | None = None,
     choices: str | None = None,
@@ -82,7 +82,7 @@ def train_tasks(
             it has from the arguments below.
         base: Name, folder, hub id or GGUF file of the base, or a loaded one.
         output: Folder of the run.
-        eval_fraction: Share of each task's rows held out, in [0, 1).
+        eval_fraction: Share of each task's rows held out, in [0, 1); None for that of its recipe.
         text: Name of the text column.
         label: Name of the label column.
         choices: Name of the column with each row's own choices, where there is no one label set.

@@ -34,6 +34,7 @@ from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
+from ia3.training.recipes import HELD_OUT
 from ia3.training.records import Event, finite
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -147,7 +148,7 @@ def train_repeats(
     repeats: int = 5,
     per_label: int | None = None,
     eval_source: Any = None,
-    eval_fraction: float = 0.1,
+    eval_fraction: float = HELD_OUT,
     dtype: str = "auto",
     device: str = "auto",
     precision: str = "float",

@@ -30,6 +30,7 @@ from ia3.runs.setup import Setup
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say, Watch
 from ia3.training.loop import OF_THE_RUN
+from ia3.training.recipes import HELD_OUT
 from ia3.training.records import Event, read_events
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -190,7 +191,7 @@ def sweep(
     vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] = _SEEDS,
     eval_source: Any = None,
-    eval_fraction: float = 0.1,
+    eval_fraction: float = HELD_OUT,
     text: str | None = None,
     label: str | None = None,
     choices: str | None = None,

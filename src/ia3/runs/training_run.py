@@ -26,7 +26,7 @@ from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.runs.wording import encode_worded, read_words, words_of_start
-from ia3.training.recipes import recipe_note
+from ia3.training.recipes import find_recipe, recipe_note
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -63,7 +63,7 @@ def train_adapter(
     output: str | Path,
     *,
     eval_source: Any = None,
-    eval_fraction: float = 0.1,
+    eval_fraction: float | None = None,
     text: str | None = None,
     label: str | None = None,
     choices: str | None = None,
@@ -92,7 +92,7 @@ def train_adapter(
         base: Name, folder, hub id or GGUF file of the base, or a loaded one.
         output: Folder of the adapter; new, or see `resume` and `overwrite`.
         eval_source: Table to evaluate on; without it `eval_fraction` of the rows is held out.
-        eval_fraction: Share of the rows held out, in [0, 1).
+        eval_fraction: Share of the rows held out, in [0, 1); None for the recipe's: 0.1, or none of a handful.
         text: Name of the text column; found by its name if left out.
         label: Name of the label column; found by its name if left out.
         choices: Name of the column with each row's own choices, where there is no one label set.
@@ -134,7 +134,7 @@ def train_adapter(
     rows = read_rows(
         source,
         eval_source=eval_source,
-        eval_fraction=eval_fraction,
+        eval_fraction=find_recipe(chosen.recipe).eval_fraction if eval_fraction is None else eval_fraction,
         text=text,
         label=label,
         choices=choices,
