@@ -24,14 +24,17 @@ def test_one_is_shown_with_its_settings_and_where_it_differs(capsys: pytest.Capt
     assert "optimizer: the paper adafactor, here adamw." in out
     assert "LM and UL have no counterpart. (encoder)" in out
     assert "\nwith --start: learning_rate 0.008, feedforward_rate 3, max_steps 60 (causal)\n" in out
+    assert "\nshare of the rows held out, unless --eval-fraction says another: 0\n" in out
     assert "\nthe temperature that probabilities usually need: " in out and " (causal, with --start)" in out
     assert main(["recipes", "show", "t-few-small", "--json"]) == 0
-    heats = json.loads(capsys.readouterr().out)["usual_temperatures"]
+    shown = json.loads(capsys.readouterr().out)
+    usual = shown["usual_temperatures"]
+    assert shown["eval_fraction"] == 0
     assert {
         "kind": "causal",
         "with_start": True,
         "temperature": RECIPES["t-few-small"].temperatures["causal", True],
-    } in heats
+    } in usual
     assert main(["recipes", "show", "t-few", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kinds"]["seq2seq"]["settings"]["max_steps"] == 1000

@@ -52,7 +52,7 @@ def _show(name: str, *, as_json: bool) -> None:
             for (kind, has_start), temperature in recipe.temperatures.items()
         ]
         told_whole = {"name": recipe.name, "summary": recipe.summary, "kinds": told, "with_start": started}
-        print_json({**told_whole, "usual_temperatures": measured})
+        print_json({**told_whole, "eval_fraction": recipe.eval_fraction, "usual_temperatures": measured})
         return
     names = [name for name in settings["causal"] if name != "recipe"]
     rows = [("setting", *settings)]
@@ -61,6 +61,7 @@ def _show(name: str, *, as_json: bool) -> None:
     for kind, changes in recipe.started.items():
         words = ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
         print_lines(["", f"with --start: {words} ({kind})"])
+    print_lines(["", f"share of the rows held out, unless --eval-fraction says another: {recipe.eval_fraction:g}"])
     if recipe.temperatures:
         usual = ", ".join(
             f"{temperature:g} ({kind}{', with --start' * has_start})"
