@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ia3.errors import SettingsError
-from ia3.training.recipes import PLAIN_HEAD, RECIPES, differences_from_paper, recipe_note, suggest_recipe
+from ia3.training.recipes import (
+    PLAIN_HEAD,
+    RECIPES,
+    differences_from_paper,
+    leaves_open,
+    recipe_note,
+    suggest_recipe,
+)
 from ia3.training.settings import DEFAULTS, settings_for
 
 
@@ -66,6 +73,13 @@ def test_a_few_shot_table_has_a_few_shot_recipe_by_the_size_of_its_base() -> Non
     assert suggest_recipe("causal", 40, 0, 270_000_000) == "default"  # free text
     assert suggest_recipe("causal", 2000, 3, 270_000_000) == "default"
     assert suggest_recipe("encoder", 40, 3, 22_000_000) == "t-few-small"
+
+
+def test_what_a_recipe_for_few_rows_decides_does_not_leave_it_open() -> None:
+    for kind, settings in (("causal", "beta1"), ("encoder", "fit_head"), ("seq2seq", "losses")):
+        assert leaves_open({"seed": 1, "token_budget": 99, "compile": "off", settings: None}, kind)  # type: ignore[arg-type]
+        assert not leaves_open({settings: getattr(settings_for(kind), settings)}, kind)  # type: ignore[arg-type]
+    assert not any(leaves_open({name: 1}, "causal") for name in ("recipe", "epochs", "max_steps", "batch_size"))
 
 
 def test_few_rows_are_told_of_the_recipe_and_many_are_not() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ia3.cli.options import add_columns, add_placement, add_precision
 from ia3.cli.parsing import number, whole_number
-from ia3.training.recipes import RECIPES
+from ia3.training.recipes import FOR_FEW_ROWS, RECIPES
 from ia3.training.settings import COMPILE, DEFAULTS, LOSSES, OPTIMIZERS, POOLINGS, Settings
 
 # of the options below: those that are settings, under the same name
@@ -80,7 +80,8 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
     """Add the settings; those that a sweep has lists of are left out if they are varied."""
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--recipe", metavar="NAME", help=f"Settings to begin with: {', '.join(RECIPES)} (default: default).")
+    few = "" if is_varied else f"{FOR_FEW_ROWS} where rows are few and no setting of it is given, else "
+    add("--recipe", metavar="NAME", help=f"Settings to begin with: {', '.join(RECIPES)} (default: {few}default).")
     add("--losses", choices=LOSSES, help="Of the answer alone, or of all choices as in T-Few (default: lm).")
     add("--optimizer", choices=OPTIMIZERS, help="What takes the steps (default: adamw).")
     add("--epochs", type=whole_number, metavar="N", help=f"Passes over the rows ({_default('epochs')}).")

@@ -6,7 +6,7 @@ nothing. This file brings rooms together; what the cuts are, `repeat` and `folds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from ia3.bases.loading import Base
 from ia3.data.examples import Table
 from ia3.data.template_sets import TemplateLike, templates_of
 from ia3.runs.dataset import (
-    NOTHING_HELD_OUT,
     Answers,
     Dataset,
     Rows,
@@ -24,12 +23,13 @@ from ia3.runs.dataset import (
     encode_rows,
     read_rows,
 )
-from ia3.runs.run_base import Placement, in_order_of, load_for
+from ia3.runs.few_rows import few_rows_note, with_recipe
+from ia3.runs.run_base import Placement, in_order_of, load_for, settled
 from ia3.runs.start import Start
-from ia3.runs.training_run import check_weights, few_rows_note
+from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
 from ia3.runs.wording import words_of_start
-from ia3.training.settings import Settings
+from ia3.training.settings import Settings, settings_for
 
 _WORDS = ("text", "label", "choices", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
 
@@ -43,12 +43,14 @@ class Whole:
         rows: All rows; `held_out` is the eval table, None without one.
         template: The words around text and label, one or several; None for those of the kind of base.
         max_length: Most tokens of an example; None for what the base reads.
+        settings: Of all runs.
     """
 
     base: Base
     rows: Rows
     template: Sequence[TemplateLike] | None
     max_length: int | None
+    settings: Settings
 
     @property
     def is_closed(self) -> bool:
@@ -78,10 +80,12 @@ def read_whole(
     source: Any,
     base: str | Path | Base,
     kind: Kind,
-    settings: Settings,
+    given: Mapping[str, Any],
     placement: Placement,
     say: Say,
     *,
+    has_start: bool = False,
+    learned: Callable[[Rows], int] = lambda rows: len(rows.train.examples),
     eval_source: Any = None,
     text: str | None = None,
     label: str | None = None,
@@ -92,12 +96,33 @@ def read_whole(
     skip_bad_rows: bool = False,
     drop_duplicates: bool = False,
 ) -> Whole:
-    """Read a table, with the options of `train_adapter`, and load the base; what was decided is said."""
+    """Read a table, with the options of `train_adapter`, and load the base; what was decided is said.
+
+    Args:
+        source: The table.
+        base: The base.
+        kind: Its kind.
+        given: Settings by name.
+        placement: Where the base is put.
+        say: Told what was decided.
+        has_start: Whether the runs begin with an adapter in place of ones.
+        learned: How many rows a run learns from.
+        eval_source: As for `train_adapter`, like what follows.
+        text: Text column.
+        label: Label column.
+        choices: Column with each row's own choices.
+        template: Words around text and label.
+        answers: Whether the labels are a closed set.
+        max_length: Most tokens of an example.
+        skip_bad_rows: Leave bad rows out.
+        drop_duplicates: Leave eval rows out whose text is trained on.
+    """
     words = templates_of(template) or None
+    settings = settings_for(kind, has_start=has_start, **given)
     rows = read_rows(
         source,
         eval_source=eval_source,
-        eval_fraction=0,
+        eval_fraction=None,
         text=text,
         label=label,
         choices=choices,
@@ -108,12 +133,13 @@ def read_whole(
     )
     check_answers(rows, kind)
     check_weights(rows, settings)
+    chosen = with_recipe(given, base, kind, [(rows, learned(rows))], say, has_start=has_start)
+    settings = settings_for(kind, has_start=has_start, **chosen)
     loaded = load_for(base, kind, [rows], placement, [settings], say)
     rows = in_order_of(loaded, rows)
-    rows = replace(rows, notes=tuple(note for note in rows.notes if note != NOTHING_HELD_OUT))
     for note in rows.notes:
         say(note)
-    return Whole(loaded, rows, words, max_length)
+    return Whole(loaded, rows, words, max_length, settled(settings, loaded))
 
 
 def training_part(dataset: Dataset) -> Dataset:
@@ -127,8 +153,9 @@ def say_cut(datasets: Sequence[Dataset], say: Say) -> None:
         say(note)
 
 
-def say_recipe(dataset: Dataset, settings: Settings, base: Base, given: Mapping[str, Any], say: Say) -> None:
-    """Say that there is a recipe for so few rows, where there is and none was given."""
-    note = "" if given.get("recipe") else few_rows_note(dataset, settings, base)
+def say_recipe(dataset: Dataset, whole: Whole, given: Mapping[str, Any], say: Say) -> None:
+    """Say that there is a recipe for so few rows, where there is, none was given and none was taken."""
+    is_settled = given.get("recipe") or whole.settings.recipe != "default"
+    note = "" if is_settled else few_rows_note(dataset, whole.settings, whole.base)
     if note:
         say(note)

@@ -64,7 +64,7 @@ def read_rows(
     source: Any,
     *,
     eval_source: Any = None,
-    eval_fraction: float = HELD_OUT,
+    eval_fraction: float | None = HELD_OUT,
     text: str | None = None,
     label: str | None = None,
     choices: str | None = None,
@@ -80,7 +80,7 @@ def read_rows(
     Args:
         source: A table, or what `read_table` reads.
         eval_source: Rows to evaluate on, likewise; without it a part of `source` is held out.
-        eval_fraction: Share that is held out, in [0, 1); 0 holds out nothing.
+        eval_fraction: Share that is held out, in [0, 1); 0 holds out nothing, None leaves it to `hold_out`.
         text: Text column.
         label: Label column.
         choices: Column with each row's own choices.
@@ -124,14 +124,32 @@ def read_rows(
             held_out, duplicates = without_duplicates(held_out, duplicates), ()
         notes += _few_rows(held_out, labels, "evaluated on")
         return Rows(table, held_out, labels, tuple(notes), duplicates)
-    if eval_fraction == 0:
-        notes.append(NOTHING_HELD_OUT)
-        return Rows(table, None, labels, tuple(notes))
-    train, held_out = split_table(table, eval_fraction, seed, stratify=bool(labels))
-    notes.append(f"{len(held_out.examples)} of {len(table.examples)} rows are held out for evaluation (seed {seed}).")
-    few = _few_rows(held_out, labels, "held out for evaluation")
-    notes += [f"{note} --folds measures on every row." for note in few]
-    return Rows(replace(train, faults=table.faults), held_out, labels, tuple(notes))
+    whole = Rows(table, None, labels, tuple(notes))
+    return whole if eval_fraction is None else hold_out(whole, eval_fraction, seed)
+
+
+def hold_out(rows: Rows, fraction: float, seed: int) -> Rows:
+    """Return rows with a share of them held out; those that have an eval table stay as they are.
+
+    Args:
+        rows: As read.
+        fraction: Share that is held out, in [0, 1); 0 holds out nothing.
+        seed: Decides which.
+
+    Raises:
+        SettingsError: For a fraction outside its range.
+        TableError: If there are not enough rows for two sides.
+    """
+    if rows.held_out is not None:
+        return rows
+    if fraction == 0:
+        return replace(rows, notes=(*rows.notes, NOTHING_HELD_OUT))
+    table = rows.train
+    train, held_out = split_table(table, fraction, seed, stratify=bool(rows.labels))
+    told = f"{len(held_out.examples)} of {len(table.examples)} rows are held out for evaluation (seed {seed})."
+    few = _few_rows(held_out, rows.labels, "held out for evaluation")
+    notes = (*rows.notes, told, *(f"{note} --folds measures on every row." for note in few))
+    return replace(rows, train=replace(train, faults=table.faults), held_out=held_out, notes=notes)
 
 
 def encode_rows(

@@ -26,13 +26,13 @@ from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import CURVES, RECORD, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
-from ia3.runs.run_base import Placement, kind_of_base, settled
+from ia3.runs.run_base import Placement, kind_of_base
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.training.records import Event, finite, read_events
-from ia3.training.settings import Settings, settings_for
+from ia3.training.settings import Settings
 from ia3.training.tasks import Outcome
 
 ALL = "all rows"  # name of the row that is saved
@@ -136,14 +136,13 @@ def train_folds(
     check_folder(folder, resume=resume, overwrite=overwrite)
     placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
     kind = kind_of_base(base, placement, say)
-    own = settings_for(kind, has_start=start is not None, **settings)
-    whole = read_whole(source, base, kind, own, placement, say, **words)
-    own = settled(own, whole.base)
+    whole = read_whole(source, base, kind, settings, placement, say, has_start=start is not None, **words)
+    own = whole.settings
     begun = None if start is None else read_start(start, whole.base)
     whole = worded_by(whole, begun, say)
     datasets = _cut(whole, folds, own.seed)
     _say(datasets, whole, say)
-    say_recipe(datasets[-1], own, whole.base, settings, say)
+    say_recipe(datasets[-1], whole, settings, say)
     names = [*(f"fold {number}" for number in range(1, folds + 1)), ALL]
     table = data_name(source)
     alike = replace(own, max_steps=own.total_steps(len(datasets[-1].train)))  # as the adapter of all rows

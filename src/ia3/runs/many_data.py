@@ -13,7 +13,7 @@ from typing import Any
 from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.errors import IA3Error
-from ia3.runs.dataset import Dataset, Rows, check_answers, read_rows
+from ia3.runs.dataset import Dataset, Rows, check_answers, hold_out, read_rows
 from ia3.runs.start import Start
 from ia3.runs.task_specs import TaskSpec, raise_faults
 from ia3.runs.training_run import check_weights
@@ -26,14 +26,14 @@ from ia3.training.settings import Settings
 def read_all(
     specs: Sequence[TaskSpec], settings: Sequence[Settings], kind: Kind, *, skip_bad_rows: bool, drop_duplicates: bool
 ) -> list[Rows]:
-    """Return the rows of each task; the faults of all tables are told at once."""
+    """Return the rows of each task, none held out yet; the faults of all tables are told at once."""
 
     def read(number: int) -> Rows:
         spec, own = specs[number], settings[number]
         rows = read_rows(
             spec.table,
             eval_source=spec.eval,
-            eval_fraction=find_recipe(own.recipe).eval_fraction if spec.eval_fraction is None else spec.eval_fraction,
+            eval_fraction=None,
             text=spec.text,
             label=spec.label,
             choices=spec.choices,
@@ -42,13 +42,22 @@ def read_all(
             labels=spec.labels,
             skip_bad_rows=skip_bad_rows,
             drop_duplicates=drop_duplicates,
-            seed=own.seed,
         )
         check_answers(rows, kind)
         check_weights(rows, own)
         return rows
 
     return _all("Reading the tables of the tasks", specs, read)
+
+
+def hold_out_all(specs: Sequence[TaskSpec], settings: Sequence[Settings], rows: Sequence[Rows]) -> list[Rows]:
+    """Return the rows of each task with its share held out; all faults are told at once."""
+
+    def split(number: int) -> Rows:
+        own, share = settings[number], specs[number].eval_fraction
+        return hold_out(rows[number], find_recipe(own.recipe).eval_fraction if share is None else share, own.seed)
+
+    return _all("Splitting the tables of the tasks", specs, split)
 
 
 def encode_all(

@@ -21,8 +21,9 @@ from ia3.errors import SettingsError
 from ia3.inference.metrics import Metrics
 from ia3.report.many_plots import draw_tasks
 from ia3.runs.dataset import Answers, Dataset, data_name
+from ia3.runs.few_rows import few_rows_note, with_recipe
 from ia3.runs.folder import ADAPTER_FILES, CURVES, RECORD, check_folder, open_folder
-from ia3.runs.many_data import encode_all, read_all, tell_tasks
+from ia3.runs.many_data import encode_all, hold_out_all, read_all, tell_tasks
 from ia3.runs.many_folder import check_store, check_task_folders, clear_adapters, pack_folders
 from ia3.runs.many_results import ManyResult, TaskResult
 from ia3.runs.many_rows import attached_rows
@@ -33,7 +34,6 @@ from ia3.runs.setup import Setup, SharedStage
 from ia3.runs.start import Start, read_starts
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import TaskSpec, filled_spec, specs_of
-from ia3.runs.training_run import few_rows_note
 from ia3.runs.watch import Say, Watch
 from ia3.training.records import Event, read_events
 from ia3.training.sampling import Sampling, draw_shared
@@ -138,11 +138,23 @@ def train_tasks(
     shared: dict[str, Any] = {"text": text, "label": label, "choices": choices, "eval_fraction": eval_fraction}
     shared |= {"template": template, "answers": answers, "max_length": max_length}
     filled = [filled_spec(spec, shared) for spec in specs]
-    each = [
-        settings_for(kind, has_start=begun is not None or shared_steps > 0, **{**settings, **spec.settings})
-        for spec, begun in zip(filled, starts, strict=True)
-    ]
+    has_start = [begun is not None or shared_steps > 0 for begun in starts]
+
+    def settings_of_all() -> list[Settings]:
+        return [
+            settings_for(kind, has_start=begins, **{**settings, **spec.settings})
+            for spec, begins in zip(filled, has_start, strict=True)
+        ]
+
+    each = settings_of_all()
     rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows, drop_duplicates=drop_duplicates)
+    given = {**settings, **{name: value for spec in filled for name, value in spec.settings.items()}}
+    counts = [len(one.train.examples) for one in rows]
+    taken = with_recipe(given, base, kind, list(zip(rows, counts, strict=True)), say, has_start=all(has_start))
+    if taken != given:
+        settings = {**settings, "recipe": taken["recipe"]}
+        each = settings_of_all()
+    rows = hold_out_all(filled, each, rows)
     loaded = load_for(base, kind, rows, placement, each, say)
     each = [settled(own, loaded) for own in each]
     rows = [in_order_of(loaded, one, is_strict=False) for one in rows]

@@ -25,18 +25,18 @@ from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError, describe_few_rows
 from ia3.report.repeats_plot import draw_repeats
 from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part, worded_by
-from ia3.runs.dataset import Dataset, data_name
+from ia3.runs.dataset import Dataset, Rows, data_name
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
-from ia3.runs.run_base import Placement, kind_of_base, settled
+from ia3.runs.run_base import Placement, kind_of_base
 from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.training.recipes import HELD_OUT
 from ia3.training.records import Event, finite
-from ia3.training.settings import Settings, settings_for
+from ia3.training.settings import Settings
 from ia3.training.tasks import Outcome
 from ia3.training.writing import write_whole
 
@@ -200,15 +200,20 @@ def train_repeats(
     check_folder(folder, resume=resume, overwrite=overwrite)
     placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
     kind = kind_of_base(base, placement, say)
-    first = settings_for(kind, has_start=start is not None, **settings)
+
+    def learned(rows: Rows) -> int:
+        count = len(rows.train.examples) * (1 if eval_source is not None else 1 - eval_fraction)
+        return round(count) if per_label is None else per_label * len(rows.labels)
+
+    words |= {"eval_source": eval_source, "has_start": start is not None, "learned": learned}
+    whole = read_whole(source, base, kind, settings, placement, say, **words)
+    first = whole.settings
     each = [replace(first, seed=first.seed + number) for number in range(repeats)]
-    whole = read_whole(source, base, kind, first, placement, say, eval_source=eval_source, **words)
-    each = [settled(own, whole.base) for own in each]
     begun = None if start is None else read_start(start, whole.base)
     whole = worded_by(whole, begun, say)
     datasets = _cut(whole, each, per_label, eval_fraction)
     _say(datasets, whole, say)
-    say_recipe(datasets[0], first, whole.base, settings, say)
+    say_recipe(datasets[0], whole, settings, say)
     names = data_name(source), None if eval_source is None else data_name(eval_source)
     tasks = tuple(
         RunTask(f"seed {own.seed}", f"seed {own.seed}", None, training_part(dataset), own, *names, start=begun)

@@ -17,7 +17,8 @@ from ia3.data.template_sets import TemplateLike
 from ia3.errors import SettingsError
 from ia3.inference.metrics import Metrics
 from ia3.runs.beginning import begin_row
-from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, data_name, read_rows
+from ia3.runs.dataset import Answers, Rows, check_answers, data_name, hold_out, read_rows
+from ia3.runs.few_rows import few_rows_note, with_recipe
 from ia3.runs.folder import check_folder, open_folder
 from ia3.runs.run import ADAPTER, Run
 from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
@@ -26,7 +27,7 @@ from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.runs.wording import encode_worded, read_words, words_of_start
-from ia3.training.recipes import find_recipe, recipe_note
+from ia3.training.recipes import find_recipe
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -114,7 +115,8 @@ def train_adapter(
         should_stop: Asked before every step; true ends the run with what is best so far.
         now: The time written into the record.
         checkpoint_seconds: Least time between two checkpoints within an epoch; 0 for one after every step.
-        settings: Settings by name that differ from the defaults of the kind of base; see `Settings`.
+        settings: Settings by name that differ from the defaults of the kind of base; see `Settings`. Where they leave
+            the recipe open and rows are few, it is the one for few rows (`ia3.training.recipes`).
 
     Returns:
         The folder, how the run ended, and the metrics of the saved adapter on the held-out rows.
@@ -134,7 +136,7 @@ def train_adapter(
     rows = read_rows(
         source,
         eval_source=eval_source,
-        eval_fraction=find_recipe(chosen.recipe).eval_fraction if eval_fraction is None else eval_fraction,
+        eval_fraction=None,
         text=text,
         label=label,
         choices=choices,
@@ -142,10 +144,14 @@ def train_adapter(
         kind=kind,
         skip_bad_rows=skip_bad_rows,
         drop_duplicates=drop_duplicates,
-        seed=chosen.seed,
     )
     check_answers(rows, kind)
     check_weights(rows, chosen)
+    count = round(len(rows.train.examples) * (1 - (eval_fraction or 0)))
+    settings = with_recipe(settings, base, kind, [(rows, count)], say, has_start=start is not None)
+    chosen = settings_for(kind, has_start=start is not None, **settings)
+    fraction = find_recipe(chosen.recipe).eval_fraction if eval_fraction is None else eval_fraction
+    rows = hold_out(rows, fraction, chosen.seed)
     loaded = load_for(base, kind, [rows], placement, [chosen], say)
     chosen = settled(chosen, loaded)
     rows = in_order_of(loaded, rows)
@@ -174,13 +180,6 @@ def train_adapter(
         finally:
             attachment.detach()
     return Result(folder, outcomes[0], metrics[0], rows.labels, chosen, (now() - began).total_seconds())
-
-
-def few_rows_note(dataset: Dataset, settings: Settings, base: Base) -> str:
-    """Return the sentence that there is a recipe for so few rows, "" where there are enough."""
-    rows, parameters = len(dataset.train), sum(p.numel() for p in base.model.parameters())
-    steps = settings.total_steps(rows)
-    return recipe_note(base.kind, rows, len(dataset.encoding.labels), parameters, steps)
 
 
 def check_weights(rows: Rows, settings: Settings) -> None:

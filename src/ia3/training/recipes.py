@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SMALL = 1_000_000_000  # parameters below which a base is small
 MOST_ROWS_A_LABEL = 32  # of a few-shot table, on average
+FOR_FEW_ROWS = "t-few-small"  # the recipe for them on a small base
 HELD_OUT = 0.1  # share of the rows, unless a recipe has another
 
 
@@ -53,7 +54,24 @@ def suggest_recipe(kind: Kind, rows: int, labels: int, parameters: int) -> str:
     """
     if not 0 < rows <= MOST_ROWS_A_LABEL * labels:
         return "default"
-    return "t-few-small" if kind == "encoder" or parameters < SMALL else "t-few"
+    return FOR_FEW_ROWS if kind == "encoder" or parameters < SMALL else "t-few"
+
+
+def leaves_open(given: Mapping[str, Any], kind: Kind) -> bool:
+    """Whether settings leave the recipe open: none is named, and nothing is given that one for few rows decides.
+
+    Who sets a rate or a number of steps has the defaults in mind, which stay beside it.
+
+    Args:
+        given: Settings by name; None counts as not given.
+        kind: Kind of the base.
+
+    Example:
+        >>> leaves_open({"seed": 3}, "causal"), leaves_open({"epochs": 3}, "causal")
+        (True, False)
+    """
+    decided = {"recipe", "epochs", *find_recipe(FOR_FEW_ROWS).changes_for(kind)}
+    return not any(name in decided for name, value in given.items() if value is not None)
 
 
 def recipe_note(kind: Kind, rows: int, labels: int, parameters: int, steps: int) -> str:
