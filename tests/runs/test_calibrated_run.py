@@ -77,8 +77,21 @@ def test_without_rows_held_out_the_recipes_usual_temperature_is_recorded_and_use
 def test_an_adapter_that_is_not_what_was_measured_has_none(started: dict[str, Any], tmp_path: Path) -> None:
     ia3.train(ROWS, output=tmp_path / "short", eval_fraction=0.0, max_steps=2, **started)  # another setting
     ia3.train(ROWS, output=tmp_path / "cut", eval_fraction=0.0, **trials.stop_after(7), **started)  # stopped
-    ia3.train(ROWS, output=tmp_path / "chosen", eval_source=EVAL[:6], **started)  # its epoch is chosen on few rows
+    chosen = {"eval_source": EVAL[:6], "eval_strategy": "epoch"}  # its epoch is chosen on few rows
+    ia3.train(ROWS, output=tmp_path / "chosen", **chosen, **started)
     assert [_temperature(tmp_path / name) for name in ("short", "cut", "chosen")] == [None] * 3
+
+
+def test_rows_held_out_that_choose_nothing_move_it(started: dict[str, Any], tmp_path: Path) -> None:
+    said: list[str] = []
+    result = ia3.train(ROWS, output=tmp_path / "o", eval_source=EVAL[:6], say=said.append, **started)
+    assert result.metrics is not None and result.metrics.scaling is not None  # fewer than any other run fits one on
+    record = json.loads((tmp_path / "o" / "ia3.json").read_text())
+    assert record["calibration"] == {**result.metrics.scaling.to_json(), "fitted_on": "rows held out"}
+    assert record["calibration"]["temperature"] not in (1.0, USUAL) and record["calibration"]["rows"] == 6
+    assert not any("usually need" in line for line in said)
+    losses = [event["eval_loss"] for event in trials.read(tmp_path / "o") if event["event"] == "epoch"]
+    assert losses.count(None) == len(losses) - 1 and losses[-1] == result.metrics.loss
 
 
 def test_folds_weigh_their_answers_against_it(

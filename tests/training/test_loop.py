@@ -313,6 +313,15 @@ def test_with_nothing_held_out_the_last_epoch_is_kept(bases: Path) -> None:
     assert len(watcher.best) == 2 and same_bits(copy_trained(task), watcher.best[-1])
 
 
+def test_rows_that_are_looked_at_in_the_end_choose_nothing(bases: Path) -> None:
+    task = make_task(bases, "causal")
+    at_the_end = dataclasses.replace(SHORT, epochs=3, eval_strategy="end")
+    outcome, watcher = run_loop(task, at_the_end, losses=[5.0])
+    assert outcome == Outcome(steps=9, best_epoch=3, best_loss=5.0, is_stopped=False)
+    assert [event["eval_loss"] for event in watcher.of("epoch")] == [None, None, 5.0]
+    assert len(watcher.best) == 3 and same_bits(copy_trained(task), watcher.best[-1])
+
+
 def test_max_steps_inside_an_epoch_ends_with_an_evaluation_of_what_is_there(bases: Path) -> None:
     task = make_task(bases, "causal")
     outcome, watcher = run_loop(task, dataclasses.replace(SHORT, max_steps=4), losses=[2.0, 1.0])

@@ -29,7 +29,7 @@ def test_what_temperature_is_usual_is_known_of_a_recipe_as_it_is() -> None:
     known = find_recipe("t-few-small").temperatures
     for has_start in (False, True):
         own = settings_for("causal", recipe="t-few-small", has_start=has_start)
-        alike = dataclasses.replace(own, seed=7, token_budget=512, compile="off", patience=2)
+        alike = dataclasses.replace(own, seed=7, token_budget=512, compile="off", eval_strategy="epoch", patience=2)
         assert [usual_temperature(one, "causal") for one in (own, alike)] == [known["causal", has_start]] * 2
         for change in ({"max_steps": 30}, {"learning_rate": 1e-3}, {"losses": "lm+ul+ln"}, {"dropout": True}):
             assert usual_temperature(dataclasses.replace(own, **change), "causal") is None
@@ -49,6 +49,13 @@ def test_of_an_encoder_it_is_known_where_the_head_reads_the_mean() -> None:
 def test_overrides_change_the_named_settings_and_none_keeps_the_default() -> None:
     settings = settings_for("encoder", epochs=2, learning_rate=None, dropout=True)
     assert settings == dataclasses.replace(DEFAULTS["encoder"], epochs=2, dropout=True)
+
+
+def test_patience_looks_after_each_epoch_whatever_a_recipe_says() -> None:
+    assert settings_for("causal", recipe="t-few-small").eval_strategy == "end"
+    assert settings_for("causal", recipe="t-few-small", patience=2).eval_strategy == "epoch"
+    with pytest.raises(SettingsError, match="patience is 2 and eval_strategy 'end', expected 'epoch'"):
+        settings_for("causal", patience=2, eval_strategy="end")
 
 
 def test_an_unknown_setting_is_an_error_with_near_matches() -> None:
@@ -89,6 +96,7 @@ def test_an_unknown_setting_is_an_error_with_near_matches() -> None:
         ("dropout", 1, "dropout is 1, expected True or False"),
         ("class_weights", "no", "class_weights is 'no', expected True or False"),
         ("losses", "ul", r"losses is 'ul', expected one of lm, lm\+ul\+ln"),
+        ("eval_strategy", "steps", "eval_strategy is 'steps', expected one of epoch, end"),
         ("optimizer", "sgd", "optimizer is 'sgd', expected one of adamw, adafactor"),
     ],
 )

@@ -229,6 +229,14 @@ def test_epochs_that_end_in_one_round_are_evaluated_in_one_call(bases: Path) -> 
     assert watch.evaluated == [["other", "third"], ["a"], ["other", "third"], ["a"]]  # six rows and seven
 
 
+def test_of_epochs_that_end_in_one_round_those_are_evaluated_that_ask_for_it(bases: Path) -> None:
+    names = ["a", "other", "third"]
+    settings = {name: dataclasses.replace(SHORT, eval_strategy="end" if name == "third" else "epoch") for name in names}
+    outcomes, watch = run(make_tasks(bases, "causal", names), settings)
+    assert [found for found in watch.evaluated if found] == [["other"], ["a"], ["other", "third"], ["a"]]
+    assert outcomes["third"].best_epoch == 2
+
+
 def test_the_best_epoch_is_each_tasks_own(bases: Path) -> None:
     losses = {"a": [1.0, 2.0], "b": [2.0, 1.0], "c": [3.0, 1.0, 2.0]}
     outcomes, watch = run(make_tasks(bases, "causal"), watch=Watch(losses))

@@ -11,14 +11,15 @@ from typing import Any
 from ia3.cli.options import add_columns, add_placement, add_precision
 from ia3.cli.parsing import number, whole_number
 from ia3.training.recipes import FOR_FEW_ROWS, RECIPES
-from ia3.training.settings import COMPILE, DEFAULTS, LOSSES, OPTIMIZERS, POOLINGS, Settings
+from ia3.training.settings import COMPILE, DEFAULTS, EVAL_STRATEGIES, LOSSES, OPTIMIZERS, POOLINGS, Settings
 
 # of the options below: those that are settings, under the same name
 SETTINGS = (
     "recipe", "losses", "optimizer",
     "epochs", "max_steps", "learning_rate", "feedforward_rate", "head_learning_rate", "pooling",
     "fit_head", "batch_size", "token_budget",
-    "warmup", "beta1", "beta2", "weight_decay", "clip", "dropout", "class_weights", "compile", "patience", "seed",
+    "warmup", "beta1", "beta2", "weight_decay", "clip", "dropout", "class_weights", "compile",
+    "eval_strategy", "patience", "seed",
 )  # fmt: skip
 
 
@@ -85,6 +86,12 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
     add("--losses", choices=LOSSES, help="Of the answer alone, or of all choices as in T-Few (default: lm).")
     add("--optimizer", choices=OPTIMIZERS, help="What takes the steps (default: adamw).")
     add("--epochs", type=whole_number, metavar="N", help=f"Passes over the rows ({_default('epochs')}).")
+    add(
+        "--eval-strategy",
+        choices=EVAL_STRATEGIES,
+        help="When the rows held out are looked at: after each epoch, of which the best is kept, or at the end alone, "
+        "where they choose nothing (default: epoch; with a recipe for few rows end).",
+    )
     add(
         "--patience",
         type=whole_number,

@@ -337,7 +337,8 @@ class Run:
     def _held_out(self, task: RunTask) -> HeldOut:
         encoding = task.dataset.encoding
         labels, held_out = encoding.labels, task.dataset.held_out
-        return HeldOut(held_out, encoding.choice_ids, labels, task.adapter, task.ranking, is_fitted=True)
+        usual = task.usual_temperature(self._at.get(task.adapter, (0, 0))[0])
+        return HeldOut(held_out, encoding.choice_ids, labels, task.adapter, task.ranking, is_fitted=True, usual=usual)
 
     def _evaluation(self, adapter: str) -> Evaluation:
         metrics = self.metrics.get(adapter)

@@ -70,10 +70,11 @@ class RunTask:
             None where that is not known: before the last step, where rows held out choose the epoch, without labels,
             and for most settings.
         """
-        dataset, total = self.dataset, self.settings.total_steps(len(self.dataset.train))
-        if step < total or dataset.held_out or not dataset.encoding.labels:
+        dataset, settings = self.dataset, self.settings
+        has_choice = bool(dataset.held_out) and settings.eval_strategy == "epoch"
+        if step < settings.total_steps(len(dataset.train)) or has_choice or not dataset.encoding.labels:
             return None
-        return usual_temperature(self.settings, dataset.encoding.kind)
+        return usual_temperature(settings, dataset.encoding.kind)
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,12 @@ class Progressed:
 
 
 def temperature_note(tasks: Sequence[RunTask]) -> str:
-    """Return the sentence that some adapters will have the temperature that is usual for their settings; "" if none."""
-    ends = {task.usual_temperature(task.settings.total_steps(len(task.dataset.train))) for task in tasks}
+    """Return the sentence that some adapters will have the temperature that is usual for their settings; "" if none.
+
+    Where rows are held out, these move it, and the metrics tell.
+    """
+    alone = [task for task in tasks if not task.dataset.held_out]
+    ends = {task.usual_temperature(task.settings.total_steps(len(task.dataset.train))) for task in alone}
     found = sorted(temperature for temperature in ends if temperature is not None)
     if not found:
         return ""

@@ -51,6 +51,11 @@ class Learner:
         return self.state.step % self.per_epoch == 0 or self.state.step == self.total
 
     @property
+    def is_measured(self) -> bool:
+        """Whether the rows held out are looked at after the step just taken, if it ends an epoch."""
+        return self.settings.eval_strategy == "epoch" or self.state.step == self.total
+
+    @property
     def epoch(self) -> int:
         """The epoch of the step just taken, counted from 1."""
         return (self.state.step - 1) // self.per_epoch + 1
@@ -113,7 +118,7 @@ class Learner:
         state, epoch = self.state, self.epoch
         train_loss = state.epoch_loss / state.epoch_targets
         measured = evaluation.loss if evaluation is not None else train_loss
-        # without held-out rows the last epoch is the one to keep
+        # where held-out rows are not there or not looked at, the last epoch is the one to keep
         is_best = evaluation is None or measured < state.best_loss or not state.best
         state = replace(state, epoch_loss=0.0, epoch_targets=0.0)
         if is_best:

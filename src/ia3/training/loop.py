@@ -208,9 +208,12 @@ class _Rounds:
         ended = [learner for learner in stepped if learner.is_at_an_end]
         if not ended:
             return set()
+        measured = [learner for learner in ended if learner.is_measured]
         with evaluating(ended[0].task.attachment.model):
-            evaluations = self.callbacks.evaluate([learner.task.adapter for learner in ended])
-        for learner, evaluation in zip(ended, evaluations, strict=True):
+            found = self.callbacks.evaluate([learner.task.adapter for learner in measured])
+        evaluations = dict(zip((learner.task.adapter for learner in measured), found, strict=True))
+        for learner in ended:
+            evaluation = evaluations.get(learner.task.adapter)
             if evaluation is not None and math.isnan(evaluation.loss):
                 learner.give_up("the loss on the rows held out", evaluation.loss)
                 self._tell_fault(learner)

@@ -178,6 +178,7 @@ PAPER: Mapping[str, Any] = MappingProxyType(
         "clip": 1.0,
         "weight_decay": 0.0,
         "dropout": False,
+        "eval_strategy": "end",
     }
 )
 

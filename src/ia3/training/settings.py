@@ -20,6 +20,7 @@ COMPILE = ("auto", "on", "off")
 LOSSES = ("lm", "lm+ul+ln")
 OPTIMIZERS = ("adamw", "adafactor")
 POOLINGS = ("own", "mean", "auto")
+EVAL_STRATEGIES = ("epoch", "end")
 
 
 def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Settings:
@@ -28,7 +29,8 @@ def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Se
     Args:
         kind: Kind of the base.
         has_start: Whether the run begins with an adapter in place of ones, for which a recipe may have other settings.
-        overrides: Settings by name; None keeps the recipe's. `epochs` without `max_steps` takes a recipe's away.
+        overrides: Settings by name; None keeps the recipe's. `epochs` without `max_steps` takes a recipe's away, and
+            `patience` a recipe's `eval_strategy`.
 
     Raises:
         SettingsError: For an unknown name or a value outside its range; names all of them.
@@ -46,6 +48,8 @@ def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Se
     changes = find_recipe(given.get("recipe", "default")).changes_for(kind, has_start=has_start)
     if "epochs" in given:
         changes.pop("max_steps", None)
+    if given.get("patience"):
+        changes.pop("eval_strategy", None)
     return replace(DEFAULTS[kind], **{**changes, **given})
 
 
@@ -76,7 +80,7 @@ def usual_temperature(settings: Settings, kind: Kind) -> float | None:
 
 # Settings that leave an adapter as sure as it is: order, memory and time, when to stop where rows are held out, epochs
 # where steps are counted; and what means nothing, or was asked for already, where there is a head.
-_WITHOUT_WEIGHT = ("seed", "token_budget", "compile", "patience", "epochs")
+_WITHOUT_WEIGHT = ("seed", "token_budget", "compile", "patience", "eval_strategy", "epochs")
 _OF_NO_HEAD = ("losses", "pooling")
 
 
@@ -108,6 +112,10 @@ def _outside_range(settings: Settings) -> Sequence[str | None]:
         _not_among(settings, "losses", LOSSES),
         _not_among(settings, "optimizer", OPTIMIZERS),
         _not_among(settings, "compile", COMPILE),
+        _not_among(settings, "eval_strategy", EVAL_STRATEGIES),
+        f"patience is {settings.patience} and eval_strategy 'end', expected 'epoch', since patience counts epochs"
+        if settings.patience and settings.eval_strategy == "end"
+        else None,
         _not_among(settings, "pooling", POOLINGS),
         "compile is 'on' and losses 'lm+ul+ln', whose choices go on from a cache that compiled blocks do not take"
         if settings.compile == "on" and settings.losses == "lm+ul+ln"
@@ -170,6 +178,8 @@ class Settings:
         clip: Largest norm of a step's gradient; 0 for no clipping.
         dropout: Whether the base's own dropout is on.
         class_weights: Whether rare labels count more, by n / (labels · n_label).
+        eval_strategy: When the rows held out are looked at: after each `epoch`, of which the one with the lowest loss
+            is kept, or at the `end` alone, where they choose nothing.
         patience: Epochs without a better one after which training ends early; 0 never does.
         compile: Whether the base's blocks are compiled, which takes half a minute: `on`, `off`, or `auto` where the run
             is long enough to repay it.
@@ -195,6 +205,7 @@ class Settings:
     clip: float = 1.0
     dropout: bool = False
     class_weights: bool = False
+    eval_strategy: str = "epoch"
     patience: int = 0
     compile: str = "auto"
     seed: int = 0
