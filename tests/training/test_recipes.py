@@ -68,11 +68,20 @@ def test_an_unknown_recipe_is_an_error_with_near_matches() -> None:
 
 
 def test_a_few_shot_table_has_a_few_shot_recipe_by_the_size_of_its_base() -> None:
-    assert suggest_recipe("causal", 40, 3, 270_000_000) == "t-few-small"
-    assert suggest_recipe("seq2seq", 40, 3, 3_000_000_000) == "t-few"
-    assert suggest_recipe("causal", 40, 0, 270_000_000) == "default"  # free text
-    assert suggest_recipe("causal", 2000, 3, 270_000_000) == "default"
-    assert suggest_recipe("encoder", 40, 3, 22_000_000) == "t-few-small"
+    assert suggest_recipe("causal", 40, 3, 270_000_000, steps=15) == "t-few-small"
+    assert suggest_recipe("seq2seq", 40, 3, 3_000_000_000, steps=15) == "t-few"
+    assert suggest_recipe("causal", 40, 0, 270_000_000, steps=15) == "default"  # free text
+    assert suggest_recipe("causal", 2000, 3, 270_000_000, steps=750) == "default"
+    assert suggest_recipe("encoder", 40, 3, 22_000_000, steps=20) == "t-few-small"
+
+
+def test_of_many_labels_few_rows_are_more_than_its_steps_can_see() -> None:
+    found = [
+        suggest_recipe("causal", 30 * labels, labels, 270_000_000, steps) for labels, steps in ((8, 100), (9, 101))
+    ]
+    assert found == ["t-few-small", "default"]
+    assert suggest_recipe("causal", 2310, 77, 3_000_000_000, steps=867) == "t-few"
+    assert recipe_note("causal", 2310, 77, 270_000_000, steps=867) == ""
 
 
 def test_what_a_recipe_for_few_rows_decides_does_not_leave_it_open() -> None:

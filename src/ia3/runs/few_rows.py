@@ -42,18 +42,24 @@ def with_recipe(
     found = dict(given)
     if not leaves_open(given, kind):
         return found
-    if any(suggest_recipe(kind, count, len(rows.labels), 0) != FOR_FEW_ROWS for rows, count in tables):
-        return found
-    if kind != "encoder" and suggest_recipe(kind, 1, 1, _parameters(base, kind)) != FOR_FEW_ROWS:
+    usual = settings_for(kind, has_start=has_start, **given)
+
+    def suggested(parameters: int) -> set[str]:
+        return {
+            suggest_recipe(kind, count, len(rows.labels), parameters, usual.total_steps(count))
+            for rows, count in tables
+        }
+
+    if suggested(0) != {FOR_FEW_ROWS} or (kind != "encoder" and suggested(_parameters(base, kind)) != {FOR_FEW_ROWS}):
         return found
     found["recipe"] = FOR_FEW_ROWS
     rows, count = tables[0]
-    steps, usual = (settings_for(kind, has_start=has_start, **own).total_steps(count) for own in (found, given))
+    steps = settings_for(kind, has_start=has_start, **found).total_steps(count)
     more = len(tables) - 1
     others = f", and those of {more} other task{'s' * (more > 1)}," if more else ""
     say(
         f"{count} rows of {len(rows.labels)} labels{others} are few: the settings are those of --recipe {FOR_FEW_ROWS} "
-        f"({steps} steps); --recipe default has the usual ones ({usual} steps)."
+        f"({steps} steps); --recipe default has the usual ones ({usual.total_steps(count)} steps)."
     )
     return found
 

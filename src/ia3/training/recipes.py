@@ -39,22 +39,25 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def suggest_recipe(kind: Kind, rows: int, labels: int, parameters: int) -> str:
+def suggest_recipe(kind: Kind, rows: int, labels: int, parameters: int, steps: int) -> str:
     """Return the name of the recipe for a table and a base: a few-shot one where rows are few and labels a closed set.
+
+    Of many labels even few rows are more than the steps of such a recipe can see; then it is the defaults.
 
     Args:
         kind: Kind of the base; an encoder is taken for a small one.
         rows: Training rows.
         labels: Size of the label set; 0 for free text.
         parameters: Of the base.
+        steps: That the settings without a recipe give.
 
     Example:
-        >>> suggest_recipe("causal", rows=40, labels=3, parameters=270_000_000)
+        >>> suggest_recipe("causal", rows=40, labels=3, parameters=270_000_000, steps=15)
         't-few-small'
     """
-    if not 0 < rows <= MOST_ROWS_A_LABEL * labels:
-        return "default"
-    return FOR_FEW_ROWS if kind == "encoder" or parameters < SMALL else "t-few"
+    found = FOR_FEW_ROWS if kind == "encoder" or parameters < SMALL else "t-few"
+    is_few = 0 < rows <= MOST_ROWS_A_LABEL * labels and steps <= find_recipe(found).changes_for(kind)["max_steps"]
+    return found if is_few else "default"
 
 
 def leaves_open(given: Mapping[str, Any], kind: Kind) -> bool:
@@ -88,7 +91,7 @@ def recipe_note(kind: Kind, rows: int, labels: int, parameters: int, steps: int)
         >>> recipe_note("causal", rows=40, labels=3, parameters=270_000_000, steps=15)
         '40 rows of 3 labels are few for the defaults (15 steps): --recipe t-few-small is made for so few rows.'
     """
-    name = suggest_recipe(kind, rows, labels, parameters)
+    name = suggest_recipe(kind, rows, labels, parameters, steps)
     if name == "default":
         return ""
     return (
