@@ -68,10 +68,12 @@ def test_nothing_is_drawn_of_runs_without_an_epoch(tmp_path: Path) -> None:
 def test_a_curve_takes_the_training_loss_where_nothing_is_held_out_and_leaves_out_what_is_no_number() -> None:
     events = [
         {"event": "epoch", "task": "a", "epoch": 1, "eval_loss": None, "train_loss": 2.0},
-        {"event": "epoch", "task": "a", "epoch": 2, "eval_loss": math.inf, "train_loss": 1.0},
-        {"event": "epoch", "task": "b", "epoch": 1, "eval_loss": 1.0, "train_loss": 1.0},
+        {"event": "epoch", "task": "a", "epoch": 2, "eval_loss": None, "train_loss": math.inf},
+        {"event": "epoch", "task": "b", "epoch": 1, "eval_loss": None, "train_loss": 1.0},
+        {"event": "epoch", "task": "b", "epoch": 2, "eval_loss": 3.0, "train_loss": 0.5},
     ]
     assert curve_of(events, "a") == [(1.0, 2.0)]
+    assert curve_of(events, "b") == [(2.0, 3.0)]  # one line is of one loss: rows held out were looked at in the end
 
 
 @pytest.mark.parametrize("name", ["$x$", "数 $", "a" * 200])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import ia3
-from ia3.runs.few_rows import with_recipe
+from ia3.runs.dataset import read_rows
+from ia3.runs.few_rows import Planned, recipe_taken
 from ia3.runs.folds import train_folds
 from ia3.runs.many_run import train_tasks
 from ia3.runs.repeat import train_repeats
@@ -20,7 +21,8 @@ from tests.runs.trials import ROWS
 
 BaseFolder = Callable[..., Path]
 TAKEN = (
-    "17 rows of 2 labels are few: the settings are those of --recipe t-few-small ({} steps); --recipe default has the"
+    "Rows are few{}: the defaults would take {} steps{}. The settings are those of --recipe t-few-small ({} steps); "
+    "--recipe default keeps the defaults."
 )
 FREE = [(f"item {i}", f"its name is {i}") for i in range(12)]
 
@@ -43,12 +45,17 @@ def record_of(folder: Path) -> Any:
     return json.loads((folder / "ia3.json").read_text(encoding="utf-8"))
 
 
-def learned_by(base: Any, kind: str, given: dict[str, Any], counts: tuple[int, ...] = (17,)) -> dict[str, Any]:
-    """Return the settings that runs on tables of two labels have."""
-    from ia3.runs.dataset import read_rows
+def plan(given: dict[str, Any], count: int = 17, *, has_start: bool = False, name: str = "") -> Planned:
+    """Return a task of two labels with a number of rows to learn from."""
+    return Planned(read_rows(ROWS, eval_fraction=None), given, count, has_start, name)
 
-    rows = read_rows(ROWS, eval_fraction=None)
-    return with_recipe(given, base, kind, [(rows, count) for count in counts], lambda sentence: None)  # type: ignore[arg-type]
+
+def taken_by(base: Any, kind: Any, *tasks: Planned) -> tuple[bool, list[str]]:
+    """Return whether the recipe for few rows is taken, and what is said."""
+    said: list[str] = []
+    found = recipe_taken(tasks, base, kind, said.append)
+    assert found in ({}, {"recipe": "t-few-small"})
+    return bool(found), said
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -56,7 +63,7 @@ def learned_by(base: Any, kind: str, given: dict[str, Any], counts: tuple[int, .
 def test_a_run_on_few_rows_has_the_recipe_for_them_and_says_so(kind: str, base: BaseFolder, tmp_path: Path) -> None:
     said: list[str] = []
     train_adapter(ROWS, base(kind), tmp_path / "left", say=said.append, seed=3)
-    assert sum(line.startswith(TAKEN.format(100)) for line in said) == 1
+    assert said.count(TAKEN.format("", {"causal": 6, "encoder": 8}[kind], "", 100)) == 1  # of 15 rows
     assert not any("is made for so few rows" in line for line in said)
     train_adapter(ROWS, base(kind), tmp_path / "named", recipe="t-few-small", seed=3)
     left, named = record_of(tmp_path / "left"), record_of(tmp_path / "named")
@@ -73,28 +80,64 @@ def test_what_is_given_decides(base: BaseFolder, tmp_path: Path) -> None:
     train_adapter(ROWS, base("causal"), tmp_path / "default", recipe="default", say=said.append)
     record = record_of(tmp_path / "default")
     assert record["settings"] == settings_for("causal").to_json() and record["data"]["eval_rows"] == 2
-    assert not any("few:" in line or "so few rows" in line for line in said)
+    assert not any("are few" in line for line in said)
     train_adapter(ROWS, base("causal"), tmp_path / "epochs", epochs=1, say=said.append)
     assert record_of(tmp_path / "epochs")["settings"] == settings_for("causal", epochs=1).to_json()
     assert sum("--recipe t-few-small is made for so few rows." in line for line in said) == 1
 
 
 def test_it_is_for_few_rows_of_a_small_base(base: BaseFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = base("causal")
-    assert learned_by(folder, "causal", {"seed": 3, "losses": None}) == {
-        "seed": 3,
-        "losses": None,
-        "recipe": "t-few-small",
-    }
-    assert learned_by(folder, "causal", {}, (64,)) == {"recipe": "t-few-small"}
-    assert learned_by(folder, "causal", {}, (65,)) == learned_by(folder, "causal", {}, (17, 65)) == {}
-    assert learned_by(folder, "causal", {"learning_rate": 1e-2}) == {"learning_rate": 1e-2}
-    assert learned_by(folder, "encoder", {"head_learning_rate": 1e-2}) == {"head_learning_rate": 1e-2}
-    loaded = ia3.load_base(folder, dtype="float32", device="cpu")
+    folder, loaded = base("causal"), ia3.load_base(base("causal"), dtype="float32", device="cpu")
+    assert taken_by(folder, "causal", plan({"seed": 3, "losses": None})) == (True, [TAKEN.format("", 9, "", 100)])
+    assert [taken_by(folder, "causal", plan({}, count))[0] for count in (64, 65)] == [True, False]
+    assert taken_by(folder, "causal", plan({}, 65)) == (False, [])
     size = sum(parameter.numel() for parameter in loaded.model.parameters())
-    for most, taken in ((size, {}), (size + 1, {"recipe": "t-few-small"})):
+    for most, is_taken in ((size, False), (size + 1, True)):
         monkeypatch.setattr("ia3.training.recipes.SMALL", most)
-        assert learned_by(folder, "causal", {}) == learned_by(loaded, "causal", {}) == taken
+        for given in (folder, loaded):
+            is_found, said = taken_by(given, "causal", plan({}))
+            assert is_found == is_taken and ("--recipe t-few is made for so few rows" in said[0]) != is_taken
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("causal", {"learning_rate": 1e-2}),
+        ("causal", {"epochs": 2}),
+        ("causal", {"patience": 2}),  # which needs rows held out
+        ("encoder", {"head_learning_rate": 1e-2}),
+        ("encoder", {"eval_strategy": "epoch"}),
+        ("seq2seq", {"compile": "on"}),  # which the recipe's losses do not go with
+    ],
+)
+def test_a_setting_of_its_own_keeps_the_defaults_and_the_recipe_is_told(
+    kind: str, given: dict[str, Any], base: BaseFolder
+) -> None:
+    is_taken, said = taken_by(base(kind), kind, plan(given))
+    assert not is_taken and len(said) == 1 and "--recipe t-few-small is made for so few rows." in said[0]
+    assert taken_by(base(kind), kind, plan({**given, "recipe": "default"})) == (False, [])
+
+
+def test_a_base_in_int8_has_the_size_of_its_config(base: BaseFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = ia3.load_base(base("causal"), dtype="float32", device="cpu")
+    size = sum(parameter.numel() for parameter in loaded.model.parameters())
+    small = ia3.load_base(base("causal"), dtype="float32", device="cpu", precision="int8")
+    assert sum(parameter.numel() for parameter in small.model.parameters()) < size
+    monkeypatch.setattr("ia3.training.recipes.SMALL", size)
+    assert not taken_by(small, "causal", plan({}))[0]
+
+
+def test_of_several_tasks_all_must_leave_it_open(base: BaseFolder) -> None:
+    folder = base("causal")
+    one, two = plan({}, 17, name="one"), plan({}, 20, has_start=True, name="two")
+    assert taken_by(folder, "causal", one, two) == (True, [TAKEN.format(" in all 2 tasks", 9, " in one", 100)])
+    assert taken_by(folder, "causal", two, one) == (True, [TAKEN.format(" in all 2 tasks", 9, " in two", 60)])
+    note = "17 rows of 2 labels are few for the defaults ({} steps): --recipe t-few-small is made for so few rows."
+    for other in (plan({}, 65, name="x"), plan({"recipe": "fast"}, name="x")):
+        assert taken_by(folder, "causal", one, other) == (False, [f"one: {note.format(9)}"])
+    short = plan({"max_steps": 2}, name="short")
+    for open_one in (one, plan({"max_steps": None}, name="one")):
+        assert taken_by(folder, "causal", short, open_one) == (False, [f"short: {note.format(2)} So it is with one."])
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -104,7 +147,7 @@ def test_a_start_has_the_settings_for_a_start(base: BaseFolder, tmp_path: Path) 
     train_adapter(ROWS, base("causal"), tmp_path / "o", start=tmp_path / "start", say=said.append)
     expected = settings_for("causal", recipe="t-few-small", has_start=True).to_json()
     assert record_of(tmp_path / "o")["settings"] == expected and expected["max_steps"] == 60
-    assert sum(line.startswith(TAKEN.format(60)) for line in said) == 1
+    assert said.count(TAKEN.format("", 6, "", 60)) == 1
 
 
 @pytest.mark.usefixtures("undrawn", "short")
@@ -112,12 +155,12 @@ def test_folds_and_repeats_have_it_too(base: BaseFolder, tmp_path: Path) -> None
     said: list[str] = []
     train_folds(ROWS, base("encoder"), tmp_path / "folds", folds=2, say=said.append)
     assert record_of(tmp_path / "folds")["settings"]["recipe"] == "t-few-small"
-    assert sum(line.startswith(TAKEN.format(2)) for line in said) == 1
+    assert said.count(TAKEN.format("", 2, "", 2)) == 1
     many = [(f"{text} {number}", label) for number in range(5) for text, label in ROWS]
     given: dict[str, Any] = {"repeats": 2, "say": said.append}
     train_repeats(many, base("encoder"), tmp_path / "drawn", per_label=4, **given)
     assert record_of(tmp_path / "drawn")["settings"]["recipe"] == "t-few-small"
-    assert any(line.startswith("8 rows of 2 labels are few") for line in said)
+    assert said.count(TAKEN.format("", 2, "", 2)) == 2
     train_repeats(many, base("encoder"), tmp_path / "all", eval_fraction=0.2, **given)  # 68 to learn from
     assert record_of(tmp_path / "all")["settings"]["recipe"] == "default"
 
@@ -130,15 +173,16 @@ def test_several_tasks_have_it_where_all_are_small(base: BaseFolder, tmp_path: P
     records = [record_of(tmp_path / "few" / name) for name in ("one", "two")]
     assert [record["settings"]["recipe"] for record in records] == ["t-few-small"] * 2
     assert [record["data"]["eval_rows"] for record in records] == [0, 0]
-    told = "17 rows of 2 labels, and those of 1 other task, are few: the settings are those of --recipe t-few-small"
-    assert sum(line.startswith(told) for line in said) == 1
+    assert said.count(TAKEN.format(" in all 2 tasks", 2, " in one", 2)) == 1
     many = [(f"{text} {number}", label) for number in range(5) for text, label in ROWS]
     train_tasks([*few, {"name": "many", "table": many}], base("encoder"), tmp_path / "mixed", say=said.append)
     assert record_of(tmp_path / "mixed" / "one")["settings"]["recipe"] == "default"
     assert sum("so few rows. So it is with two." in line for line in said) == 1
-    own = [few[0], {**few[1], "settings": {"max_steps": 2}}]
-    train_tasks(own, base("encoder"), tmp_path / "own")
-    assert record_of(tmp_path / "own" / "one")["settings"]["recipe"] == "default"
+    half = [{"name": "many", "table": many, "eval_fraction": 0.5}]  # 42 to learn from
+    train_tasks(half, base("encoder"), tmp_path / "half")
+    assert record_of(tmp_path / "half" / "many")["settings"]["recipe"] == "t-few-small"
+    train_adapter(many, base("encoder"), tmp_path / "alone", eval_fraction=0.5)
+    assert record_of(tmp_path / "alone")["settings"]["recipe"] == "t-few-small"
 
 
 @pytest.mark.usefixtures("undrawn", "short")

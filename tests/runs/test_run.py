@@ -284,6 +284,20 @@ def test_a_run_stopped_later_than_its_best_epoch_gives_the_metrics_of_what_is_sa
     assert json.loads((tmp_path / "ia3.json").read_text())["metrics"]["loss"] == result.metrics.loss
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_stopped_before_its_only_look_is_measured_and_its_record_says_what_came_out(
+    base: BaseFolder, tmp_path: Path
+) -> None:
+    options = {"eval_strategy": "end", "epochs": 4}
+    result = run(base("encoder"), tmp_path, **options, **stop_after(7))
+    assert (result.outcome.best_epoch, result.outcome.is_stopped) == (2, True) and result.metrics is not None
+    record = json.loads((tmp_path / "ia3.json").read_text())
+    assert (record["metrics"]["loss"], record["steps"], record["epoch"]) == (result.metrics.loss, 6, 2)
+    whole = run(base("encoder"), tmp_path, **options, resume=True)
+    assert (whole.outcome.best_epoch, whole.outcome.is_stopped) == (4, False)
+    assert whole.metrics is not None and whole.outcome.best_loss == whole.metrics.loss != result.metrics.loss
+
+
 def test_a_finished_folder_holds_the_adapter_and_the_record_and_nothing_else(base: BaseFolder, tmp_path: Path) -> None:
     run(base("encoder"), tmp_path, checkpoint_seconds=0)
     assert _names(tmp_path) == FINISHED

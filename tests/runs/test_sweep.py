@@ -127,6 +127,17 @@ def test_stopped_and_resumed_every_file_is_that_of_an_uninterrupted_sweep(base: 
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_stopped_before_the_only_look_the_best_so_far_is_saved(base: BaseFolder, tmp_path: Path) -> None:
+    asked: list[int] = []
+    stop = {"should_stop": lambda: len(asked) >= 4 or asked.append(1) is not None}
+    result = run(base("encoder"), tmp_path / "o", eval_strategy="end", epochs=4, **stop)
+    assert result.is_stopped and result.best is not None and result.best.outcome.best_epoch == 1
+    record = json.loads((tmp_path / "o" / "ia3.json").read_text())
+    losses = [one.outcome.best_loss for group in result.groups for one in group.runs]
+    assert record["metrics"]["loss"] == result.best.outcome.best_loss == min(losses)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_diverges_is_in_the_table_and_the_best_of_the_others_is_saved(
     base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

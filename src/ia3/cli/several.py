@@ -39,7 +39,8 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batches",
         choices=("mixed", "apart"),
-        help="Whether tasks meet in a batch; apart is slower, in the same bits as training alone (default: mixed).",
+        help="Whether tasks meet in a batch; apart is slower, in the same bits as training alone with the same "
+        "settings (default: mixed).",
     )
     group.add_argument(
         "--shared-steps",

@@ -41,7 +41,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Add what says which rows are learned from and how they are worded."""
     group = parser.add_argument_group("data")
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--eval", metavar="TABLE", help="Table to evaluate on after each epoch.")
+    either.add_argument("--eval", metavar="TABLE", help="Table to evaluate on; see --eval-strategy.")
     either.add_argument(
         "--eval-fraction",
         type=number,
@@ -90,7 +90,7 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
         "--eval-strategy",
         choices=EVAL_STRATEGIES,
         help="When the rows held out are looked at: after each epoch, of which the best is kept, or at the end alone, "
-        "where they choose nothing (default: epoch; with a recipe for few rows end).",
+        "where they choose no epoch (default: epoch; with a recipe for few rows end).",
     )
     add(
         "--patience",

@@ -67,14 +67,10 @@ def draw_groups(groups: Mapping[str, Sequence[Curve]], path: str | Path, title: 
 
 
 def curve_of(events: Sequence[Mapping[str, Any]], name: str) -> Curve:
-    """Return a task's (epoch, loss) after each epoch: the eval loss, or the training loss where nothing is held out."""
-    found = []
-    for event in events:
-        if event["event"] == "epoch" and event.get("task") == name:
-            loss = event["train_loss"] if event["eval_loss"] is None else event["eval_loss"]
-            if is_number(loss):
-                found.append((float(event["epoch"]), float(loss)))
-    return found
+    """Return a task's (epoch, loss) after each epoch: the eval loss, or the training loss where none was measured."""
+    epochs = [event for event in events if event["event"] == "epoch" and event.get("task") == name]
+    loss = "train_loss" if all(event["eval_loss"] is None for event in epochs) else "eval_loss"
+    return [(float(event["epoch"]), float(event[loss])) for event in epochs if is_number(event[loss])]
 
 
 def _draw_group(axes: Any, curves: Sequence[Curve], colour: str, *, is_thin: bool) -> Curve:

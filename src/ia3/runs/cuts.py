@@ -23,7 +23,7 @@ from ia3.runs.dataset import (
     encode_rows,
     read_rows,
 )
-from ia3.runs.few_rows import few_rows_note, with_recipe
+from ia3.runs.few_rows import Planned, recipe_taken
 from ia3.runs.run_base import Placement, in_order_of, load_for, settled
 from ia3.runs.start import Start
 from ia3.runs.training_run import check_weights
@@ -133,8 +133,8 @@ def read_whole(
     )
     check_answers(rows, kind)
     check_weights(rows, settings)
-    chosen = with_recipe(given, base, kind, [(rows, learned(rows))], say, has_start=has_start)
-    settings = settings_for(kind, has_start=has_start, **chosen)
+    taken = recipe_taken([Planned(rows, given, learned(rows), has_start)], base, kind, say)
+    settings = settings_for(kind, has_start=has_start, **{**given, **taken})
     loaded = load_for(base, kind, [rows], placement, [settings], say)
     rows = in_order_of(loaded, rows)
     for note in rows.notes:
@@ -150,12 +150,4 @@ def training_part(dataset: Dataset) -> Dataset:
 def say_cut(datasets: Sequence[Dataset], say: Say) -> None:
     """Say once what the texts of all cuts have in common, such as that some are cut short."""
     for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
-        say(note)
-
-
-def say_recipe(dataset: Dataset, whole: Whole, given: Mapping[str, Any], say: Say) -> None:
-    """Say that there is a recipe for so few rows, where there is, none was given and none was taken."""
-    is_settled = given.get("recipe") or whole.settings.recipe != "default"
-    note = "" if is_settled else few_rows_note(dataset, whole.settings, whole.base)
-    if note:
         say(note)

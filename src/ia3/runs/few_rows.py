@@ -6,76 +6,99 @@ This file knows rows, bases and settings; what recipes hold is `training.recipes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ia3.bases.kinds import Kind, count_parameters, empty_model
 from ia3.bases.loading import Base, load_config
-from ia3.runs.dataset import Dataset, Rows
+from ia3.runs.dataset import Rows
 from ia3.runs.watch import Say
 from ia3.training.recipes import FOR_FEW_ROWS, leaves_open, recipe_note, suggest_recipe
 from ia3.training.settings import Settings, settings_for
 
 
-def with_recipe(
-    given: Mapping[str, Any],
-    base: str | Path | Base,
-    kind: Kind,
-    tables: Sequence[tuple[Rows, int]],
-    say: Say,
-    *,
-    has_start: bool = False,
-) -> dict[str, Any]:
-    """Return the settings of a run, with the recipe for few rows where they leave it open and every table is small.
+@dataclass(frozen=True)
+class Planned:
+    """A task before its recipe is known.
 
-    The recipe for a base of a billion parameters or more is never taken without being asked for: its thousand steps are
-    an hour's work.
+    Attributes:
+        rows: Its rows, of which none are held out yet.
+        given: Its settings by name, as the user gave them.
+        count: How many rows it learns from with the settings given; `rows_left` tells.
+        has_start: Whether it begins with an adapter in place of ones.
+        name: What it is called beside others.
+    """
+
+    rows: Rows
+    given: Mapping[str, Any]
+    count: int
+    has_start: bool = False
+    name: str = ""
+
+    def settings(self, kind: Kind, **more: Any) -> Settings:
+        """Return its settings, with some in place of what was given."""
+        return settings_for(kind, has_start=self.has_start, **{**self.given, **more})
+
+    def suggested(self, kind: Kind, parameters: int) -> str:
+        """Return the name of the recipe for its rows."""
+        steps = self.settings(kind).total_steps(self.count)
+        return suggest_recipe(kind, self.count, len(self.rows.labels), parameters, steps)
+
+
+def rows_left(rows: Rows, fraction: float) -> int:
+    """Return about how many rows are learned from where a share is held out; one outside its range is told later."""
+    has_own = rows.held_out is not None or not isinstance(fraction, int | float) or not 0 < fraction < 1
+    return round(len(rows.train.examples) * (1 if has_own else 1 - fraction))
+
+
+def recipe_taken(tasks: Sequence[Planned], base: str | Path | Base, kind: Kind, say: Say) -> dict[str, str]:
+    """Return the recipe for few rows as a setting, if it is taken: where all tasks leave it open and have few rows.
+
+    Where a recipe for few rows is not taken and none was named, it is told. That for a base of a billion parameters or
+    more is never taken without being asked for: its thousand steps are an hour's work.
 
     Args:
-        given: Settings by name, as the user gave them.
+        tasks: Of the run.
         base: Where the base is, or a loaded one.
         kind: Its kind.
-        tables: The rows of each task, and how many of them it learns from.
-        say: Told which recipe is taken.
-        has_start: Whether the run begins with an adapter in place of ones.
+        say: Told what is taken, or could be.
     """
-    found = dict(given)
-    if not leaves_open(given, kind):
-        return found
-    usual = settings_for(kind, has_start=has_start, **given)
+    unnamed = [task for task in tasks if not task.given.get("recipe")]
+    if not any(task.suggested(kind, 0) == FOR_FEW_ROWS for task in unnamed):
+        return {}
+    parameters = _parameters(base, kind)
+    if all(leaves_open(task.given, kind) and task.suggested(kind, parameters) == FOR_FEW_ROWS for task in tasks):
+        _say_taken(tasks, kind, say)
+        return {"recipe": FOR_FEW_ROWS}
+    told = {task.name: _note(task, kind, parameters) for task in unnamed}
+    few = [name for name, note in told.items() if note]
+    if few:
+        others = f" So it is with {', '.join(few[1:9])}{', …' if len(few) > 9 else ''}." if few[1:] else ""
+        say(f"{few[0]}{': ' * bool(few[0])}{told[few[0]]}{others}")
+    return {}
 
-    def suggested(parameters: int) -> set[str]:
-        return {
-            suggest_recipe(kind, count, len(rows.labels), parameters, usual.total_steps(count))
-            for rows, count in tables
-        }
 
-    if suggested(0) != {FOR_FEW_ROWS} or (kind != "encoder" and suggested(_parameters(base, kind)) != {FOR_FEW_ROWS}):
-        return found
-    found["recipe"] = FOR_FEW_ROWS
-    rows, count = tables[0]
-    steps = settings_for(kind, has_start=has_start, **found).total_steps(count)
-    more = len(tables) - 1
-    others = f", and those of {more} other task{'s' * (more > 1)}," if more else ""
+def _say_taken(tasks: Sequence[Planned], kind: Kind, say: Say) -> None:
+    first = tasks[0]
+    usual = first.settings(kind).total_steps(first.count)
+    steps = first.settings(kind, recipe=FOR_FEW_ROWS).total_steps(first.count)
+    where, which = (f" in all {len(tasks)} tasks", f" in {first.name}") if len(tasks) > 1 else ("", "")
     say(
-        f"{count} rows of {len(rows.labels)} labels{others} are few: the settings are those of --recipe {FOR_FEW_ROWS} "
-        f"({steps} steps); --recipe default has the usual ones ({usual.total_steps(count)} steps)."
+        f"Rows are few{where}: the defaults would take {usual} steps{which}. The settings are those of --recipe "
+        f"{FOR_FEW_ROWS} ({steps} steps); --recipe default keeps the defaults."
     )
-    return found
 
 
-def few_rows_note(dataset: Dataset, settings: Settings, base: Base) -> str:
-    """Return the sentence that there is a recipe for so few rows, "" where there are enough."""
-    rows = len(dataset.train)
-    steps = settings.total_steps(rows)
-    return recipe_note(base.kind, rows, len(dataset.encoding.labels), count_parameters(base.model), steps)
+def _note(task: Planned, kind: Kind, parameters: int) -> str:
+    steps = task.settings(kind).total_steps(task.count)
+    return recipe_note(kind, task.count, len(task.rows.labels), parameters, steps)
 
 
 def _parameters(base: str | Path | Base, kind: Kind) -> int:
-    """Return how many parameters a base has, without loading its weights.
+    """Return how many parameters a base has by its config, whatever its weights are kept as.
 
     An output matrix that a checkpoint has and its config does not tell of (mT5's) is not counted.
     """
-    if isinstance(base, Base):
-        return count_parameters(base.model)
-    return count_parameters(empty_model(load_config(base, lambda sentence: None), kind))
+    config = base.model.config if isinstance(base, Base) else load_config(base, lambda sentence: None)
+    return count_parameters(empty_model(config, kind))

@@ -21,7 +21,7 @@ from ia3.errors import RunError
 from ia3.inference.evaluate import HeldOut, metrics_of, score_encoded, target_losses
 from ia3.inference.metrics import Metrics, describe_few_rows
 from ia3.report.many_plots import draw_tasks
-from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part, worded_by
+from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_part, worded_by
 from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import CURVES, RECORD, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
@@ -142,7 +142,6 @@ def train_folds(
     whole = worded_by(whole, begun, say)
     datasets = _cut(whole, folds, own.seed)
     _say(datasets, whole, say)
-    say_recipe(datasets[-1], whole, settings, say)
     names = [*(f"fold {number}" for number in range(1, folds + 1)), ALL]
     table = data_name(source)
     alike = replace(own, max_steps=own.total_steps(len(datasets[-1].train)))  # as the adapter of all rows

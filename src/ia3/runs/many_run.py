@@ -21,7 +21,7 @@ from ia3.errors import SettingsError
 from ia3.inference.metrics import Metrics
 from ia3.report.many_plots import draw_tasks
 from ia3.runs.dataset import Answers, Dataset, data_name
-from ia3.runs.few_rows import few_rows_note, with_recipe
+from ia3.runs.few_rows import Planned, recipe_taken, rows_left
 from ia3.runs.folder import ADAPTER_FILES, CURVES, RECORD, check_folder, open_folder
 from ia3.runs.many_data import encode_all, hold_out_all, read_all, tell_tasks
 from ia3.runs.many_folder import check_store, check_task_folders, clear_adapters, pack_folders
@@ -35,9 +35,10 @@ from ia3.runs.start import Start, read_starts
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import TaskSpec, filled_spec, specs_of
 from ia3.runs.watch import Say, Watch
+from ia3.training.recipes import HELD_OUT
 from ia3.training.records import Event, read_events
 from ia3.training.sampling import Sampling, draw_shared
-from ia3.training.settings import Settings, settings_for
+from ia3.training.settings import settings_for
 from ia3.training.tasks import Outcome
 
 BATCHES = ("mixed", "apart")
@@ -97,7 +98,8 @@ def train_tasks(
         drop_duplicates: Leave eval rows out whose text is trained on.
         sampling: How often a task has its turn: `equal`, `proportional` to its steps, or by `temperature`.
         temperature: With `temperature`: 1 is proportional, the higher the more equal.
-        batches: `mixed`, or `apart` for one task each: slower, in the same bits as training alone.
+        batches: `mixed`, or `apart` for one task each: slower, in the same bits as training alone with
+            the same settings.
         shared_steps: Steps in which one row learns from all tasks first; each then begins with its numbers.
         start: Folder or hub id of an adapter of the same base that every row begins with in place of ones, the shared
             one too; a task may have its own.
@@ -109,7 +111,8 @@ def train_tasks(
         should_stop: Asked before every round; true ends the run with what is best so far.
         now: The time written into the record.
         checkpoint_seconds: Least time between two checkpoints.
-        settings: Settings by name that differ from the defaults of the kind of base.
+        settings: Settings by name that differ from the defaults of the kind of base. Where all tasks leave the recipe
+            open and have few rows, it is the one for few rows (`ia3.training.recipes`).
 
     Returns:
         How each task ended, and the metrics of its saved adapter.
@@ -139,21 +142,18 @@ def train_tasks(
     shared |= {"template": template, "answers": answers, "max_length": max_length}
     filled = [filled_spec(spec, shared) for spec in specs]
     has_start = [begun is not None or shared_steps > 0 for begun in starts]
-
-    def settings_of_all() -> list[Settings]:
-        return [
-            settings_for(kind, has_start=begins, **{**settings, **spec.settings})
-            for spec, begins in zip(filled, has_start, strict=True)
-        ]
-
-    each = settings_of_all()
+    given = [{**settings, **spec.settings} for spec in filled]
+    each = [settings_for(kind, has_start=begins, **own) for begins, own in zip(has_start, given, strict=True)]
     rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows, drop_duplicates=drop_duplicates)
-    given = {**settings, **{name: value for spec in filled for name, value in spec.settings.items()}}
-    counts = [len(one.train.examples) for one in rows]
-    taken = with_recipe(given, base, kind, list(zip(rows, counts, strict=True)), say, has_start=all(has_start))
-    if taken != given:
-        settings = {**settings, "recipe": taken["recipe"]}
-        each = settings_of_all()
+    shares = [HELD_OUT if spec.eval_fraction is None else spec.eval_fraction for spec in filled]
+    planned = [
+        Planned(one, own, rows_left(one, share), begins, spec.name)
+        for one, own, share, begins, spec in zip(rows, given, shares, has_start, filled, strict=True)
+    ]
+    taken = recipe_taken(planned, base, kind, say)
+    if taken:
+        settings |= taken
+        each = [task.settings(kind, **taken) for task in planned]
     rows = hold_out_all(filled, each, rows)
     loaded = load_for(base, kind, rows, placement, each, say)
     each = [settled(own, loaded) for own in each]
@@ -161,7 +161,6 @@ def train_tasks(
     begun = read_starts(starts, loaded)
     datasets = encode_all(filled, each, rows, loaded, say, begun)
     tell_tasks(filled, datasets, say)
-    _say_recipe(filled, each, datasets, loaded, settings, say)
     stage = _shared_stage(datasets, loaded, chosen, shared_steps, settings, begun[0])
     run_tasks = tuple(
         RunTask(
@@ -231,26 +230,6 @@ def _results(setup: Setup, outcomes: Sequence[Outcome], metrics: Sequence[Metric
         )
         for task, outcome, measured in zip(setup.tasks, outcomes, metrics, strict=True)
     )
-
-
-def _say_recipe(
-    specs: Sequence[TaskSpec],
-    each: Sequence[Settings],
-    datasets: Sequence[Dataset],
-    base: Base,
-    given: Mapping[str, Any],
-    say: Say,
-) -> None:
-    """Say once, of all tasks, that there is a recipe for so few rows."""
-    told = {
-        spec.name: few_rows_note(dataset, own, base)
-        for spec, dataset, own in zip(specs, datasets, each, strict=True)
-        if not (given.get("recipe") or spec.settings.get("recipe"))
-    }
-    few = [name for name, note in told.items() if note]
-    if few:
-        others = f" So it is with {', '.join(few[1:9])}{', …' if len(few) > 9 else ''}." if few[1:] else ""
-        say(f"{few[0]}: {told[few[0]]}{others}")
 
 
 def _shared_stage(

@@ -24,8 +24,9 @@ from ia3.errors import RunError, SettingsError, TableError
 from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError, describe_few_rows
 from ia3.report.repeats_plot import draw_repeats
-from ia3.runs.cuts import Whole, read_whole, say_cut, say_recipe, split_options, training_part, worded_by
+from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_part, worded_by
 from ia3.runs.dataset import Dataset, Rows, data_name
+from ia3.runs.few_rows import rows_left
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
@@ -202,8 +203,7 @@ def train_repeats(
     kind = kind_of_base(base, placement, say)
 
     def learned(rows: Rows) -> int:
-        count = len(rows.train.examples) * (1 if eval_source is not None else 1 - eval_fraction)
-        return round(count) if per_label is None else per_label * len(rows.labels)
+        return rows_left(rows, eval_fraction) if per_label is None else per_label * len(rows.labels)
 
     words |= {"eval_source": eval_source, "has_start": start is not None, "learned": learned}
     whole = read_whole(source, base, kind, settings, placement, say, **words)
@@ -213,7 +213,6 @@ def train_repeats(
     whole = worded_by(whole, begun, say)
     datasets = _cut(whole, each, per_label, eval_fraction)
     _say(datasets, whole, say)
-    say_recipe(datasets[0], whole, settings, say)
     names = data_name(source), None if eval_source is None else data_name(eval_source)
     tasks = tuple(
         RunTask(f"seed {own.seed}", f"seed {own.seed}", None, training_part(dataset), own, *names, start=begun)

@@ -140,6 +140,10 @@ class Run:
         ]
         self._evaluate(unknown)
         self.saved_metrics |= {adapter: self.metrics[adapter] for adapter in unknown if adapter in self.metrics}
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            is_unmeasured = outcome.is_stopped and task.settings.eval_strategy == "end"  # stopped before its only look
+            if is_unmeasured and task.adapter in unknown and task.folder is not None:
+                self.write_best(task, outcome, task.folder)
         metrics = [self.saved_metrics.get(task.adapter) for task in tasks]
         if not self.setup.is_named:
             self._draw(metrics[0])

@@ -10,7 +10,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from ia3.bases.loading import Base
 from ia3.data.template_sets import TemplateLike, templates_of
 from ia3.errors import RunError, SettingsError, near_matches
+from ia3.inference.metrics import Metrics
 from ia3.inference.outputs import open_output
 from ia3.report.many_plots import curve_of, draw_groups
 from ia3.runs.dataset import Answers, check_answers, data_name, encode_rows, read_rows
@@ -288,7 +289,7 @@ def sweep(
         outcomes = run.train(resume=resume)
         metrics = run.finish(outcomes)
         results = [
-            VariantResult(v, o, None if m is None else m.accuracy)
+            VariantResult(v, _measured(o, m), None if m is None else m.accuracy)
             for v, o, m in zip(variants, outcomes, metrics, strict=True)
         ]
         best = _best(results)
@@ -301,6 +302,13 @@ def sweep(
         run.close(outcomes)
     is_stopped = any(outcome.is_stopped for outcome in outcomes)
     return SweepResult(folder, groups, best, is_stopped, (now() - began).total_seconds())
+
+
+def _measured(outcome: Outcome, metrics: Metrics | None) -> Outcome:
+    """Return how a run ended, with the loss that was measured behind it where it was stopped before its only look."""
+    if metrics is None or metrics.loss is None or math.isfinite(outcome.best_loss):
+        return outcome
+    return replace(outcome, best_loss=metrics.loss)
 
 
 def _best(results: Sequence[VariantResult]) -> VariantResult | None:

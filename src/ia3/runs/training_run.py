@@ -18,7 +18,7 @@ from ia3.errors import SettingsError
 from ia3.inference.metrics import Metrics
 from ia3.runs.beginning import begin_row
 from ia3.runs.dataset import Answers, Rows, check_answers, data_name, hold_out, read_rows
-from ia3.runs.few_rows import few_rows_note, with_recipe
+from ia3.runs.few_rows import Planned, recipe_taken, rows_left
 from ia3.runs.folder import check_folder, open_folder
 from ia3.runs.run import ADAPTER, Run
 from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
@@ -27,7 +27,7 @@ from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.runs.wording import encode_worded, read_words, words_of_start
-from ia3.training.recipes import find_recipe
+from ia3.training.recipes import HELD_OUT, find_recipe
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -147,8 +147,8 @@ def train_adapter(
     )
     check_answers(rows, kind)
     check_weights(rows, chosen)
-    count = round(len(rows.train.examples) * (1 - (eval_fraction or 0)))
-    settings = with_recipe(settings, base, kind, [(rows, count)], say, has_start=start is not None)
+    count = rows_left(rows, HELD_OUT if eval_fraction is None else eval_fraction)
+    settings |= recipe_taken([Planned(rows, settings, count, start is not None)], base, kind, say)
     chosen = settings_for(kind, has_start=start is not None, **settings)
     fraction = find_recipe(chosen.recipe).eval_fraction if eval_fraction is None else eval_fraction
     rows = hold_out(rows, fraction, chosen.seed)
@@ -158,8 +158,7 @@ def train_adapter(
     begun = None if start is None else read_start(start, loaded)  # before an earlier run is replaced
     words = words or words_of_start(begun, rows, loaded, say)
     dataset = encode_worded(rows, loaded, chosen, words, max_length, say)
-    hint = "" if settings.get("recipe") else few_rows_note(dataset, chosen, loaded)
-    for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines(), *filter(None, [hint])):
+    for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines()):
         say(sentence)
     names = data_name(source), _eval_name(eval_source)
     with open_folder(folder, resume=resume, overwrite=overwrite):

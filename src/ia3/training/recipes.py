@@ -63,7 +63,8 @@ def suggest_recipe(kind: Kind, rows: int, labels: int, parameters: int, steps: i
 def leaves_open(given: Mapping[str, Any], kind: Kind) -> bool:
     """Whether settings leave the recipe open: none is named, and nothing is given that one for few rows decides.
 
-    Who sets a rate or a number of steps has the defaults in mind, which stay beside it.
+    Who sets a rate or a number of steps has the defaults in mind, which stay beside it. Patience needs rows held out,
+    and compiled blocks take no losses over choices, so that these go with the defaults as well.
 
     Args:
         given: Settings by name; None counts as not given.
@@ -73,8 +74,9 @@ def leaves_open(given: Mapping[str, Any], kind: Kind) -> bool:
         >>> leaves_open({"seed": 3}, "causal"), leaves_open({"epochs": 3}, "causal")
         (True, False)
     """
-    decided = {"recipe", "epochs", *find_recipe(FOR_FEW_ROWS).changes_for(kind)}
-    return not any(name in decided for name, value in given.items() if value is not None)
+    decided = {"recipe", "epochs", "patience", *find_recipe(FOR_FEW_ROWS).changes_for(kind)}
+    is_compiled = given.get("compile") == "on"
+    return not is_compiled and not any(name in decided for name, value in given.items() if value is not None)
 
 
 def recipe_note(kind: Kind, rows: int, labels: int, parameters: int, steps: int) -> str:
