@@ -63,7 +63,7 @@ def test_the_row_and_its_head_begin_with_the_starts_numbers(
     told: list[str] = []
     run(base(kind), tmp_path / "o", start=source(kind), say=told.append, **STILL)
     assert _distance(tmp_path / "o", source(kind)) < 1e-6 < _distance_from_ones(source(kind))
-    expected = "The vectors start from '" + kind + "', trained on rows"
+    expected = f"The vectors start from '{kind}', trained on 17 rows"
     assert f"{expected}{'; the head as well' if kind == 'encoder' else ''}." in told
     if kind == "encoder":
         assert _distance(tmp_path / "o", source(kind), head=True) < 1e-6

@@ -163,8 +163,10 @@ def _begin_head(attachment: Attachment, head: Head, start: Start, labels: tuple[
 
 
 def _origin(start: Start) -> str:
-    table = (start.adapter.record.get("data") or {}).get("name")
-    return f", trained on {table}" if table else ""
+    data = start.adapter.record.get("data") or {}
+    table, rows = data.get("name"), data.get("rows")
+    where = f" of {table}" if table and table != "rows" else ""
+    return f", trained on {rows:,} rows{where}" if isinstance(rows, int) else ""
 
 
 def _spell(labels: Sequence[str]) -> str:
