@@ -14,7 +14,7 @@ from ia3.bases.kinds import Kind, count_parameters, empty_model
 from ia3.bases.loading import Base, load_config
 from ia3.runs.dataset import Rows
 from ia3.runs.watch import Say
-from ia3.training.recipes import FOR_FEW_ROWS, leaves_open, recipe_note, suggest_recipe
+from ia3.training.recipes import FOR_FEW_ROWS, HELD_OUT, leaves_open, recipe_note, suggest_recipe
 from ia3.training.settings import Settings, settings_for
 
 
@@ -46,8 +46,14 @@ class Planned:
         return suggest_recipe(kind, self.count, len(self.rows.labels), parameters, steps)
 
 
-def rows_left(rows: Rows, fraction: float) -> int:
-    """Return about how many rows are learned from where a share is held out; one outside its range is told later."""
+def rows_left(rows: Rows, fraction: float | None) -> int:
+    """Return about how many rows are learned from where a share is held out; one outside its range is told later.
+
+    Args:
+        rows: Before any are held out.
+        fraction: The share; None for that of the defaults.
+    """
+    fraction = HELD_OUT if fraction is None else fraction
     has_own = rows.held_out is not None or not isinstance(fraction, int | float) or not 0 < fraction < 1
     return round(len(rows.train.examples) * (1 if has_own else 1 - fraction))
 

@@ -35,7 +35,6 @@ from ia3.runs.start import Start, read_starts
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import TaskSpec, filled_spec, specs_of
 from ia3.runs.watch import Say, Watch
-from ia3.training.recipes import HELD_OUT
 from ia3.training.records import Event, read_events
 from ia3.training.sampling import Sampling, draw_shared
 from ia3.training.settings import settings_for
@@ -145,10 +144,9 @@ def train_tasks(
     given = [{**settings, **spec.settings} for spec in filled]
     each = [settings_for(kind, has_start=begins, **own) for begins, own in zip(has_start, given, strict=True)]
     rows = read_all(filled, each, kind, skip_bad_rows=skip_bad_rows, drop_duplicates=drop_duplicates)
-    shares = [HELD_OUT if spec.eval_fraction is None else spec.eval_fraction for spec in filled]
     planned = [
-        Planned(one, own, rows_left(one, share), begins, spec.name)
-        for one, own, share, begins, spec in zip(rows, given, shares, has_start, filled, strict=True)
+        Planned(one, own, rows_left(one, spec.eval_fraction), begins, spec.name)
+        for one, own, begins, spec in zip(rows, given, has_start, filled, strict=True)
     ]
     taken = recipe_taken(planned, base, kind, say)
     if taken:

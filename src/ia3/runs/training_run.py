@@ -27,7 +27,7 @@ from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.runs.wording import encode_worded, read_words, words_of_start
-from ia3.training.recipes import HELD_OUT, find_recipe
+from ia3.training.recipes import find_recipe
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -147,7 +147,7 @@ def train_adapter(
     )
     check_answers(rows, kind)
     check_weights(rows, chosen)
-    count = rows_left(rows, HELD_OUT if eval_fraction is None else eval_fraction)
+    count = rows_left(rows, eval_fraction)
     settings |= recipe_taken([Planned(rows, settings, count, start is not None)], base, kind, say)
     chosen = settings_for(kind, has_start=start is not None, **settings)
     fraction = find_recipe(chosen.recipe).eval_fraction if eval_fraction is None else eval_fraction
