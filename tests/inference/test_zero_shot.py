@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ia3
 from ia3.bases.loading import Base, load_base
 from ia3.data.tables import read_table
 from ia3.errors import SettingsError, TemplateError
+from ia3.inference.evaluate import score_encoded
 from ia3.inference.scoring import score_choices
+from ia3.inference.template_search import search_template
 from ia3.inference.zero_shot import load_zero_shot
 from tests.models import save_tiny_base
 
@@ -27,6 +30,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _base(folder: Path, kind: Any) -> Base:
     place = folder / kind if (folder / kind).exists() else save_tiny_base(folder / kind, kind)
     return load_base(place, kind=kind, dtype="float32", device="cpu", say=lambda line: None)
+
+
+@LANGUAGE
+def test_adapters_that_are_on_the_base_have_no_say(kind: str, folder: Path) -> None:
+    base, table = _base(folder, kind), read_table(ROWS)
+    expected = load_zero_shot(base, table).evaluate(table)
+    found = search_template(base, table, ("down", "up"), "sum", seed=0)
+    attachment = ia3.attach(base.model)
+    for name in ("default", "other"):  # one, which a pass without rows would run, and two, which it would refuse
+        if name not in attachment.bank.names:
+            attachment.add(name)
+        attachment.bank.set_vector(name, 20 * attachment.bank.vector(name))
+        assert load_zero_shot(base, table).evaluate(table) == expected
+        assert search_template(base, table, ("down", "up"), "sum", seed=0) == found
+    attachment.bank.remove("other")
+    encoded = list(load_zero_shot(base, table).encoding.encode(table.examples))
+    choices = load_zero_shot(base, table).encoding.choice_ids
+    given: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
+    scores = [
+        score_encoded(base.model, base.kind, encoded, choices, adapter=a, **given) for a in ("default", "__base__")
+    ]
+    assert not np.array_equal(*scores)  # it would have had one
 
 
 @LANGUAGE

@@ -22,6 +22,7 @@ from ia3.data.examples import Example, Origin, Table
 from ia3.data.splits import shuffle_key
 from ia3.data.templates import Template
 from ia3.errors import IA3Error, SettingsError
+from ia3.inference.base_alone import base_alone
 from ia3.inference.calibration import calibrate, content_free_prior
 from ia3.inference.evaluate import Array, score_encoded, softmax
 from ia3.inference.ranking import Ranking, count_tokens, rank_scores
@@ -65,10 +66,11 @@ def search_template(
             except IA3Error:  # it leaves no room for the text, or two labels have the same answer tokens
                 continue
 
-    compare(prompts)
-    if not shares:
-        raise SettingsError("Searching a template: none of the candidates fits the table. Give one: --template T.")
-    compare(target_candidates(_best(shares, gold), labels))
+    with base_alone(base.model):
+        compare(prompts)
+        if not shares:
+            raise SettingsError("Searching a template: none of the candidates fits the table. Give one: --template T.")
+        compare(target_candidates(_best(shares, gold), labels))
     chosen = _best(shares, gold)
     scored = tuple(Candidate(t, _score(found, gold), _accuracy(found, gold)) for t, found in shares.items())
     return Search(chosen, scored, len(examples), _cross_validated(shares, gold))

@@ -18,6 +18,7 @@ from ia3.data.examples import Example, Origin, Table
 from ia3.data.labels import label_set
 from ia3.data.templates import Template, check_template, default_template, parse_template
 from ia3.errors import SettingsError
+from ia3.inference.base_alone import base_alone
 from ia3.inference.calibration import calibrate, content_free_prior
 from ia3.inference.ensemble import Wording, evaluate_wordings
 from ia3.inference.evaluate import TOKEN_BUDGET, Array, Progress, require_answers, score_encoded, softmax
@@ -119,6 +120,12 @@ class ZeroShot:
             MetricsError: If there are no rows, or a number is NaN.
         """
         encoded = list(self.encoding.encode(table.examples))
+        with base_alone(self.base.model):
+            return self._evaluate(table, encoded, is_calibrated, on_progress)
+
+    def _evaluate(
+        self, table: Table, encoded: Sequence[Encoded], is_calibrated: bool, on_progress: Progress | None
+    ) -> Metrics:
         if self.encoding.choices_column is not None:
             return self._evaluate_own(encoded, is_calibrated, on_progress)
         require_answers(encoded, is_closed=True)
