@@ -47,6 +47,7 @@ from ia3.errors import IA3Error, SettingsError
 _QUICK_TEST = 300  # rows
 _TUNING_DRAWS = (100, 101)
 _TUNING_TASK, _TUNING_ROWS = "phrasebank", 16
+_MOST_FURTHER = 3  # rates beyond the three
 _WHAT = """\
 Compare few-shot methods: gemma-3-270m and minilm, four tables of sentiment, 4 to 64 rows a label, five draws each.
 
@@ -61,8 +62,9 @@ Compare few-shot methods: gemma-3-270m and minilm, four tables of sentiment, 4 t
   logistic           logistic regression on the frozen base's mean last hidden state
 
 All get the same rows, words, batch size and steps, and are measured on the same rows. --tune first tries three learning
-rates of every method on rows of their own (two draws of 16 a label of phrasebank; nothing of them is reported); later
-runs with the same --results take the best. Without it the middle one is taken, and the table says so.
+rates of every method on rows of their own (two draws of 16 a label of phrasebank; nothing of them is reported), and up
+to three further ones while the best lies at the edge of what was tried; later runs with the same --results take the
+best. Without it the middle one is taken, and the table says so.
 Each finished run is a line of --results and is not run again, so the command can be stopped and given again. Runs of
 ours with an earlier recipe, or from an earlier start, do not count."""
 
@@ -191,6 +193,25 @@ def _ends_a_line(path: Path) -> bool:
     return not content or content.endswith(b"\n")
 
 
+def tune_rates(
+    bench: Bench, bases: Sequence[str], methods: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Result]:
+    """Try three learning rates for each method that has one, and further ones while the best lies at their edge.
+
+    Returns:
+        All results by key, those of other runs too.
+    """
+    results = run_cells(bench, list(tuning_cells(bases, methods)), say)
+    for base in bases:
+        for method in methods:
+            for _ in range(_MOST_FURTHER):
+                rate = rate_beyond(results, base, method)
+                if rate is None:
+                    break
+                results = run_cells(bench, [_tuning_cell(base, method, draw, rate) for draw in _TUNING_DRAWS], say)
+    return results
+
+
 def tuning_cells(bases: Sequence[str], methods: Sequence[str]) -> Iterator[Cell]:
     """Yield the runs that try learning rates: three for each method that has one, on the same two draws."""
     for draw in _TUNING_DRAWS:
@@ -198,7 +219,22 @@ def tuning_cells(bases: Sequence[str], methods: Sequence[str]) -> Iterator[Cell]
             kind = "encoder" if base == "minilm" else "causal"
             for method in methods:
                 for rate in RATES.get(method, {}).get(kind, ()):
-                    yield Cell(base, _TUNING_TASK, _TUNING_ROWS, draw, method, rate)
+                    yield _tuning_cell(base, method, draw, rate)
+
+
+def _tuning_cell(base: str, method: str, draw: int, rate: float) -> Cell:
+    return Cell(base, _TUNING_TASK, _TUNING_ROWS, draw, method, rate)
+
+
+def rate_beyond(results: Mapping[str, Result], base: str, method: str) -> float | None:
+    """Return the rate that comes after the best one where that is the lowest or highest tried; None where it is not."""
+    own = [r for r in results.values() if (r["base"], r["method"]) == (base, method) and r["accuracy"] is not None]
+    tried = sorted({result["rate"] for result in own if result.get("rate") is not None})
+    if len(tried) < 2:
+        return None
+    ends = {tried[0]: tried[0] ** 2 / tried[1], tried[-1]: tried[-1] ** 2 / tried[-2]}
+    beyond = ends.get(best_rates(results)[base, method])
+    return None if beyond is None else float(f"{beyond:.3g}")
 
 
 def best_rates(results: Mapping[str, Result]) -> dict[tuple[str, str], float]:
@@ -237,8 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = list(make_cells(bases, tasks, options.per_label, options.draws, methods, is_quick=options.quick))
         most = _QUICK_TEST if options.quick else None
         bench = Bench(find_table(options.data).parent.parent, options.results, options.starts, most)
-        tried = list(tuning_cells(bases, methods)) if options.tune else []
-        results = read_results(options.results) if options.report else run_cells(bench, [*tried, *wanted], _say)
+        if options.tune and not options.report:
+            tune_rates(bench, bases, methods, _say)
+        results = read_results(options.results) if options.report else run_cells(bench, wanted, _say)
     except IA3Error as error:
         print(f"benchmarks.fewshot: {error}", file=sys.stderr)
         return 2
@@ -276,7 +313,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--per-label", nargs="+", type=int, default=[*PER_LABEL], metavar="N", help="rows of each label (%(default)s)")
     add("--draws", type=int, default=DRAWS, metavar="N", help="draws of each (%(default)s)")
     add("--quick", action="store_true", help=f"measure on {_QUICK_TEST} rows at most")
-    add("--tune", action="store_true", help="try three learning rates of each method first, on rows of their own")
+    add("--tune", action="store_true", help="try learning rates of each method first, on rows of their own")
     add("--report", action="store_true", help="run nothing, tell what is there")
     add("--results", type=Path, default=Path("fewshot.jsonl"), help="file of finished runs (%(default)s)")
     add("--starts", type=Path, default=Path("fewshot-starts"), help="folder of pre-trained starts (%(default)s)")

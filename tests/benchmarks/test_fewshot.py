@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fewshot, fewshot_data, fewshot_methods, fewshot_rivals, starts
-from benchmarks.fewshot import Bench, best_rates, main, read_results, run_cells, tuning_cells
+from benchmarks.fewshot import Bench, best_rates, main, rate_beyond, read_results, run_cells, tune_rates, tuning_cells
 from benchmarks.fewshot_data import TASKS, Cell, make_cells, read_parts, rows_of
 from benchmarks.fewshot_report import missing_lines, quartiles, summarise, table_lines
 from benchmarks.fewshot_rivals import draw_pairs
@@ -160,6 +160,24 @@ def test_every_method_with_a_rate_tries_as_many() -> None:
     cells = list(tuning_cells(["minilm", "gemma-3-270m"], list(fewshot_methods.METHODS)))
     tried = {(c.base, c.method): sum((o.base, o.method) == (c.base, c.method) for o in cells) for c in cells}
     assert set(tried.values()) == {6} and ("minilm", "setfit") in tried and ("gemma-3-270m", "peft-lora") in tried
+
+
+def test_rates_go_on_while_the_best_lies_at_their_edge(
+    data: Path, tmp_path: Path, counted: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def results(*accuracies: tuple[float, float]) -> dict[str, Any]:
+        return {str(r): {"base": "b", "method": "lm", "rate": r, "accuracy": a} for r, a in accuracies}
+
+    assert rate_beyond(results((0.004, 0.5), (0.008, 0.6), (0.016, 0.7)), "b", "lm") == 0.032
+    assert rate_beyond(results((0.004, 0.7), (0.008, 0.6), (0.016, 0.7)), "b", "lm") == 0.002
+    assert rate_beyond(results((0.004, 0.6), (0.008, 0.7), (0.016, 0.6)), "b", "lm") is None
+    assert rate_beyond(results((0.004, 0.6)), "b", "lm") is rate_beyond({}, "b", "lm") is None
+    assert rate_beyond(results((0.004, 0.7), (0.008, 0.6)), "b", "peft-ia3") is None
+    monkeypatch.setattr(fewshot, "_TUNING_TASK", "reviews")
+    monkeypatch.setattr(fewshot, "_TUNING_ROWS", 2)
+    bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
+    tune_rates(bench, ["b"], ["lm"], lambda line: None)  # all rates are equally good, so the lower one is, three times
+    assert counted == [0.01, 0.02, 0.04] * 2 + [0.005] * 2 + [0.0025] * 2 + [0.00125] * 2
 
 
 # -- what is told -----------------------------------------------------------------------------------------------------
