@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from ia3.core.attach import attachment_of
-from ia3.errors import BankError
+from ia3.core.attach import Attachment, attach, attachment_of
+from ia3.core.bank import Bank
+from ia3.core.discovery import find_plan
+from ia3.core.fast.acceleration import accelerated
+from ia3.errors import BankError, PlanError
 
 
 @contextmanager
 def base_alone(model: nn.Module) -> Iterator[None]:
-    """Have passes of a model be those of the base inside, whatever adapters are on it."""
-    disabled: AbstractContextManager[None] = nullcontext()
-    with suppress(BankError):  # it has no bank
-        disabled = attachment_of(model).disabled()
-    with disabled:
+    """Have passes of a model be those of the base inside, whatever adapters are on it, and the faster ones.
+
+    Faster passes belong to a bank, so that a model without one has an empty one inside. A model that no vector can be
+    placed in keeps its own passes.
+    """
+    with ExitStack() as stack:
+        attachment = _attachment(model, stack)
+        if attachment is not None:
+            stack.enter_context(accelerated(attachment))
+            stack.enter_context(attachment.disabled())
         yield
+
+
+def _attachment(model: nn.Module, stack: ExitStack) -> Attachment | None:
+    """Return the handle of a model's bank, of an empty one that goes with the stack, or None."""
+    try:
+        return attachment_of(model)
+    except BankError:
+        pass
+    try:
+        attachment = attach(model, Bank(find_plan(model)))
+    except PlanError:
+        return None
+    stack.callback(attachment.detach)
+    return attachment
