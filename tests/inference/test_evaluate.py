@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.evaluate import (
+    HeldOut,
     evaluate_encoded,
     evaluating,
     length_batches,
+    metrics_of,
     score_encoded,
+    score_together,
     softmax,
     sum_target_losses,
 )
@@ -118,6 +122,22 @@ def test_no_token_budget_changes_a_number(kind: str, budget: int) -> None:
 
     assert math.isclose(small.loss, usual.loss, abs_tol=1e-9)
     assert small.confusion == usual.confusion
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_parts_with_other_words_for_the_labels_are_one_table(kind: Any) -> None:
+    model, words = make_model(KINDS[kind], torch.float64), [CHOICES, [(7, 1), (8, 3, 8, 1), (3, 1)]]
+    rows = [rows_of(kind), [replace(e, target_ids=words[1][e.choice]) for e in rows_of(kind, 17)[9:]]]
+    parts = [HeldOut(own, ids, LABELS, None, "mean") for own, ids in zip(rows, words, strict=True)]
+    scored = score_together(model, kind, parts, **options_of(kind, model))
+
+    each = [metrics_of(kind, [part], [own]) for part, own in zip(parts, scored, strict=True)]
+    together = metrics_of(kind, parts, scored)
+
+    assert together.rows == 17 and np.array_equal(together.confusion, sum(np.array(one.confusion) for one in each))
+    tokens = [sum(len(e.target_ids) for e in own) for own in rows]
+    expected = sum((one.loss or 0) * count for one, count in zip(each, tokens, strict=True)) / sum(tokens)
+    assert together.loss == pytest.approx(expected, rel=1e-12)
 
 
 @settings(deadline=None)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from ia3.bases.loading import Base, load_base
+from ia3.data.examples import choose_examples
 from ia3.data.tables import read_table
 from ia3.errors import SettingsError, TemplateError
 from ia3.inference import template_search
+from ia3.inference.evaluate import score_encoded
 from ia3.inference.template_search import search_template
 from ia3.inference.zero_shot import load_zero_shot
 from ia3.runs.training_run import train_adapter
@@ -60,7 +62,7 @@ def test_the_rows_that_are_read_are_bounded_and_of_all_labels(base_of: Any, monk
     monkeypatch.setattr(template_search, "MOST_ROWS", 5)
     seen: list[list[str]] = []
 
-    def shares(base: Any, table: Any, labels: Any, template: Any, ranking: Any, examples: Any) -> Any:
+    def shares(base: Any, table: Any, labels: Any, template: Any, ranking: Any, examples: Any, known: Any) -> Any:
         seen.append([example.label for example in examples])
         return np.full((len(examples), 2), 0.5)
 
@@ -69,6 +71,26 @@ def test_the_rows_that_are_read_are_bounded_and_of_all_labels(base_of: Any, monk
 
     assert seen == [["Down", "Up", "Down", "Up", "Down"]] * 13
     assert found.template == found.candidates[0].template  # of equal ones the first
+
+
+def test_what_one_search_has_read_a_further_one_of_the_table_reads_no_more(
+    base_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, table, known = base_of("causal"), read_table(ROWS), {}  # type: ignore[var-annotated]
+    part, other = choose_examples(table, range(12)), choose_examples(table, range(6, 18))
+    search_template(base, part, LABELS, "sum", seed=0, known=known)
+    alone = search_template(base, other, LABELS, "sum", seed=0)
+    read: list[int] = []
+
+    def counted(model: Any, kind: Any, encoded: Any, *args: Any, **options: Any) -> Any:
+        read.append(len(encoded))
+        return score_encoded(model, kind, encoded, *args, **options)
+
+    monkeypatch.setattr(template_search, "score_encoded", counted)
+    found = search_template(base, other, LABELS, "sum", seed=0, known=known)
+    assert set(read[:12]) == {6}  # and no text without content again
+    assert found.template == alone.template and found.cross_validated == alone.cross_validated
+    assert [one.score for one in found.candidates] == pytest.approx([one.score for one in alone.candidates], abs=1e-5)
 
 
 def test_what_is_chosen_on_other_rows_is_what_cross_validation_measures() -> None:
@@ -104,5 +126,5 @@ def test_what_cannot_be_searched_is_told(base_of: Any, tmp_path: Path) -> None:
         SettingsError, match=r"the answers are free text, expected one label set\. Give one: --template"
     ):
         search_template(base_of("causal"), table, (), "sum", seed=0)
-    with pytest.raises(TemplateError, match="'auto' searches one for one run on one table, and stands alone"):
+    with pytest.raises(TemplateError, match="'auto' searches one on rows that a run learns from, and stands alone"):
         train_adapter(ROWS, base_of("causal"), tmp_path / "o", template=["auto", "{{ text }}"])

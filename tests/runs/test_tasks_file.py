@@ -95,7 +95,7 @@ def test_what_is_no_template_is_told_with_its_line(folder: Path) -> None:
         "tasks.yaml:4: templates: number 2: it is '3', expected a text with {{ text }}, or prompt and target",
         "tasks.yaml:7: Reading the templates: the 1. and the 2. are the same, '{{ text }}'. Leave one of them out",
         f"tasks.yaml:8: Reading the templates of {folder / 'none.yaml'}: it cannot be read (No such file or directory)",
-        "tasks.yaml:9: Reading the templates: 'auto' searches one for one run on one table, and stands alone.",
+        "tasks.yaml:9: Reading the templates: 'auto' searches one on rows that a run learns from, and stands",
         "tasks.yaml:10: Reading the template '",
         "tasks.yaml:10: templates is {}, expected a list of templates, or the name of a file of one",
     ], start=1):  # fmt: skip

@@ -48,8 +48,8 @@ def templates_of(given: TemplateLike | Sequence[TemplateLike] | None) -> tuple[T
         return ()
     if is_auto(given) or (not isinstance(given, Template | str) and AUTO in given):
         raise TemplateError(
-            "Reading the templates: 'auto' searches one for one run on one table, and stands alone. Give templates, or "
-            "leave the others, --repeat and --folds out."
+            "Reading the templates: 'auto' searches one on rows that a run learns from, and stands alone. Give "
+            "templates, or leave the others out."
         )
     several = [given] if isinstance(given, Template | str) else list(given)
     found = tuple(parse_template(one) if isinstance(one, str) else one for one in several)

@@ -133,7 +133,7 @@ def evaluate_together(
         token_budget=token_budget,
         on_progress=on_progress,
     )
-    return [metrics_of(kind, part, scored) for part, scored in zip(parts, parts_scored, strict=True)]
+    return [metrics_of(kind, [part], [scored]) for part, scored in zip(parts, parts_scored, strict=True)]
 
 
 def score_together(
@@ -192,30 +192,43 @@ def _adapters_of(parts: Sequence[HeldOut]) -> Adapters | None:
     return [part.adapter for part in parts for _ in part.encoded if part.adapter is not None]
 
 
-def metrics_of(kind: Kind, part: HeldOut, scored: Array) -> Metrics:
+def metrics_of(kind: Kind, parts: Sequence[HeldOut], scored: Sequence[Array]) -> Metrics:
     """Return the metrics of rows from the scores of their choices, or for free text the losses of their targets.
 
     Args:
         kind: Kind of the base.
-        part: The rows.
-        scored: As `score_encoded` gives it, shape (rows, choices), or as `target_losses`, shape (rows,).
+        parts: The rows, at least one part; what differs between parts is the words of their labels' answers alone.
+        scored: Of each part, as `score_together` gives them.
     """
-    gold = [e.choice for e in part.encoded]
-    if _mode(part) == "choices":
-        right = float(-scored[np.arange(len(gold)), gold].sum())
-        loss = right / sum(len(e.target_ids) for e in part.encoded)
-        lengths = count_own_tokens(part.encoded)  # rows that were scored with these may have more choices
-        return score_own_choices(gold, rank_scores(scored[:, : lengths.shape[1]], lengths, part.ranking), loss)
-    if not part.labels:
-        return score_loss(len(gold), float(scored.sum()) / max(1, sum(len(e.target_ids) for e in part.encoded)))
-    scores = scored[:, : len(part.labels)]
-    right = float(-scores[np.arange(len(gold)), gold].sum()) if gold else 0.0
+    first, encoded = parts[0], [e for part in parts for e in part.encoded]
+    gold, rows = [e.choice for e in encoded], np.arange(len(encoded))
+    targets = sum(len(e.target_ids) for e in encoded)
+    if _mode(first) == "choices":
+        scores = np.concatenate(scored)
+        lengths = count_own_tokens(encoded)  # rows that were scored with these may have more choices
+        ranks = rank_scores(scores[:, : lengths.shape[1]], lengths, first.ranking)
+        return score_own_choices(gold, ranks, float(-scores[rows, gold].sum()) / targets)
+    if not first.labels:
+        return score_loss(len(gold), float(np.concatenate(scored).sum()) / max(1, targets))
+    own = [one[:, : len(first.labels)] for one in scored]
+    right = float(-np.concatenate(own)[rows, gold].sum()) if gold else 0.0
     unit: LossUnit = "example" if kind == "encoder" else "token"
-    targets = len(gold) if kind == "encoder" else sum(len(part.choice_ids[choice]) for choice in gold)
-    loss = right / max(1, targets)
-    ranks = rank_scores(scores, count_tokens(part.choice_ids), part.ranking)
+    if kind == "encoder":
+        targets = len(gold)
+    else:
+        targets = sum(len(part.choice_ids[e.choice]) for part in parts for e in part.encoded)
+    ranks = np.concatenate(
+        [rank_scores(one, count_tokens(part.choice_ids), part.ranking) for part, one in zip(parts, own, strict=True)]
+    )
     return score_ranks(
-        part.labels, gold, ranks, loss, unit, part.temperature, is_fitted=part.is_fitted, usual=part.usual
+        first.labels,
+        gold,
+        ranks,
+        right / max(1, targets),
+        unit,
+        first.temperature,
+        is_fitted=first.is_fitted,
+        usual=first.usual,
     )
 
 

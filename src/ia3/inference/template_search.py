@@ -30,6 +30,10 @@ from ia3.inference.ranking import Ranking, count_tokens, rank_scores
 MOST_ROWS = 32  # that each candidate is scored on
 _FOLDS = 4
 
+# What is known of a table from one search for the next: by candidate and row what the labels are compared by, shape
+# (labels,), and by candidate alone what that is behind texts without content.
+Known = dict[tuple[Template, Origin | None], Array]
+
 
 def search_template(
     base: Base,
@@ -38,6 +42,7 @@ def search_template(
     ranking: Ranking,
     seed: int,
     say: Callable[[str], None] = lambda line: None,
+    known: Known | None = None,
 ) -> Search:
     """Return the template that a base understands best, with the scores of all candidates.
 
@@ -48,6 +53,7 @@ def search_template(
         ranking: What the labels are compared by.
         seed: Decides which rows are read.
         say: Told what is done.
+        known: Filled, and used by a further search on rows of the same table with the same base, labels and ranking.
 
     Raises:
         SettingsError: For an encoder, free text, or rows with choices of their own.
@@ -58,11 +64,12 @@ def search_template(
     say(f"Comparing {len(prompts)} prompts on {len(examples)} training rows.")
     gold = np.array([labels.index(example.label or "") for example in examples])
     shares: dict[Template, Array] = {}
+    known = {} if known is None else known
 
     def compare(templates: Sequence[Template]) -> None:
         for template in templates:
             try:
-                shares[template] = _shares(base, table, labels, template, ranking, examples)
+                shares[template] = _shares(base, table, labels, template, ranking, examples, known)
             except IA3Error:  # it leaves no room for the text, or two labels have the same answer tokens
                 continue
 
@@ -100,7 +107,13 @@ def _draw(table: Table, labels: Sequence[str], seed: int) -> list[Example]:
 
 
 def _shares(
-    base: Base, table: Table, labels: Sequence[str], template: Template, ranking: Ranking, examples: Sequence[Example]
+    base: Base,
+    table: Table,
+    labels: Sequence[str],
+    template: Template,
+    ranking: Ranking,
+    examples: Sequence[Example],
+    known: Known,
 ) -> Array:
     """Return the calibrated probability of each label behind each row, shape (rows, labels)."""
     longest = longest_input(base.tokenizer, base.model.config)
@@ -117,7 +130,12 @@ def _shares(
     def without_content(texts: Sequence[str]) -> Array:
         return ranks([Example(t, None, dict.fromkeys(table.columns, t), Origin("<content-free>", 1)) for t in texts])
 
-    return softmax(calibrate(ranks(examples), content_free_prior(without_content)))
+    new = [example for example in examples if (template, example.origin) not in known]
+    if new:
+        known |= {(template, row.origin): own for row, own in zip(new, ranks(new), strict=True)}
+    if (template, None) not in known:
+        known[template, None] = content_free_prior(without_content)
+    return softmax(calibrate(np.stack([known[template, row.origin] for row in examples]), known[template, None]))
 
 
 def _score(shares: Array, gold: Any) -> float:

@@ -7,28 +7,22 @@ nothing. This file brings rooms together; what the cuts are, `repeat` and `folds
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.data.examples import Table
-from ia3.data.template_sets import TemplateLike, templates_of
-from ia3.runs.dataset import (
-    Answers,
-    Dataset,
-    Rows,
-    check_answers,
-    encode_rows,
-    read_rows,
-)
+from ia3.data.template_sets import AUTO, TemplateLike
+from ia3.inference.template_search import Known
+from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, read_rows
 from ia3.runs.few_rows import Planned, recipe_taken
 from ia3.runs.run_base import Placement, in_order_of, load_for, settled
 from ia3.runs.start import Start
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
-from ia3.runs.wording import words_of_start
+from ia3.runs.wording import Words, encode_worded, read_words, words_of_start
 from ia3.training.settings import Settings, settings_for
 
 _WORDS = ("text", "label", "choices", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
@@ -41,33 +35,46 @@ class Whole:
     Attributes:
         base: The base.
         rows: All rows; `held_out` is the eval table, None without one.
-        template: The words around text and label, one or several; None for those of the kind of base.
+        words: Around text and label; `auto` has each cut search them on the rows that it learns from.
         max_length: Most tokens of an example; None for what the base reads.
         settings: Of all runs.
+        known: What searches on other cuts have found out of the base.
     """
 
     base: Base
     rows: Rows
-    template: Sequence[TemplateLike] | None
+    words: Words
     max_length: int | None
     settings: Settings
+    known: Known = field(default_factory=dict)
 
     @property
     def is_closed(self) -> bool:
         """Whether an answer is one of some choices: those of the table, or of its row."""
         return bool(self.rows.labels) or self.rows.train.choices_column is not None
 
-    def encode(self, train: Table, measured: Table | None) -> Dataset:
-        """Return a cut as token ids: the rows it learns from, and the rows it is measured on."""
-        rows = Rows(train, measured, self.rows.labels, ())
-        base = self.base
-        words: dict[str, Any] = {"template": self.template, "max_length": self.max_length}
-        return encode_rows(rows, base.tokenizer, base.model.config, base.kind, **words)
+    def encode(self, train: Table, measured: Table | None, settings: Settings | None = None) -> Dataset:
+        """Return a cut as token ids: the rows it learns from, and the rows it is measured on.
+
+        Args:
+            train: The former.
+            measured: The latter.
+            settings: Of its run; None for those of all.
+        """
+        rows, own = Rows(train, measured, self.rows.labels, ()), settings or self.settings
+        return encode_worded(rows, self.base, own, self.words, self.max_length, _silent, known=self.known)
 
 
 def worded_by(whole: Whole, start: Start | None, say: Say) -> Whole:
     """Return a table with the words that its start learned with, where none were given and they fit."""
-    return replace(whole, template=whole.template or words_of_start(start, whole.rows, whole.base, say) or None)
+    whole = replace(whole, words=whole.words or words_of_start(start, whole.rows, whole.base, say))
+    if whole.words == AUTO:
+        say("Each run searches its template on the rows that it learns from.")
+    return whole
+
+
+def _silent(sentence: str) -> None:
+    """Take a sentence that is the same for every cut."""
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -117,7 +124,7 @@ def read_whole(
         skip_bad_rows: Leave bad rows out.
         drop_duplicates: Leave eval rows out whose text is trained on.
     """
-    words = templates_of(template) or None
+    words = read_words(template)
     settings = settings_for(kind, has_start=has_start, **given)
     rows = read_rows(
         source,

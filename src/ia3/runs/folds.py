@@ -18,7 +18,7 @@ from ia3.bases.loading import Base
 from ia3.data.draws import make_folds
 from ia3.data.examples import choose_examples
 from ia3.errors import RunError
-from ia3.inference.evaluate import HeldOut, metrics_of, score_encoded, target_losses
+from ia3.inference.evaluate import HeldOut, metrics_of, score_together
 from ia3.inference.metrics import Metrics, describe_few_rows
 from ia3.report.many_plots import draw_tasks
 from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_part, worded_by
@@ -207,30 +207,19 @@ def _measure(
     base: Base, tasks: Sequence[RunTask], datasets: Sequence[Dataset], outcomes: Sequence[Outcome]
 ) -> tuple[Metrics, tuple[Metrics | None, ...]]:
     """Return the metrics of all folds' rows together, and of each fold."""
-    sound = [place for place, outcome in enumerate(outcomes[:-1]) if outcome.best_epoch]
-    encoded = [row for place in sound for row in datasets[place].held_out]
-    names = [tasks[place].adapter for place in sound for _ in datasets[place].held_out]
-    encoding, ranking = datasets[-1].encoding, tasks[-1].ranking
     usual = tasks[-1].usual_temperature(outcomes[-1].steps)
-    given: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id, "adapter": names}
-    if encoding.labels or encoding.choices_column is not None:
-        asked = encoding.choice_ids if encoding.labels else None  # else each row has its own
-        scored = score_encoded(base.model, base.kind, encoded, asked, **given)
-    else:
-        scored = target_losses(base.model, base.kind, encoded, **given)
-
-    def measure(start: int, end: int, *, is_fitted: bool) -> Metrics:
-        rows = encoded[start:end], encoding.choice_ids, encoding.labels
-        part = HeldOut(*rows, None, ranking, is_fitted=is_fitted, usual=usual)
-        return metrics_of(base.kind, part, scored[start:end])
-
-    each: list[Metrics | None] = [None] * (len(outcomes) - 1)
-    start = 0
-    for place in sound:
-        end = start + len(datasets[place].held_out)
-        each[place] = measure(start, end, is_fitted=False)
-        start = end
-    return measure(0, len(encoded), is_fitted=True), tuple(each)
+    parts = {
+        place: HeldOut(d.held_out, d.encoding.choice_ids, d.encoding.labels, t.adapter, t.ranking, usual=usual)
+        for place, (t, d, o) in enumerate(zip(tasks[:-1], datasets[:-1], outcomes[:-1], strict=True))
+        if o.best_epoch
+    }
+    options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
+    scored = score_together(base.model, base.kind, [*parts.values()], **options)
+    each = {
+        place: metrics_of(base.kind, [part], [own]) for (place, part), own in zip(parts.items(), scored, strict=True)
+    }
+    fitted = [replace(part, is_fitted=True) for part in parts.values()]
+    return metrics_of(base.kind, fitted, scored), tuple(each.get(place) for place in range(len(outcomes) - 1))
 
 
 def _save(run: Run, task: RunTask, outcome: Outcome, metrics: Metrics, each: Sequence[Metrics | None]) -> None:

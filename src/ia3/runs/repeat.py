@@ -285,7 +285,7 @@ def _cut(whole: Whole, each: Sequence[Settings], per_label: int | None, fraction
                 f"Planning the repeats: {per_label} rows of each label are all {len(table.examples)} rows of the "
                 "table, none is left to measure on. Draw fewer (--per-label), or give --eval."
             )
-        found.append(whole.encode(train, measured))
+        found.append(whole.encode(train, measured, own))
     return found
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ia3.bases.loading import Base
-from ia3.data.template_sets import TemplateLike, templates_of
+from ia3.data.template_sets import TemplateLike
 from ia3.errors import RunError, SettingsError, near_matches
 from ia3.inference.metrics import Metrics
 from ia3.inference.outputs import open_output
 from ia3.report.many_plots import curve_of, draw_groups
-from ia3.runs.dataset import Answers, check_answers, data_name, encode_rows, read_rows
+from ia3.runs.dataset import Answers, check_answers, data_name, read_rows
 from ia3.runs.folder import CURVES, RECORD, SWEEP, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
 from ia3.runs.run import Run
@@ -30,6 +30,7 @@ from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say, Watch
+from ia3.runs.wording import encode_worded, read_words
 from ia3.training.loop import OF_THE_RUN
 from ia3.training.recipes import HELD_OUT
 from ia3.training.records import Event, read_events
@@ -227,7 +228,7 @@ def sweep(
         text: Name of the text column.
         label: Name of the label column.
         choices: Name of the column with each row's own choices.
-        template: Prompt and target, one or several.
+        template: Prompt and target, one or several; `auto` searches one for all runs.
         answers: Whether the labels are a closed set or free text.
         max_length: Most tokens of an example.
         dtype: Of the base.
@@ -256,7 +257,7 @@ def sweep(
     if eval_source is None and eval_fraction == 0:
         raise SettingsError("Planning the sweep: nothing is held out to compare on. Give --eval-fraction or --eval.")
     check_folder(folder, resume=resume, overwrite=overwrite)
-    words = templates_of(template)
+    words = read_words(template)
     placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
     kind = kind_of_base(base, placement, say)
     each = [settings_for(kind, **{**settings, **variant.changes}) for variant in variants]
@@ -278,7 +279,7 @@ def sweep(
     loaded = load_for(base, kind, [rows], placement, each, say)
     each = [settled(own, loaded) for own in each]
     rows = in_order_of(loaded, rows)
-    dataset = encode_rows(rows, loaded.tokenizer, loaded.model.config, kind, template=words, max_length=max_length)
+    dataset = encode_worded(rows, loaded, each[0], words, max_length, say)
     say(f"{len(variants)} runs of {len(dataset.train)} rows.")
     for sentence in (*rows.notes, *dataset.notes):
         say(sentence)

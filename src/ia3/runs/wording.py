@@ -14,7 +14,7 @@ from ia3.data.template_sets import AUTO, TemplateLike, is_auto, templates_of
 from ia3.data.templates import Template, check_template
 from ia3.errors import TemplateError
 from ia3.inference.recorded import Recorded
-from ia3.inference.template_search import search_template
+from ia3.inference.template_search import Known, search_template
 from ia3.runs.dataset import Dataset, Rows, encode_rows
 from ia3.runs.start import Start
 from ia3.runs.watch import Say
@@ -75,6 +75,7 @@ def encode_worded(
     max_length: int | None,
     say: Say,
     seen: dict[str, tuple[int, ...]] | None = None,
+    known: Known | None = None,
 ) -> Dataset:
     """Return rows as token ids of a base, in the words given, or in those that are searched on the training rows.
 
@@ -86,6 +87,7 @@ def encode_worded(
         max_length: Most tokens of an example; None for the base's own limit.
         say: Told that a template is searched.
         seen: As for `encode_rows`.
+        known: As for `search_template`.
 
     Raises:
         TemplateError: If a template does not fit the table.
@@ -94,7 +96,7 @@ def encode_worded(
     search = None
     if words == AUTO:
         ranking = ranking_for(settings.losses, base.kind)
-        search = search_template(base, rows.train, rows.labels, ranking, settings.seed, say)
+        search = search_template(base, rows.train, rows.labels, ranking, settings.seed, say, known)
         words = (search.template,)
     tokenizer, config = base.tokenizer, base.model.config
     dataset = encode_rows(rows, tokenizer, config, base.kind, template=words, max_length=max_length, seen=seen)
