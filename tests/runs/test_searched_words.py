@@ -17,6 +17,7 @@ from ia3.runs import wording
 from ia3.runs.folds import train_folds
 from ia3.runs.repeat import train_repeats
 from ia3.runs.sweep import sweep
+from ia3.runs.training_run import train_adapter
 from tests.runs.trials import ROWS
 
 BaseFolder = Callable[..., Path]
@@ -26,7 +27,13 @@ WORDS = (Template("{{ text }} A:", "{{ label }}"), Template("{{ text }} B:", "it
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("folds.draw_tasks", "repeat.draw_repeats", "run.draw_confusion", "run.draw_reliability"):
+    for name in (
+        "folds.draw_tasks",
+        "repeat.draw_repeats",
+        "run.draw_confusion",
+        "run.draw_reliability",
+        "run.draw_curves",
+    ):
         monkeypatch.setattr(f"ia3.runs.{name}", lambda *args: None)
 
 
@@ -97,3 +104,33 @@ def test_what_was_searched_is_in_the_record(command: str, base: BaseFolder, tmp_
     assert record["template"]["prompt"] == best["prompt"] and record["template"]["target"] == best["target"]
     assert sum(line.startswith(words[0]) for line in said) == 1
     assert any("templates the base understands this one best" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "is_searched"),
+    [
+        ("causal", {"recipe": "t-few-small"}, True),
+        ("seq2seq", {"recipe": "t-few-small"}, True),
+        ("causal", {"recipe": "t-few-small", "template": "{{ text }}"}, False),
+        ("causal", {"recipe": "t-few-small", "answers": "text"}, False),
+        ("causal", {"recipe": "t-few"}, False),
+        ("causal", {"epochs": 1}, False),
+        ("encoder", {"recipe": "t-few-small"}, False),
+    ],
+)
+def test_the_recipe_for_few_rows_searches_where_no_template_is_given(
+    kind: str, given: dict[str, Any], is_searched: bool, base: BaseFolder, tmp_path: Path, searched: list[set[str]]
+) -> None:
+    said: list[str] = []
+    train_adapter(ROWS, base(kind), tmp_path / "o", max_steps=1, say=said.append, **given)
+    assert len(searched) == is_searched == ("template_search" in _record(tmp_path / "o"))
+    told = "No template is given, and --recipe t-few-small searches one. --template has the last word."
+    assert said.count(told) == is_searched
+    assert (_record(tmp_path / "o")["template"]["prompt"] == WORDS[1].prompt) == is_searched
+
+
+def test_the_words_of_a_start_go_before_a_search(base: BaseFolder, tmp_path: Path, searched: list[set[str]]) -> None:
+    words = {"recipe": "t-few-small", "max_steps": 1}
+    train_adapter(ROWS, base("causal"), tmp_path / "start", template="Say: {{ text }}", **words)
+    train_adapter(ROWS, base("causal"), tmp_path / "o", start=tmp_path / "start", **words)
+    assert _record(tmp_path / "o")["template"]["prompt"] == "Say: {{ text }}" and searched == []

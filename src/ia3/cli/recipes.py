@@ -52,7 +52,8 @@ def _show(name: str, *, as_json: bool) -> None:
             for (kind, has_start), temperature in recipe.temperatures.items()
         ]
         told_whole = {"name": recipe.name, "summary": recipe.summary, "kinds": told, "with_start": started}
-        print_json({**told_whole, "eval_fraction": recipe.eval_fraction, "usual_temperatures": measured})
+        told_rest = {"eval_fraction": recipe.eval_fraction, "searches_template": recipe.searches_template}
+        print_json({**told_whole, **told_rest, "usual_temperatures": measured})
         return
     names = [name for name in settings["causal"] if name != "recipe"]
     rows = [("setting", *settings)]
@@ -62,6 +63,8 @@ def _show(name: str, *, as_json: bool) -> None:
         words = ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
         print_lines(["", f"with --start: {words} ({kind})"])
     print_lines(["", f"share of the rows held out, unless --eval-fraction says another: {recipe.eval_fraction:g}"])
+    if recipe.searches_template:
+        print_lines(["", "a template is searched where none is given (causal, seq2seq)"])
     if recipe.temperatures:
         usual = ", ".join(
             f"{temperature:g} ({kind}{', with --start' * has_start})"

@@ -60,7 +60,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         action="append",
         help="Prompt in Jinja2, or 'PROMPT ||| TARGET', or a file of it (default: of the kind of base). Given several "
-        "times, one is drawn for each row in each epoch; 'auto' searches one that the base understands.",
+        "times, one is drawn for each row in each epoch; 'auto' searches one that the base understands, as t-few-small "
+        "does without any.",
     )
     group.add_argument("--templates", metavar="FILE", help="YAML or JSON file with a list of further templates.")
     group.add_argument(

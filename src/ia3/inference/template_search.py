@@ -20,7 +20,7 @@ from ia3.data.candidates import prompt_candidates, target_candidates
 from ia3.data.encoding import Encoding, longest_input
 from ia3.data.examples import Example, Origin, Table
 from ia3.data.splits import shuffle_key
-from ia3.data.templates import Template
+from ia3.data.templates import Template, default_template
 from ia3.errors import IA3Error, SettingsError
 from ia3.inference.base_alone import base_alone
 from ia3.inference.calibration import calibrate, content_free_prior
@@ -60,7 +60,8 @@ def search_template(
     """
     _check(base, table, labels)
     examples = _draw(table, labels, seed)
-    prompts = prompt_candidates(table.label_column)
+    usual = default_template(base.kind, table.label_column)
+    prompts = tuple(dict.fromkeys((usual, *prompt_candidates(table.label_column))))
     say(f"Comparing {len(prompts)} prompts on {len(examples)} training rows.")
     gold = np.array([labels.index(example.label or "") for example in examples])
     shares: dict[Template, Array] = {}

@@ -22,7 +22,7 @@ from ia3.runs.run_base import Placement, in_order_of, load_for, settled
 from ia3.runs.start import Start
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
-from ia3.runs.wording import Words, encode_worded, read_words, words_of_start
+from ia3.runs.wording import Words, encode_worded, read_words, settled_words
 from ia3.training.settings import Settings, settings_for
 
 _WORDS = ("text", "label", "choices", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
@@ -66,8 +66,8 @@ class Whole:
 
 
 def worded_by(whole: Whole, start: Start | None, say: Say) -> Whole:
-    """Return a table with the words that its start learned with, where none were given and they fit."""
-    whole = replace(whole, words=whole.words or words_of_start(start, whole.rows, whole.base, say))
+    """Return a table with the words of its runs, where none were given."""
+    whole = replace(whole, words=settled_words(whole.words, start, whole.rows, whole.base, whole.settings, say))
     if whole.words == AUTO:
         say("Each run searches its template on the rows that it learns from.")
     return whole

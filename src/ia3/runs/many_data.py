@@ -18,7 +18,7 @@ from ia3.runs.start import Start
 from ia3.runs.task_specs import TaskSpec, raise_faults
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
-from ia3.runs.wording import encode_worded, read_words, words_of_start
+from ia3.runs.wording import encode_worded, read_words, settled_words
 from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings
 
@@ -84,8 +84,9 @@ def encode_all(
         spec = specs[number]
         named = partial(_say_named, say, spec.name)
         notes: list[str] = []  # told with the others, once where they are all tasks'
-        words = read_words(spec.template) or words_of_start(starts[number], rows[number], base, notes.append)
-        dataset = encode_worded(rows[number], base, settings[number], words, spec.max_length, named, seen)
+        own = settings[number]
+        words = settled_words(read_words(spec.template), starts[number], rows[number], base, own, notes.append)
+        dataset = encode_worded(rows[number], base, own, words, spec.max_length, named, seen)
         return replace(dataset, notes=(*notes, *dataset.notes))
 
     return _all("Encoding the tables of the tasks", specs, encode)

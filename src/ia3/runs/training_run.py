@@ -26,7 +26,7 @@ from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
-from ia3.runs.wording import encode_worded, read_words, words_of_start
+from ia3.runs.wording import encode_worded, read_words, settled_words
 from ia3.training.recipes import find_recipe
 from ia3.training.records import Event
 from ia3.training.settings import Settings, settings_for
@@ -98,7 +98,8 @@ def train_adapter(
         label: Name of the label column; found by its name if left out.
         choices: Name of the column with each row's own choices, where there is no one label set.
         template: Jinja2 prompt, or `prompt ||| target`, or a file of it; see `ia3.data.templates`. Of several one is
-            drawn for each row in each epoch. `auto` searches one that the base understands.
+            drawn for each row in each epoch. `auto` searches one that the base understands, as the
+            recipe for few rows does without any.
         answers: Whether the labels are a closed set or free text.
         max_length: Most tokens of an example; the text is cut.
         dtype: Of the base: `auto`, `float32`, `bfloat16`, …. The vectors stay fp32. A loaded base has its own.
@@ -156,7 +157,7 @@ def train_adapter(
     chosen = settled(chosen, loaded)
     rows = in_order_of(loaded, rows)
     begun = None if start is None else read_start(start, loaded)  # before an earlier run is replaced
-    words = words or words_of_start(begun, rows, loaded, say)
+    words = settled_words(words, begun, rows, loaded, chosen, say)
     dataset = encode_worded(rows, loaded, chosen, words, max_length, say)
     for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines()):
         say(sentence)

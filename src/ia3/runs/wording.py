@@ -18,6 +18,7 @@ from ia3.inference.template_search import Known, search_template
 from ia3.runs.dataset import Dataset, Rows, encode_rows
 from ia3.runs.start import Start
 from ia3.runs.watch import Say
+from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings
 from ia3.training.t_few import ranking_for
 
@@ -31,6 +32,27 @@ def read_words(given: TemplateLike | Sequence[TemplateLike] | None) -> Words:
         TemplateError: If one is broken, two are the same, or `auto` stands beside others.
     """
     return AUTO if is_auto(given) else templates_of(given)
+
+
+def settled_words(words: Words, start: Start | None, rows: Rows, base: Base, settings: Settings, say: Say) -> Words:
+    """Return the words of a run: those given, else those of its start, else as its recipe has it, a searched template.
+
+    Args:
+        words: As `read_words` returns them.
+        start: What the run begins with; None for ones.
+        rows: Of the run.
+        base: Of the run.
+        settings: Of the run.
+        say: Told what was taken, or why nothing was.
+
+    Raises:
+        AdapterError: If the start's record cannot be read.
+    """
+    words = words or words_of_start(start, rows, base, say)
+    if words or base.kind == "encoder" or not rows.labels or not find_recipe(settings.recipe).searches_template:
+        return words
+    say(f"No template is given, and --recipe {settings.recipe} searches one. --template has the last word.")
+    return AUTO
 
 
 def words_of_start(start: Start | None, rows: Rows, base: Base, say: Say) -> tuple[Template, ...]:

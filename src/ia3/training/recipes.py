@@ -152,6 +152,8 @@ class Recipe:
         kinds: Changes for one kind of base that take the place of those.
         started: Changes for one kind of base where a run begins with an adapter in place of ones.
         eval_fraction: Share of the rows that is held out where nothing is said of it.
+        searches_template: Whether the words around text and label are searched where none are given, for a language
+            model and a closed label set.
         temperatures: The temperature that its adapters usually need behind the last step, by kind of base and by
             whether they began with another adapter; an encoder's with a head that reads the mean.
     """
@@ -163,6 +165,7 @@ class Recipe:
     kinds: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
     started: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
     eval_fraction: float = HELD_OUT
+    searches_template: bool = False
     temperatures: Mapping[tuple[Kind, bool], float] = field(default_factory=dict)
 
     def changes_for(self, kind: Kind, *, has_start: bool = False) -> dict[str, Any]:
@@ -243,6 +246,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 },
                 started={"causal": {"learning_rate": 8e-3, "feedforward_rate": 3.0, "max_steps": 60}},
                 eval_fraction=0.0,  # a tenth of a handful chooses an epoch by luck
+                searches_template=True,
                 # found on 16 rows a label from the tuning parts of tables of sentiment; benchmarks/LOG.md has them
                 temperatures={
                     ("causal", False): 2.5,
