@@ -213,10 +213,7 @@ def metrics_of(kind: Kind, parts: Sequence[HeldOut], scored: Sequence[Array]) ->
     own = [one[:, : len(first.labels)] for one in scored]
     right = float(-np.concatenate(own)[rows, gold].sum()) if gold else 0.0
     unit: LossUnit = "example" if kind == "encoder" else "token"
-    if kind == "encoder":
-        targets = len(gold)
-    else:
-        targets = sum(len(part.choice_ids[e.choice]) for part in parts for e in part.encoded)
+    targets = len(gold) if kind == "encoder" else sum(len(p.choice_ids[e.choice]) for p in parts for e in p.encoded)
     ranks = np.concatenate(
         [rank_scores(one, count_tokens(part.choice_ids), part.ranking) for part, one in zip(parts, own, strict=True)]
     )
