@@ -47,7 +47,7 @@ from ia3.errors import IA3Error, SettingsError
 _QUICK_TEST = 300  # rows
 _TUNING_DRAWS = (100, 101)
 _TUNING_TASK, _TUNING_ROWS = "phrasebank", 16
-_MOST_FURTHER = 3  # rates beyond the three
+_FIRST, _MOST_FURTHER = 3, 3  # rates of a method that are tried, and beyond these
 _WHAT = """\
 Compare few-shot methods: gemma-3-270m and minilm, four tables of sentiment, 4 to 64 rows a label, five draws each.
 
@@ -204,10 +204,7 @@ def tune_rates(
     results = run_cells(bench, list(tuning_cells(bases, methods)), say)
     for base in bases:
         for method in methods:
-            for _ in range(_MOST_FURTHER):
-                rate = rate_beyond(results, base, method)
-                if rate is None:
-                    break
+            while (rate := rate_beyond(results, base, method)) is not None:
                 results = run_cells(bench, [_tuning_cell(base, method, draw, rate) for draw in _TUNING_DRAWS], say)
     return results
 
@@ -227,10 +224,12 @@ def _tuning_cell(base: str, method: str, draw: int, rate: float) -> Cell:
 
 
 def rate_beyond(results: Mapping[str, Result], base: str, method: str) -> float | None:
-    """Return the rate that comes after the best one where that is the lowest or highest tried; None where it is not."""
+    """Return the rate that comes after the best one where that is the lowest or highest tried; None where it is not, or
+    where as many as there may be were tried.
+    """
     own = [r for r in results.values() if (r["base"], r["method"]) == (base, method) and r["accuracy"] is not None]
     tried = sorted({result["rate"] for result in own if result.get("rate") is not None})
-    if len(tried) < 2:
+    if not 2 <= len(tried) < _FIRST + _MOST_FURTHER:
         return None
     ends = {tried[0]: tried[0] ** 2 / tried[1], tried[-1]: tried[-1] ** 2 / tried[-2]}
     beyond = ends.get(best_rates(results)[base, method])

@@ -178,6 +178,8 @@ def test_rates_go_on_while_the_best_lies_at_their_edge(
     bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
     tune_rates(bench, ["b"], ["lm"], lambda line: None)  # all rates are equally good, so the lower one is, three times
     assert counted == [0.01, 0.02, 0.04] * 2 + [0.005] * 2 + [0.0025] * 2 + [0.00125] * 2
+    tune_rates(bench, ["b"], ["lm"], lambda line: None)  # stopped and given again it tries no more
+    assert len(counted) == 12
 
 
 # -- what is told -----------------------------------------------------------------------------------------------------

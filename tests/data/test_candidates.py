@@ -31,3 +31,8 @@ def test_other_words_are_tried_where_they_differ_and_stay_apart() -> None:
     assert words("Up", "Down") == [["up", "down"]]
     assert words("Very_good news", "Bad") == [["very_good news", "bad"], ["very", "bad"]]
     assert words("very good", "very bad") == []  # the first words are the same
+
+
+def test_a_label_without_a_first_word_leaves_that_candidate_out() -> None:
+    found = target_candidates(Template("{{ text }}"), ("_", "Up"))
+    assert [one.target for one in found] == ["{{ label | lower }}"]

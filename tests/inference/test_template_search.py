@@ -96,6 +96,16 @@ def test_what_one_search_has_read_a_further_one_of_the_table_reads_no_more(
     assert [one.score for one in found.candidates] == pytest.approx([one.score for one in alone.candidates], abs=1e-5)
 
 
+def test_rows_of_one_line_are_scored_each_by_itself(base_of: Any, tmp_path: Path) -> None:
+    rows = [{"text": text, "label": label} for text, label in ROWS]
+    scores = []
+    for name, indent in (("line.json", None), ("lines.json", 1)):
+        (tmp_path / name).write_text(json.dumps(rows, indent=indent), encoding="utf-8")
+        found = search_template(base_of("causal"), read_table(tmp_path / name), LABELS, "sum", seed=0)
+        scores.append([(one.score, one.accuracy) for one in found.candidates])
+    assert scores[0] == scores[1]
+
+
 def test_what_is_chosen_on_other_rows_is_what_cross_validation_measures() -> None:
     good, bad = np.array([[0.9, 0.1], [0.1, 0.9]] * 4), np.array([[0.1, 0.9], [0.9, 0.1]] * 4)
     gold = np.array([0, 1] * 4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ia3.data.templates import Template
+from ia3.errors import TemplateError
 
 TARGETS = (
     "{{ label }}",  # as in the table
@@ -58,7 +59,10 @@ def target_candidates(template: Template, labels: Sequence[str]) -> tuple[Templa
     found = []
     for target in TARGETS:
         other = Template(template.prompt, target)
-        answers = _answers(other, labels)
+        try:
+            answers = _answers(other, labels)
+        except TemplateError:  # a label of underscores alone has no first word
+            continue
         if answers not in tried and len(set(answers)) == len(labels):
             found.append(other)
         tried.add(answers)

@@ -19,7 +19,7 @@ def base_alone(model: nn.Module) -> Iterator[None]:
     """Have passes of a model be those of the base inside, whatever adapters are on it, and the faster ones.
 
     Faster passes belong to a bank, so that a model without one has an empty one inside. A model that no vector can be
-    placed in keeps its own passes.
+    placed in keeps its own passes. Other threads must leave the model alone meanwhile.
     """
     with ExitStack() as stack:
         attachment = _attachment(model, stack)
@@ -37,7 +37,7 @@ def _attachment(model: nn.Module, stack: ExitStack) -> Attachment | None:
         pass
     try:
         attachment = attach(model, Bank(find_plan(model)))
-    except PlanError:
+    except (PlanError, BankError):  # the latter where a part of it has a bank
         return None
     stack.callback(attachment.detach)
     return attachment

@@ -17,7 +17,7 @@ import numpy as np
 
 from ia3.bases.loading import Base
 from ia3.data.candidates import prompt_candidates, target_candidates
-from ia3.data.encoding import Encoding, longest_input
+from ia3.data.encoding import Encoded, Encoding, longest_input
 from ia3.data.examples import Example, Origin, Table
 from ia3.data.splits import shuffle_key
 from ia3.data.templates import Template, default_template
@@ -30,9 +30,9 @@ from ia3.inference.ranking import Ranking, count_tokens, rank_scores
 MOST_ROWS = 32  # that each candidate is scored on
 _FOLDS = 4
 
-# What is known of a table from one search for the next: by candidate and row what the labels are compared by, shape
-# (labels,), and by candidate alone what that is behind texts without content.
-Known = dict[tuple[Template, Origin | None], Array]
+# What is known of a table from one search for the next: by candidate and token ids of a prompt what the labels are
+# compared by, shape (labels,), and by candidate and none what that is behind texts without content.
+Known = dict[tuple[Template, tuple[int, ...]], Array]
 
 
 def search_template(
@@ -66,18 +66,22 @@ def search_template(
     gold = np.array([labels.index(example.label or "") for example in examples])
     shares: dict[Template, Array] = {}
     known = {} if known is None else known
+    faults: list[IA3Error] = []
 
     def compare(templates: Sequence[Template]) -> None:
         for template in templates:
             try:
                 shares[template] = _shares(base, table, labels, template, ranking, examples, known)
-            except IA3Error:  # it leaves no room for the text, or two labels have the same answer tokens
-                continue
+            except IA3Error as error:  # it leaves no room for the text, or two labels have the same answer tokens
+                faults.append(error)
 
     with base_alone(base.model):
         compare(prompts)
         if not shares:
-            raise SettingsError("Searching a template: none of the candidates fits the table. Give one: --template T.")
+            raise SettingsError(
+                f"Searching a template: none of the candidates fits the table; of the first: {faults[0]} Or give one: "
+                "--template T."
+            ) from faults[0]
         compare(target_candidates(_best(shares, gold), labels))
     chosen = _best(shares, gold)
     scored = tuple(Candidate(t, _score(found, gold), _accuracy(found, gold)) for t, found in shares.items())
@@ -122,21 +126,26 @@ def _shares(
         base.tokenizer, base.kind, template, table.text_column, tuple(labels), longest, table.label_column
     )
 
-    def ranks(rows: Sequence[Example]) -> Array:
-        encoded = list(encoding.encode([replace(row, label=None) for row in rows]))
+    def encode(rows: Sequence[Example]) -> list[Encoded]:
+        return list(encoding.encode([replace(row, label=None) for row in rows]))
+
+    def ranks(encoded: Sequence[Encoded]) -> Array:
         options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
         scores = score_encoded(base.model, base.kind, encoded, encoding.choice_ids, **options)
         return rank_scores(scores, count_tokens(encoding.choice_ids), ranking)
 
     def without_content(texts: Sequence[str]) -> Array:
-        return ranks([Example(t, None, dict.fromkeys(table.columns, t), Origin("<content-free>", 1)) for t in texts])
+        origin = Origin("<content-free>", 1)
+        return ranks(encode([Example(t, None, dict.fromkeys(table.columns, t), origin) for t in texts]))
 
-    new = [example for example in examples if (template, example.origin) not in known]
+    encoded = encode(examples)
+    asked = [(template, tuple(e.prompt_ids)) for e in encoded]
+    new = {key: e for key, e in zip(asked, encoded, strict=True) if key not in known}
     if new:
-        known |= {(template, row.origin): own for row, own in zip(new, ranks(new), strict=True)}
-    if (template, None) not in known:
-        known[template, None] = content_free_prior(without_content)
-    return softmax(calibrate(np.stack([known[template, row.origin] for row in examples]), known[template, None]))
+        known |= zip(new, ranks([*new.values()]), strict=True)
+    if (template, ()) not in known:
+        known[template, ()] = content_free_prior(without_content)
+    return softmax(calibrate(np.stack([known[key] for key in asked]), known[template, ()]))
 
 
 def _score(shares: Array, gold: Any) -> float:

@@ -30,9 +30,9 @@ from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say, Watch
-from ia3.runs.wording import encode_worded, read_words
+from ia3.runs.wording import encode_worded, read_words, settled_words
 from ia3.training.loop import OF_THE_RUN
-from ia3.training.recipes import HELD_OUT
+from ia3.training.recipes import HELD_OUT, find_recipe
 from ia3.training.records import Event, read_events
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Outcome
@@ -279,6 +279,8 @@ def sweep(
     loaded = load_for(base, kind, [rows], placement, each, say)
     each = [settled(own, loaded) for own in each]
     rows = in_order_of(loaded, rows)
+    if all(find_recipe(own.recipe).searches_template for own in each):
+        words = settled_words(words, None, rows, loaded, each[0], say)
     dataset = encode_worded(rows, loaded, each[0], words, max_length, say)
     say(f"{len(variants)} runs of {len(dataset.train)} rows.")
     for sentence in (*rows.notes, *dataset.notes):
