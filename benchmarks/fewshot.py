@@ -193,20 +193,13 @@ def _ends_a_line(path: Path) -> bool:
     return not content or content.endswith(b"\n")
 
 
-def tune_rates(
-    bench: Bench, bases: Sequence[str], methods: Sequence[str], say: Callable[[str], None]
-) -> dict[str, Result]:
-    """Try three learning rates for each method that has one, and further ones while the best lies at their edge.
-
-    Returns:
-        All results by key, those of other runs too.
-    """
+def tune_rates(bench: Bench, bases: Sequence[str], methods: Sequence[str], say: Callable[[str], None]) -> None:
+    """Try three learning rates for each method that has one, and further ones while the best lies at their edge."""
     results = run_cells(bench, list(tuning_cells(bases, methods)), say)
     for base in bases:
         for method in methods:
             while (rate := rate_beyond(results, base, method)) is not None:
                 results = run_cells(bench, [_tuning_cell(base, method, draw, rate) for draw in _TUNING_DRAWS], say)
-    return results
 
 
 def tuning_cells(bases: Sequence[str], methods: Sequence[str]) -> Iterator[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_each_is_named_with_file_and_line_on_both_sides(tmp_path: Path) -> None:
     kept = without_duplicates(held, found)
     assert [example.text for example in kept.examples] == ["New"]
     assert kept.fingerprint == read_table([("New", "up")]).fingerprint
+
+
+def test_rows_of_one_line_are_left_out_each_by_itself(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "up"} for text in ("Profit rose.", "New", "Newer")]
+    (tmp_path / "more.json").write_text(json.dumps(rows))
+    held = read_table(tmp_path / "more.json")
+    kept = without_duplicates(held, find_duplicates(read_table([("profit rose.", "up")]), held))
+    assert [example.text for example in kept.examples] == ["New", "Newer"]
 
 
 def test_of_many_three_are_named() -> None:

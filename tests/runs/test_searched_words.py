@@ -18,7 +18,7 @@ from ia3.runs.folds import train_folds
 from ia3.runs.repeat import train_repeats
 from ia3.runs.sweep import sweep
 from ia3.runs.training_run import train_adapter
-from tests.runs.trials import ROWS
+from tests.runs.trials import ROWS, UTC, content, datetime, stop_after
 
 BaseFolder = Callable[..., Path]
 SETTINGS: dict[str, Any] = {"epochs": 1, "batch_size": 4, "template": "auto"}
@@ -127,6 +127,17 @@ def test_the_recipe_for_few_rows_searches_where_no_template_is_given(
     told = "No template is given, and --recipe t-few-small searches one. --template has the last word."
     assert said.count(told) == is_searched
     assert (_record(tmp_path / "o")["template"]["prompt"] == WORDS[1].prompt) == is_searched
+
+
+def test_stopped_and_resumed_the_words_are_searched_again_and_the_same(base: BaseFolder, tmp_path: Path) -> None:
+    few: dict[str, Any] = {"recipe": "t-few-small", "max_steps": 6, "now": lambda: datetime(2026, 1, 2, tzinfo=UTC)}
+    train_adapter(ROWS, base("causal"), tmp_path / "whole", **few)
+    stopped = train_adapter(ROWS, base("causal"), tmp_path / "o", **few, **stop_after(3))
+    assert stopped.outcome.is_stopped
+    train_adapter(ROWS, base("causal"), tmp_path / "o", **few, resume=True)
+    found, whole = content(tmp_path / "o"), content(tmp_path / "whole")
+    assert found["adapter_model.safetensors"] == whole["adapter_model.safetensors"]
+    assert _record(tmp_path / "o")["template_search"] == _record(tmp_path / "whole")["template_search"]
 
 
 def test_the_words_of_a_start_go_before_a_search(base: BaseFolder, tmp_path: Path, searched: list[set[str]]) -> None:

@@ -37,9 +37,10 @@ def find_duplicates(train: Table, held_out: Table) -> tuple[Duplicate, ...]:
         first.setdefault(normal_text(example.text), example)
     found = []
     for example in held_out.examples:
-        twin = first.get(normal_text(example.text))
+        text = normal_text(example.text)
+        twin = first.get(text)
         if twin is not None:
-            found.append(Duplicate(example.origin, twin.origin, example.label == twin.label))
+            found.append(Duplicate(example.origin, twin.origin, text, example.label == twin.label))
     return tuple(found)
 
 
@@ -49,8 +50,8 @@ def without_duplicates(held_out: Table, duplicates: Sequence[Duplicate]) -> Tabl
     Raises:
         TableError: If no row is left.
     """
-    gone = {duplicate.origin for duplicate in duplicates}
-    kept = tuple(example for example in held_out.examples if example.origin not in gone)
+    gone = {duplicate.text for duplicate in duplicates}
+    kept = tuple(example for example in held_out.examples if normal_text(example.text) not in gone)
     if not kept:
         file = held_out.examples[0].origin.file if held_out.examples else "<rows>"
         raise TableError(
@@ -89,6 +90,7 @@ class Duplicate:
 
     origin: Origin  # of the row evaluated on
     trained: Origin  # of the first row trained on with its text
+    text: str  # of both, as they are compared
     is_same_label: bool
 
     def __str__(self) -> str:

@@ -98,8 +98,8 @@ def train_adapter(
         label: Name of the label column; found by its name if left out.
         choices: Name of the column with each row's own choices, where there is no one label set.
         template: Jinja2 prompt, or `prompt ||| target`, or a file of it; see `ia3.data.templates`. Of several one is
-            drawn for each row in each epoch. `auto` searches one that the base understands, as the
-            recipe for few rows does without any.
+            drawn for each row in each epoch. `auto` searches one that the base understands, as the recipe for
+            few rows does without any.
         answers: Whether the labels are a closed set or free text.
         max_length: Most tokens of an example; the text is cut.
         dtype: Of the base: `auto`, `float32`, `bfloat16`, …. The vectors stay fp32. A loaded base has its own.
