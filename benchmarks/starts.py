@@ -21,6 +21,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import ia3
 from benchmarks.bases import find_table
 from benchmarks.fewshot_data import BASES, TASKS, TEMPLATE
@@ -30,7 +32,7 @@ from ia3.data.draws import draw_per_label
 from ia3.data.tables import read_table
 from ia3.demo.demonstration import TABLE
 from ia3.errors import AdapterError, IA3Error, SettingsError
-from ia3.runs.packaged_starts import packaged_start
+from ia3.runs.packaged_starts import LEARNED, STARTS, packaged_start, text_hashes
 
 SOURCES = ("reviews", "tweets", "editorials")
 PER_LABEL = 400  # rows of each label of each table of VADER
@@ -119,6 +121,18 @@ def start_rows(data: Path, without: str | None = None, *, name: str = NAMES[0]) 
     return found + _business_rows() * TIMES[name]
 
 
+def write_learned(data: Path, folder: Path) -> None:
+    """Write hashes of the texts that the starts which come with the project have learned, a file for each name.
+
+    Args:
+        data: Folder with `vader/`.
+        folder: Has a folder for each name.
+    """
+    for name in NAMES:
+        hashes = sorted({*text_hashes(text for text, _ in start_rows(data, name=name))})
+        np.save(folder / name / LEARNED, np.array(hashes, dtype=np.uint64))
+
+
 def _business_rows() -> list[tuple[str, str]]:
     with as_file(files("ia3.demo") / TABLE) as path:
         return [(example.text, str(example.label)) for example in read_table(path).examples]
@@ -161,10 +175,19 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
     parser.add_argument("--data", help="folder with financial_phrasebank/ and vader/ (or IA3_DATA)")
     parser.add_argument("--without", choices=SOURCES, help="table that the start must not see")
     parser.add_argument("--steps", type=int, help="optimizer steps (900; encoders 300)")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the adapter")
+    parser.add_argument("--output", type=Path, help="folder of the adapter")
+    parser.add_argument(
+        "--write-learned", action="store_true", help="instead, write which texts the packaged starts have learned"
+    )
     options = parser.parse_args(arguments)
+    if options.output is None and not options.write_learned:
+        parser.error("give --output, or --write-learned")
     try:
         data = find_table(options.data).parent.parent
+        if options.write_learned:
+            write_learned(data, STARTS)
+            say(f"written: {', '.join(str(STARTS / name / LEARNED) for name in NAMES)}")
+            return 0
         made = make_start(
             options.base, data, options.output, name=options.name, without=options.without, steps=options.steps
         )

@@ -8,10 +8,11 @@ table.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from ia3.data.duplicates import normal_text
-from ia3.data.examples import Table, choose_examples, quote
-from ia3.data.splits import group_texts
+from ia3.data.examples import Example, Table, choose_examples, quote
+from ia3.data.splits import group_texts, shuffle_key
 from ia3.errors import SettingsError, TableError
 
 _SHOWN = 8  # labels
@@ -52,6 +53,25 @@ def draw_per_label(table: Table, per_label: int, seed: int) -> tuple[Table, Tabl
         )
     rest = [index for index, example in enumerate(table.examples) if normal_text(example.text) not in texts]
     return choose_examples(table, sorted(drawn)), choose_examples(table, rest) if rest else None
+
+
+def draw_in_turn(table: Table, labels: Sequence[str], seed: int, most: int) -> list[Example]:
+    """Return some rows, of each label in turn one, in an order that the seed and the texts decide.
+
+    Args:
+        table: The table.
+        labels: The label set; rows of other labels, and without one, are not drawn.
+        seed: Which of the possible draws.
+        most: Most rows.
+    """
+    order = sorted(table.examples, key=lambda example: shuffle_key(seed, example.text))
+    waiting = {label: [example for example in order if example.label == label] for label in labels}
+    drawn: list[Example] = []
+    while any(waiting.values()) and len(drawn) < most:
+        for rows in waiting.values():
+            if rows and len(drawn) < most:
+                drawn.append(rows.pop(0))
+    return drawn
 
 
 def make_folds(table: Table, count: int, seed: int, *, stratify: bool = True) -> tuple[tuple[int, ...], ...]:

@@ -17,9 +17,9 @@ import numpy as np
 
 from ia3.bases.loading import Base
 from ia3.data.candidates import prompt_candidates, target_candidates
+from ia3.data.draws import draw_in_turn
 from ia3.data.encoding import Encoded, Encoding, longest_input
 from ia3.data.examples import Example, Origin, Table
-from ia3.data.splits import shuffle_key
 from ia3.data.templates import Template, default_template
 from ia3.errors import IA3Error, SettingsError
 from ia3.inference.base_alone import base_alone
@@ -59,7 +59,7 @@ def search_template(
         SettingsError: For an encoder, free text, or rows with choices of their own.
     """
     _check(base, table, labels)
-    examples = _draw(table, labels, seed)
+    examples = draw_in_turn(table, labels, seed, MOST_ROWS)
     usual = default_template(base.kind, table.label_column)
     prompts = tuple(dict.fromkeys((usual, *prompt_candidates(table.label_column))))
     say(f"Comparing {len(prompts)} prompts on {len(examples)} training rows.")
@@ -97,18 +97,6 @@ def _check(base: Base, table: Table, labels: Sequence[str]) -> None:
     if not labels:
         what = "rows bring their own choices" if table.choices_column else "answers are free text"
         raise SettingsError(f"Searching a template: the {what}, expected one label set. Give one: --template T.")
-
-
-def _draw(table: Table, labels: Sequence[str], seed: int) -> list[Example]:
-    """Return the rows that are read: of each label in turn, in an order that the seed and the texts decide."""
-    order = sorted(table.examples, key=lambda example: shuffle_key(seed, example.text))
-    waiting = {label: [example for example in order if example.label == label] for label in labels}
-    drawn: list[Example] = []
-    while any(waiting.values()) and len(drawn) < MOST_ROWS:
-        for rows in waiting.values():
-            if rows and len(drawn) < MOST_ROWS:
-                drawn.append(rows.pop(0))
-    return drawn
 
 
 def _shares(

@@ -6,6 +6,7 @@ nothing. This file brings rooms together; what the cuts are, `repeat` and `folds
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any
 from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.data.examples import Table
-from ia3.data.template_sets import AUTO, TemplateLike
+from ia3.data.template_sets import TemplateLike
 from ia3.inference.template_search import Known
 from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, read_rows
 from ia3.runs.few_rows import Planned, recipe_taken
 from ia3.runs.run_base import Placement, in_order_of, load_for, settled
 from ia3.runs.start import Start
+from ia3.runs.start_choice import Answered, choose_start, is_chosen, is_named, settled_start
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
 from ia3.runs.wording import Words, encode_worded, read_words, settled_words
@@ -35,42 +37,70 @@ class Whole:
     Attributes:
         base: The base.
         rows: All rows; `held_out` is the eval table, None without one.
-        words: Around text and label; `auto` has each cut search them on the rows that it learns from.
+        words: Around text and label, as they were given; `auto` has each cut search them on the rows it learns from.
         max_length: Most tokens of an example; None for what the base reads.
-        settings: Of all runs.
+        given: Settings of all runs by name, as they were given and with the recipe that was taken.
+        start: What all runs begin with; None for ones, or where each cut chooses.
+        chooses_start: Whether each cut chooses its start, on the rows that it learns from.
         known: What searches on other cuts have found out of the base.
+        answered: What starts have answered to the rows of other cuts.
     """
 
     base: Base
     rows: Rows
     words: Words
     max_length: int | None
-    settings: Settings
+    given: Mapping[str, Any]
+    start: Start | None = None
+    chooses_start: bool = False
     known: Known = field(default_factory=dict)
+    answered: Answered = field(default_factory=dict)
 
     @property
     def is_closed(self) -> bool:
         """Whether an answer is one of some choices: those of the table, or of its row."""
         return bool(self.rows.labels) or self.rows.train.choices_column is not None
 
-    def encode(self, train: Table, measured: Table | None, settings: Settings | None = None) -> Dataset:
-        """Return a cut as token ids: the rows it learns from, and the rows it is measured on.
+    @property
+    def settings(self) -> Settings:
+        """Settings of all runs; of one that chooses a start as if it had found none."""
+        return self._settings(self.start)
+
+    def cut(self, train: Table, measured: Table | None, seed: int | None = None) -> Cut:
+        """Return a run: the rows it learns from and those it is measured on as token ids, its settings and its start.
 
         Args:
             train: The former.
             measured: The latter.
-            settings: Of its run; None for those of all.
+            seed: Of the run; None for that of all.
         """
-        rows, own = Rows(train, measured, self.rows.labels, ()), settings or self.settings
-        return encode_worded(rows, self.base, own, self.words, self.max_length, _silent, known=self.known)
+        rows = Rows(train, measured, self.rows.labels, ())
+        own = self.settings if seed is None else replace(self.settings, seed=seed)
+        start = self.start
+        if self.chooses_start:
+            start = choose_start(rows, self.base, own.seed, _silent, self.answered)
+            own = replace(self._settings(start), seed=own.seed)
+        words = settled_words(self.words, start, rows, self.base, own, _silent)
+        dataset = encode_worded(rows, self.base, own, words, self.max_length, _silent, known=self.known)
+        return Cut(dataset, own, start)
+
+    def _settings(self, start: Start | None) -> Settings:
+        return settled(settings_for(self.base.kind, has_start=start is not None, **self.given), self.base)
 
 
-def worded_by(whole: Whole, start: Start | None, say: Say) -> Whole:
-    """Return a table with the words of its runs, where none were given."""
-    whole = replace(whole, words=settled_words(whole.words, start, whole.rows, whole.base, whole.settings, say))
-    if whole.words == AUTO:
-        say("Each run searches its template on the rows that it learns from.")
-    return whole
+@dataclass(frozen=True)
+class Cut:
+    """One of the runs on a table.
+
+    Attributes:
+        dataset: The rows it learns from and those it is measured on.
+        settings: Its settings.
+        start: What it begins with; None for ones.
+    """
+
+    dataset: Dataset
+    settings: Settings
+    start: Start | None
 
 
 def _silent(sentence: str) -> None:
@@ -91,7 +121,7 @@ def read_whole(
     placement: Placement,
     say: Say,
     *,
-    has_start: bool = False,
+    start: str | Path | None = None,
     learned: Callable[[Rows], int] = lambda rows: len(rows.train.examples),
     eval_source: Any = None,
     text: str | None = None,
@@ -112,7 +142,7 @@ def read_whole(
         given: Settings by name.
         placement: Where the base is put.
         say: Told what was decided.
-        has_start: Whether the runs begin with an adapter in place of ones.
+        start: As for `settled_start`.
         learned: How many rows a run learns from.
         eval_source: As for `train_adapter`, like what follows.
         text: Text column.
@@ -125,6 +155,7 @@ def read_whole(
         drop_duplicates: Leave eval rows out whose text is trained on.
     """
     words = read_words(template)
+    has_start = is_named(start)
     settings = settings_for(kind, has_start=has_start, **given)
     rows = read_rows(
         source,
@@ -141,12 +172,14 @@ def read_whole(
     check_answers(rows, kind)
     check_weights(rows, settings)
     taken = recipe_taken([Planned(rows, given, learned(rows), has_start)], base, kind, say)
-    settings = settings_for(kind, has_start=has_start, **{**given, **taken})
+    given = {**given, **taken}
+    settings = settings_for(kind, has_start=has_start, **given)
     loaded = load_for(base, kind, [rows], placement, [settings], say)
     rows = in_order_of(loaded, rows)
     for note in rows.notes:
         say(note)
-    return Whole(loaded, rows, words, max_length, settled(settings, loaded))
+    begun = settled_start(start, rows, loaded, settings, say) if has_start else None
+    return Whole(loaded, rows, words, max_length, given, begun, is_chosen(start, settings))
 
 
 def training_part(dataset: Dataset) -> Dataset:
@@ -154,7 +187,21 @@ def training_part(dataset: Dataset) -> Dataset:
     return replace(dataset, held_out=())
 
 
-def say_cut(datasets: Sequence[Dataset], say: Say) -> None:
-    """Say once what the texts of all cuts have in common, such as that some are cut short."""
-    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+def say_cuts(whole: Whole, cuts: Sequence[Cut], say: Say) -> None:
+    """Say once what all cuts have in common: what they begin with, their words, and that some texts are cut short.
+
+    Args:
+        whole: The table.
+        cuts: Of it.
+        say: Told.
+    """
+    if whole.chooses_start:
+        names = Counter("ones" if cut.start is None else repr(cut.start.name) for cut in cuts)
+        told = ", ".join(f"{name} ({count} of {len(cuts)})" for name, count in names.most_common())
+        say(f"Each run chooses its start on the rows that it learns from: {told}. --start none begins with ones.")
+    if any(cut.dataset.search is not None for cut in cuts):
+        say("Each run searches its template on the rows that it learns from.")
+    elif not whole.words and any(cut.start for cut in cuts):
+        settled_words((), next(cut.start for cut in cuts if cut.start), whole.rows, whole.base, whole.settings, say)
+    for note in dict.fromkeys(note for cut in cuts for note in cut.dataset.notes):
         say(note)

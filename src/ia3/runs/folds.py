@@ -21,7 +21,7 @@ from ia3.errors import RunError
 from ia3.inference.evaluate import HeldOut, metrics_of, score_together
 from ia3.inference.metrics import Metrics, describe_few_rows
 from ia3.report.many_plots import draw_tasks
-from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_part, worded_by
+from ia3.runs.cuts import Cut, Whole, read_whole, say_cuts, split_options, training_part
 from ia3.runs.dataset import Dataset, data_name
 from ia3.runs.folder import CURVES, RECORD, check_folder, open_folder
 from ia3.runs.many_rows import attached_rows
@@ -29,7 +29,6 @@ from ia3.runs.run import Run
 from ia3.runs.run_base import Placement, kind_of_base
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import Setup
-from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.training.records import Event, finite, read_events
 from ia3.training.settings import Settings
@@ -136,18 +135,15 @@ def train_folds(
     check_folder(folder, resume=resume, overwrite=overwrite)
     placement, watch = Placement(dtype, device, precision), Watch(say, on_event, should_stop, now, checkpoint_seconds)
     kind = kind_of_base(base, placement, say)
-    whole = read_whole(source, base, kind, settings, placement, say, has_start=start is not None, **words)
-    own = whole.settings
-    begun = None if start is None else read_start(start, whole.base)
-    whole = worded_by(whole, begun, say)
-    datasets = _cut(whole, folds, own.seed)
-    _say(datasets, whole, say)
+    whole = read_whole(source, base, kind, settings, placement, say, start=start, **words)
+    cuts = _cut(whole, folds)
+    datasets, own = [cut.dataset for cut in cuts], cuts[-1].settings
+    _say(cuts, whole, say)
     names = [*(f"fold {number}" for number in range(1, folds + 1)), ALL]
     table = data_name(source)
-    alike = replace(own, max_steps=own.total_steps(len(datasets[-1].train)))  # as the adapter of all rows
     tasks = tuple(
-        RunTask(name, name, None, training_part(dataset), own if name == ALL else alike, table, None, start=begun)
-        for name, dataset in zip(names, datasets, strict=True)
+        RunTask(name, name, None, training_part(cut.dataset), _settings(cut, cuts[-1]), table, None, start=cut.start)
+        for name, cut in zip(names, cuts, strict=True)
     )
     with (
         open_folder(folder, resume=resume, overwrite=overwrite),
@@ -168,20 +164,30 @@ def train_folds(
     return FoldsResult(folder, last, metrics, each, whole.rows.labels, own, steps, seconds)
 
 
-def _cut(whole: Whole, folds: int, seed: int) -> list[Dataset]:
+def _settings(cut: Cut, last: Cut) -> Settings:
+    """Return the settings of a run; a fold takes as many steps as it would with the rows of the last, which are all."""
+    return (
+        cut.settings
+        if cut is last
+        else replace(cut.settings, max_steps=cut.settings.total_steps(len(last.dataset.train)))
+    )
+
+
+def _cut(whole: Whole, folds: int) -> list[Cut]:
     """Return the rows of each fold's adapter, and behind them all rows."""
     table = whole.rows.train
     found = []
-    for fold in make_folds(table, folds, seed, stratify=bool(whole.rows.labels)):
+    for fold in make_folds(table, folds, whole.settings.seed, stratify=bool(whole.rows.labels)):
         held = set(fold)
         rest = [index for index in range(len(table.examples)) if index not in held]
-        found.append(whole.encode(choose_examples(table, rest), choose_examples(table, fold)))
-    return [*found, whole.encode(table, None)]
+        found.append(whole.cut(choose_examples(table, rest), choose_examples(table, fold)))
+    return [*found, whole.cut(table, None)]
 
 
-def _say(datasets: Sequence[Dataset], whole: Whole, say: Say) -> None:
+def _say(cuts: Sequence[Cut], whole: Whole, say: Say) -> None:
     """Say how the rows are cut, and what the table holds."""
-    say_cut(datasets[-1:], say)
+    datasets = [cut.dataset for cut in cuts]
+    say_cuts(whole, cuts, say)
     for line in datasets[-1].report.lines():
         say(line)
     measured = sum(len(dataset.held_out) for dataset in datasets)

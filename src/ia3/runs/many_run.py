@@ -32,6 +32,7 @@ from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, se
 from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup, SharedStage
 from ia3.runs.start import Start, read_starts
+from ia3.runs.start_choice import AUTO, is_named
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import TaskSpec, filled_spec, specs_of
 from ia3.runs.watch import Say, Watch
@@ -267,7 +268,10 @@ def _starts_of(specs: Sequence[TaskSpec], start: str | Path | None, shared_steps
             f"Training tasks: {', '.join(map(repr, own[:8]))} has a start of its own, and with --shared-steps every "
             "task begins with the shared adapter. Give --start, which that one begins with, or leave one of them out."
         )
-    return [start if spec.start is None else spec.start for spec in specs]
+    found = [start if spec.start is None else spec.start for spec in specs]
+    if any(str(one) == AUTO for one in found):
+        raise SettingsError("Training tasks: start is 'auto', which is for one task. Name one of its own for each.")
+    return [one if is_named(one) else None for one in found]
 
 
 def _eval(spec: TaskSpec) -> str | None:

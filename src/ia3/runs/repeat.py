@@ -24,7 +24,7 @@ from ia3.errors import RunError, SettingsError, TableError
 from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError, describe_few_rows
 from ia3.report.repeats_plot import draw_repeats
-from ia3.runs.cuts import Whole, read_whole, say_cut, split_options, training_part, worded_by
+from ia3.runs.cuts import Cut, Whole, read_whole, say_cuts, split_options, training_part
 from ia3.runs.dataset import Dataset, Rows, data_name
 from ia3.runs.few_rows import rows_left
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder, open_folder
@@ -33,7 +33,6 @@ from ia3.runs.run import Run
 from ia3.runs.run_base import Placement, kind_of_base
 from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup
-from ia3.runs.start import read_start
 from ia3.runs.watch import Say, Watch
 from ia3.training.recipes import HELD_OUT
 from ia3.training.records import Event, finite
@@ -205,18 +204,16 @@ def train_repeats(
     def learned(rows: Rows) -> int:
         return rows_left(rows, eval_fraction) if per_label is None else per_label * len(rows.labels)
 
-    words |= {"eval_source": eval_source, "has_start": start is not None, "learned": learned}
+    words |= {"eval_source": eval_source, "start": start, "learned": learned}
     whole = read_whole(source, base, kind, settings, placement, say, **words)
-    first = whole.settings
-    each = [replace(first, seed=first.seed + number) for number in range(repeats)]
-    begun = None if start is None else read_start(start, whole.base)
-    whole = worded_by(whole, begun, say)
-    datasets = _cut(whole, each, per_label, eval_fraction)
-    _say(datasets, whole, say)
+    cuts = _cut(whole, repeats, per_label, eval_fraction)
+    datasets = [cut.dataset for cut in cuts]
+    _say(cuts, whole, say)
     names = data_name(source), None if eval_source is None else data_name(eval_source)
     tasks = tuple(
-        RunTask(f"seed {own.seed}", f"seed {own.seed}", None, training_part(dataset), own, *names, start=begun)
-        for dataset, own in zip(datasets, each, strict=True)
+        RunTask(name, name, None, training_part(cut.dataset), cut.settings, *names, start=cut.start)
+        for cut in cuts
+        for name in [f"seed {cut.settings.seed}"]
     )
     if note := temperature_note(tasks):
         say(note)
@@ -235,7 +232,7 @@ def train_repeats(
             for task, outcome, metrics in zip(tasks, outcomes, found, strict=True)
         )
         median = _median(runs)
-        result = RepeatsResult(folder, runs, median, first, (now() - began).total_seconds())
+        result = RepeatsResult(folder, runs, median, cuts[0].settings, (now() - began).total_seconds())
         if median is not None:
             place = runs.index(median)
             run.saved_metrics[tasks[place].adapter] = median.metrics
@@ -261,7 +258,7 @@ def _check(repeats: int, per_label: int | None, *, has_eval: bool, fraction: flo
         raise SettingsError(f"Planning the repeats: {'; '.join(faults)}.")
 
 
-def _cut(whole: Whole, each: Sequence[Settings], per_label: int | None, fraction: float) -> list[Dataset]:
+def _cut(whole: Whole, repeats: int, per_label: int | None, fraction: float) -> list[Cut]:
     """Return the rows of each run as token ids: those it learns from, and those it is measured on."""
     table, given = whole.rows.train, whole.rows.held_out
     if per_label is not None and not whole.rows.labels:
@@ -272,26 +269,28 @@ def _cut(whole: Whole, each: Sequence[Settings], per_label: int | None, fraction
             f"Planning the repeats: per_label is {per_label} and {what}, expected a closed set of labels. {cure}"
         )
     found = []
-    for own in each:
+    first = whole.settings.seed
+    for seed in range(first, first + repeats):
         train: Table = table
         rest: Table | None = None
         if per_label is not None:
-            train, rest = draw_per_label(table, per_label, own.seed)
+            train, rest = draw_per_label(table, per_label, seed)
         elif given is None:
-            train, rest = split_table(table, fraction, own.seed, stratify=bool(whole.rows.labels))
+            train, rest = split_table(table, fraction, seed, stratify=bool(whole.rows.labels))
         measured = rest if given is None else given
         if measured is None:
             raise TableError(
                 f"Planning the repeats: {per_label} rows of each label are all {len(table.examples)} rows of the "
                 "table, none is left to measure on. Draw fewer (--per-label), or give --eval."
             )
-        found.append(whole.encode(train, measured, own))
+        found.append(whole.cut(train, measured, seed))
     return found
 
 
-def _say(datasets: Sequence[Dataset], whole: Whole, say: Say) -> None:
+def _say(cuts: Sequence[Cut], whole: Whole, say: Say) -> None:
     """Say how many rows each run has, and warn if those it is measured on are few."""
-    say_cut(datasets, say)
+    datasets = [cut.dataset for cut in cuts]
+    say_cuts(whole, cuts, say)
     train = sorted({len(dataset.train) for dataset in datasets})
     spelt = str(train[0]) if len(train) == 1 else f"{train[0]} to {train[-1]}"
     say(f"{len(datasets)} runs of {spelt} rows, measured on {_measured_rows(datasets)}.")

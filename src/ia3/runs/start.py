@@ -7,7 +7,7 @@ rows; it knows nothing of tables.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,13 @@ class Start:
         given: Folder, hub id or name, as it was asked for.
         adapter: The adapter.
         digest: sha256 of its numbers, 64 hexadecimal digits.
+        choice: Which starts it was chosen from, and how well each knew the rows; None where it was named.
     """
 
     given: str
     adapter: Adapter
     digest: str
+    choice: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -62,6 +64,7 @@ class Start:
             "table_fingerprint": data.get("fingerprint"),
             "base_fingerprint": base.get("fingerprint"),
             "labels": list(self.labels) or None,
+            **({} if self.choice is None else {"chosen": dict(self.choice)}),
         }
 
 

@@ -25,6 +25,7 @@ from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, se
 from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
+from ia3.runs.start_choice import is_named, settled_start
 from ia3.runs.watch import Say, Watch
 from ia3.runs.wording import encode_worded, read_words, settled_words
 from ia3.training.recipes import find_recipe
@@ -108,7 +109,8 @@ def train_adapter(
         skip_bad_rows: Leave bad rows out, listed in the record, instead of stopping.
         drop_duplicates: Leave rows of `eval_source` out whose text is trained on, instead of telling which they are.
         start: Folder or hub id of an adapter of the same base whose numbers are begun with in place of ones; the head's
-            only where it has the same labels.
+            only where it has the same labels. `auto` chooses one of those that come with the project, as the recipe
+            for few rows does where nothing is given; `none` begins with ones.
         resume: Go on from the folder's last checkpoint.
         overwrite: Replace the run in the folder.
         say: Called with each sentence for the user.
@@ -129,11 +131,11 @@ def train_adapter(
     folder = Path(output).expanduser()
     check_folder(folder, resume=resume, overwrite=overwrite)
     words = read_words(template)
-    if start is not None:
-        read_start(start)  # before the base, which takes longer
+    if is_named(start):
+        read_start(str(start))  # before the base, which takes longer
     placement = Placement(dtype, device, precision)
     kind = kind_of_base(base, placement, say)
-    chosen = settings_for(kind, has_start=start is not None, **settings)
+    chosen = settings_for(kind, has_start=is_named(start), **settings)
     rows = read_rows(
         source,
         eval_source=eval_source,
@@ -149,14 +151,14 @@ def train_adapter(
     check_answers(rows, kind)
     check_weights(rows, chosen)
     count = rows_left(rows, eval_fraction)
-    settings |= recipe_taken([Planned(rows, settings, count, start is not None)], base, kind, say)
-    chosen = settings_for(kind, has_start=start is not None, **settings)
+    settings |= recipe_taken([Planned(rows, settings, count, is_named(start))], base, kind, say)
+    chosen = settings_for(kind, has_start=is_named(start), **settings)
     fraction = find_recipe(chosen.recipe).eval_fraction if eval_fraction is None else eval_fraction
     rows = hold_out(rows, fraction, chosen.seed)
     loaded = load_for(base, kind, [rows], placement, [chosen], say)
-    chosen = settled(chosen, loaded)
     rows = in_order_of(loaded, rows)
-    begun = None if start is None else read_start(start, loaded)  # before an earlier run is replaced
+    begun = settled_start(start, rows, loaded, chosen, say)  # before an earlier run is replaced
+    chosen = settled(settings_for(kind, has_start=begun is not None, **settings), loaded)
     words = settled_words(words, begun, rows, loaded, chosen, say)
     dataset = encode_worded(rows, loaded, chosen, words, max_length, say)
     for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines()):

@@ -154,6 +154,8 @@ class Recipe:
         eval_fraction: Share of the rows that is held out where nothing is said of it.
         searches_template: Whether the words around text and label are searched where none are given, for a language
             model and a closed label set.
+        chooses_start: Whether a run begins with one of the starts that come with the project where none is named and
+            one knows the labels.
         temperatures: The temperature that its adapters usually need behind the last step, by kind of base and by
             whether they began with another adapter; an encoder's with a head that reads the mean.
     """
@@ -166,6 +168,7 @@ class Recipe:
     started: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
     eval_fraction: float = HELD_OUT
     searches_template: bool = False
+    chooses_start: bool = False
     temperatures: Mapping[tuple[Kind, bool], float] = field(default_factory=dict)
 
     def changes_for(self, kind: Kind, *, has_start: bool = False) -> dict[str, Any]:
@@ -247,6 +250,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 started={"causal": {"learning_rate": 8e-3, "feedforward_rate": 3.0, "max_steps": 60}},
                 eval_fraction=0.0,  # a tenth of a handful chooses an epoch by luck
                 searches_template=True,
+                chooses_start=True,
                 # found on 16 rows a label from the tuning parts of tables of sentiment; benchmarks/LOG.md has them
                 temperatures={
                     ("causal", False): 2.5,

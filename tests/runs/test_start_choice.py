@@ -1,0 +1,177 @@
+"""A start that is chosen: the packaged one that knows the labels, on training rows alone, and none that saw a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ia3.data.examples import Table
+from ia3.errors import SettingsError
+from ia3.runs import cuts, packaged_starts
+from ia3.runs.dataset import Rows
+from ia3.runs.folds import train_folds
+from ia3.runs.packaged_starts import has_learned, text_hashes
+from ia3.runs.repeat import train_repeats
+from ia3.runs.start import Start
+from tests.runs.trials import ROWS, TASKS, run, run_many
+
+BaseFolder = Callable[..., Path]
+NEW = [(f"indeed {text}", label) for text, label in ROWS]
+SWAPPED = [(text, {"up": "down", "down": "up"}[label]) for text, label in NEW]
+FEW = {"epochs": None, "max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "recipe": "t-few-small"}
+FEW |= {"template": "{{ text }} =", "batch_size": 5}
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("many_run.draw_tasks", "folds.draw_tasks", "repeat.draw_repeats", "run.draw_curves"):
+        monkeypatch.setattr(f"ia3.runs.{name}", lambda *args: None)
+    for name in ("draw_confusion", "draw_reliability"):
+        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
+
+
+@pytest.fixture(scope="module")
+def starts(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of starts for tiny bases: of the labels, of their opposites, of other labels."""
+    root = tmp_path_factory.mktemp("starts")
+    other = [(text, f"{label}ward") for text, label in NEW]
+    for name, rows in (("opposite", SWAPPED), ("other", other), ("right", NEW)):  # so tiny a base knows them by heart
+        for kind in ("causal", "encoder"):
+            folder = base(kind)
+            settings = {
+                "epochs": None,
+                "max_steps": 60,
+                "batch_size": 17,
+                "losses": "lm+ul+ln",
+                "pooling": "mean" if kind == "encoder" else "own",
+            }
+            run(folder, root / name / folder.name, source=rows, eval_fraction=0.0, **settings)
+        learned = sorted(text_hashes(text for text, _ in ROWS))  # which of all texts count as seen
+        np.save(root / name / packaged_starts.LEARNED, np.array(learned, np.uint64))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def packaged(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packaged_starts, "STARTS", starts)
+    monkeypatch.setattr(packaged_starts, "find_by_hub_id", lambda base: SimpleNamespace(name=Path(base).name))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "ia3.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_the_start_that_knows_the_labels_is_taken_and_its_rivals_recorded(
+    kind: str, base: BaseFolder, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    given = FEW | ({"pooling": "mean"} if kind == "encoder" else {"learning_rate": None})
+    run(base(kind), tmp_path / "o", source=NEW, say=told.append, **given)
+    start = _record(tmp_path / "o")["start"]
+    assert start["name"] == "right" and start["chosen"]["rows"] == 17
+    scores = {one["name"]: one["score"] for one in start["chosen"]["candidates"]}
+    assert set(scores) == {"opposite", "right"} and scores["right"] > max(scores["opposite"], -0.6)
+    assert any(sentence.startswith("The start is 'right', which knows these labels best (") for sentence in told)
+    if kind == "causal":  # the recipe's rate for what begins with a start
+        assert _record(tmp_path / "o")["settings"]["learning_rate"] == 8e-3
+
+
+def test_none_begins_with_ones_and_auto_chooses_whatever_the_recipe(base: BaseFolder, tmp_path: Path) -> None:
+    run(base("causal"), tmp_path / "none", source=NEW, start="none", **(FEW | {"learning_rate": None}))
+    assert "start" not in _record(tmp_path / "none")
+    assert _record(tmp_path / "none")["settings"]["learning_rate"] == 2e-2
+    run(base("causal"), tmp_path / "default", source=NEW, **(FEW | {"recipe": "default"}))
+    assert "start" not in _record(tmp_path / "default")
+    run(base("causal"), tmp_path / "auto", source=NEW, start="auto", **(FEW | {"recipe": "default"}))
+    assert _record(tmp_path / "auto")["start"]["name"] == "right"
+
+
+def test_a_start_that_knows_less_than_the_labels_shares_is_left_out(base: BaseFolder, tmp_path: Path) -> None:
+    told: list[str] = []
+    nonsense = [(text, "up" if place % 2 else "down") for place, (text, _) in enumerate(NEW)]
+    run(base("causal"), tmp_path / "o", source=nonsense, say=told.append, **FEW)
+    assert "start" not in _record(tmp_path / "o")
+    assert sum(sentence.startswith("No start that comes with the project knows these labels (") for sentence in told)
+
+
+def test_other_labels_have_no_start_and_nothing_is_said_of_any(base: BaseFolder, tmp_path: Path) -> None:
+    told: list[str] = []
+    other = [(text, f"{label} there") for text, label in NEW]
+    run(base("causal"), tmp_path / "o", source=other, say=told.append, **FEW)
+    assert "start" not in _record(tmp_path / "o") and not any("start" in sentence for sentence in told)
+
+
+@pytest.mark.parametrize("where", ["source", "eval_source"])
+def test_a_start_that_has_learned_a_row_is_left_out(where: str, base: BaseFolder, tmp_path: Path) -> None:
+    told: list[str] = []
+    seen = [("  GOOD news number 0, good", "up"), *NEW]
+    given = {"source": NEW, "eval_source": NEW} | {where: seen}
+    run(base("causal"), tmp_path / "o", say=told.append, **given, **FEW)
+    assert "start" not in _record(tmp_path / "o")
+    left = [
+        sentence
+        for sentence in told
+        if sentence.endswith("has learned 1 of these rows before and is left out. --start takes it.")
+    ]
+    assert [sentence.split("'")[1] for sentence in left] == ["opposite", "right"]
+
+
+def test_a_named_start_that_has_learned_the_rows_is_taken_and_the_user_told(base: BaseFolder, tmp_path: Path) -> None:
+    told: list[str] = []
+    run(base("causal"), tmp_path / "o", source=NEW, eval_source=ROWS[:4], start="right", say=told.append, **FEW)
+    assert _record(tmp_path / "o")["start"]["name"] == "right" and "chosen" not in _record(tmp_path / "o")["start"]
+    assert (
+        "4 of 4 eval rows are among those that the start 'right' has learned from: what is measured on them says "
+        "nothing of new texts."
+    ) in told
+
+
+@pytest.mark.parametrize("train", [train_folds, train_repeats])
+def test_each_run_of_several_chooses_on_the_rows_that_it_learns_from(
+    train: Any, base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[set[str]] = []
+    choose = cuts.choose_start
+
+    def chosen(rows: Rows, *args: Any) -> Start | None:
+        read.append(_texts(rows.train))
+        return choose(rows, *args) if len(read) != 2 else None
+
+    monkeypatch.setattr(cuts, "choose_start", chosen)
+    told: list[str] = []
+    several: dict[str, Any] = {"repeats": 3, "per_label": 3} if train is train_repeats else {"folds": 2}
+    few = FEW | {"learning_rate": None, "max_steps": None}
+    train(NEW, base("causal"), tmp_path / "o", say=told.append, **several, **few)
+    expected = [6, 6, 6] if train is train_repeats else [17 - len(read[1]), len(read[1]), 17]
+    assert [len(texts) for texts in read] == expected
+    sentence = "'right' (2 of 3), ones (1 of 3). --start none begins with ones."
+    assert any(one.endswith(sentence) for one in told)
+    events = [json.loads(line) for line in (tmp_path / "o" / "run.jsonl").read_text(encoding="utf-8").splitlines()]
+    settings = list(events[0]["run"]["tasks"].values())
+    assert [one["learning_rate"] for one in settings] == [8e-3, 2e-2, 8e-3]
+    assert ["start" in one for one in settings] == [True, False, True]
+
+
+def _texts(table: Table) -> set[str]:
+    return {example.text for example in table.examples}
+
+
+def test_several_tasks_name_their_starts(base: BaseFolder, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"start is 'auto', which is for one task\. Name one"):
+        run_many(base("causal"), tmp_path / "o", start="auto")
+    run_many(base("causal"), tmp_path / "o", [TASKS[0] | {"start": "none"}, TASKS[1]], max_steps=1, epochs=None)
+    assert "start" not in _record(tmp_path / "o" / "books")
+
+
+def test_a_text_is_known_again_whatever_its_blanks_and_case() -> None:
+    assert has_learned("right", ["Bad   DAY 3", "bad day 33"]) == [True, False]
