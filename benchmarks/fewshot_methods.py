@@ -44,12 +44,12 @@ def run_lm(trial: Trial) -> Metrics:
     """Return the metrics of our adapter trained with the answer's loss alone; a head has no other loss."""
     if trial.base.kind == "encoder":
         raise NotAvailable("a head has one loss; this is lm+ul+ln")
-    return _train(trial, losses="lm")
+    return _train(trial, losses="lm", start="none")
 
 
 def run_three_losses(trial: Trial) -> Metrics:
     """Return the metrics of our adapter trained with the paper's losses; a head has its cross-entropy."""
-    return _train(trial, losses="lm+ul+ln")
+    return _train(trial, losses="lm+ul+ln", start="none")
 
 
 def run_with_start(trial: Trial) -> Metrics:

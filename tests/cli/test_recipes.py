@@ -26,11 +26,12 @@ def test_one_is_shown_with_its_settings_and_where_it_differs(capsys: pytest.Capt
     assert "\nwith --start: learning_rate 0.008, feedforward_rate 3, max_steps 60 (causal)\n" in out
     assert "\nshare of the rows held out, unless --eval-fraction says another: 0\n" in out
     assert "\na template is searched where none is given (causal, seq2seq)\n" in out
+    assert "\na start that comes with ia3 is chosen where none is given and one knows the labels\n" in out
     assert "\nthe temperature that probabilities usually need: " in out and " (causal, with --start)" in out
     assert main(["recipes", "show", "t-few-small", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     usual = shown["usual_temperatures"]
-    assert shown["eval_fraction"] == 0 and shown["searches_template"] is True
+    assert shown["eval_fraction"] == 0 and shown["searches_template"] is shown["chooses_start"] is True
     assert {
         "kind": "causal",
         "with_start": True,

@@ -48,7 +48,7 @@ def starts(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = base(kind)
             settings = {
                 "epochs": None,
-                "max_steps": 60,
+                "max_steps": 1 if name == "other" else 60,
                 "batch_size": 17,
                 "losses": "lm+ul+ln",
                 "pooling": "mean" if kind == "encoder" else "own",

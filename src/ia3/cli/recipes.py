@@ -52,7 +52,11 @@ def _show(name: str, *, as_json: bool) -> None:
             for (kind, has_start), temperature in recipe.temperatures.items()
         ]
         told_whole = {"name": recipe.name, "summary": recipe.summary, "kinds": told, "with_start": started}
-        told_rest = {"eval_fraction": recipe.eval_fraction, "searches_template": recipe.searches_template}
+        told_rest = {
+            "eval_fraction": recipe.eval_fraction,
+            "searches_template": recipe.searches_template,
+            "chooses_start": recipe.chooses_start,
+        }
         print_json({**told_whole, **told_rest, "usual_temperatures": measured})
         return
     names = [name for name in settings["causal"] if name != "recipe"]
@@ -65,6 +69,8 @@ def _show(name: str, *, as_json: bool) -> None:
     print_lines(["", f"share of the rows held out, unless --eval-fraction says another: {recipe.eval_fraction:g}"])
     if recipe.searches_template:
         print_lines(["", "a template is searched where none is given (causal, seq2seq)"])
+    if recipe.chooses_start:
+        print_lines(["", "a start that comes with ia3 is chosen where none is given and one knows the labels"])
     if recipe.temperatures:
         usual = ", ".join(
             f"{temperature:g} ({kind}{', with --start' * has_start})"

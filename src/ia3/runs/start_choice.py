@@ -2,7 +2,8 @@
 
 T-Few begins with vectors of other tasks and asks nobody. So does a recipe that chooses: each start that fits the base
 and the labels answers some training rows as it is, and the one that gives the right labels the most probability is
-kept, where that is more than how often each label occurs would give. This file brings rows, bases and starts together.
+kept, where that is clearly more than how often each label occurs would give. This file brings rows, bases and starts
+together.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ia3.adapters.attached import load
 from ia3.bases.loading import Base
 from ia3.core.attach import attachment_of
@@ -23,6 +26,7 @@ from ia3.data.duplicates import normal_text
 from ia3.data.examples import Example, Table
 from ia3.errors import AdapterError, BankError
 from ia3.inference.loading import load_predictor
+from ia3.inference.temperature import fit_temperature, scale
 from ia3.runs.dataset import Rows
 from ia3.runs.packaged_starts import has_learned, packaged_start, start_names
 from ia3.runs.start import Start, read_start
@@ -33,6 +37,7 @@ from ia3.training.settings import Settings
 AUTO, NONE = "auto", "none"  # in place of an adapter's place: choose one, begin with ones
 MOST_ROWS = 32  # that each start answers
 _LEAST = 1e-30  # probability that a logarithm is taken of
+_CLEARLY = 1.92  # nats of all rows: the likelihood-ratio test at 5 %, for one number that was fitted
 
 # What starts have answered so far: by start and text, blanks and case aside, the probability of each label.
 Answered = dict[tuple[str, str], dict[str, float]]
@@ -95,7 +100,7 @@ def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered
     _ask(base, starts, examples, answered)
     told = [_told(start, examples, rows.labels, answered) for start in starts]
     best = max(range(len(starts)), key=lambda place: told[place]["score"])  # of equal ones the first
-    least = _score_of_shares(examples)
+    least = _score_of_shares(examples) + _CLEARLY / len(examples)
     choice = {"rows": len(examples), "least_score": least, "candidates": told}
     name, found = starts[best].name, told[best]
     measured = (
@@ -185,15 +190,16 @@ def _ask(base: Base, starts: Sequence[Start], examples: Sequence[Example], answe
 
 
 def _told(start: Start, examples: Sequence[Example], labels: Sequence[str], answered: Answered) -> dict[str, Any]:
-    """Return how well a start knows the rows, as plain values for the record: the labels of the table alone count."""
-    right, total = 0, 0.0
-    for example in examples:
-        shares = answered[start.name, normal_text(example.text)]
-        gold = shares[str(example.label)] / max(sum(shares[label] for label in labels), _LEAST)
-        right += max(labels, key=lambda label: shares[label]) == example.label
-        total += log(max(gold, _LEAST))
-    count = max(1, len(examples))
-    return {"name": start.name, "score": total / count, "accuracy": right / count}
+    """Return how well a start knows the rows, as plain values for the record: the labels of the table alone count.
+
+    How sure it is on its own tables says little of this one, so that it is asked at the temperature that the rows want.
+    """
+    shares = np.array([[answered[start.name, normal_text(e.text)][label] for label in labels] for e in examples])
+    gold = np.array([labels.index(str(example.label)) for example in examples])
+    scores = np.log(np.maximum(shares, _LEAST))
+    right = scale(scores, fit_temperature(scores, gold))[np.arange(len(gold)), gold]
+    accuracy = float((shares.argmax(axis=1) == gold).mean())
+    return {"name": start.name, "score": float(np.log(right).mean()), "accuracy": accuracy}
 
 
 def _score_of_shares(examples: Sequence[Example]) -> float:
