@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
 
 from ia3.adapters.folder import load_adapter
+from ia3.data.tables import read_table
+from ia3.demo.demonstration import TABLE
 from ia3.errors import AdapterError
-from ia3.runs.packaged_starts import packaged_start, start_names
+from ia3.runs.packaged_starts import has_learned, packaged_start, seen_note, start_names
 from ia3.runs.start import read_start
 
 
@@ -27,6 +30,14 @@ def test_every_start_is_a_whole_adapter_with_its_licence(name: str) -> None:
         assert bool(adapter.head) == has_head
         assert adapter.record["base"]["name"] == base
         assert adapter.record["labels"] == ["negative", "neutral", "positive"]
+
+
+def test_what_a_start_has_learned_is_known() -> None:
+    with as_file(files("ia3.demo") / TABLE) as path:
+        texts = [example.text for example in read_table(path).examples]
+    assert all(has_learned("business", texts)) and not any(has_learned("sentiment", texts))
+    assert seen_note("sentiment", texts) == seen_note("runs/mine", texts) == ""
+    assert seen_note("business", texts[:3]).startswith("3 of 3 rows are among those that the start 'business' has")
 
 
 def test_a_named_base_is_found_by_its_hub_id_too() -> None:

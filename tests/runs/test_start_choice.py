@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ia3
+from ia3.cli.main import main
 from ia3.data.examples import Table
 from ia3.errors import SettingsError
 from ia3.runs import cuts, packaged_starts
@@ -19,7 +21,8 @@ from ia3.runs.folds import train_folds
 from ia3.runs.packaged_starts import has_learned, text_hashes
 from ia3.runs.repeat import train_repeats
 from ia3.runs.start import Start
-from tests.runs.trials import ROWS, TASKS, run, run_many
+from ia3.runs.tasks_file import read_tasks
+from tests.runs.trials import ROWS, run, run_many
 
 BaseFolder = Callable[..., Path]
 NEW = [(f"indeed {text}", label) for text, label in ROWS]
@@ -166,11 +169,57 @@ def _texts(table: Table) -> set[str]:
     return {example.text for example in table.examples}
 
 
-def test_several_tasks_name_their_starts(base: BaseFolder, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"start is 'auto', which is for one task\. Name one"):
-        run_many(base("causal"), tmp_path / "o", start="auto")
-    run_many(base("causal"), tmp_path / "o", [TASKS[0] | {"start": "none"}, TASKS[1]], max_steps=1, epochs=None)
+def test_several_tasks_name_their_starts_or_none(base: BaseFolder, tmp_path: Path) -> None:
+    (tmp_path / "books.csv").write_text("text,label\na good book,up\na bad book,down\n" * 3, encoding="utf-8")
+    file = tmp_path / "tasks.yaml"
+    few: dict[str, Any] = {"max_steps": 1, "epochs": None, "eval_fraction": 0.0}
+    for word in ("auto", "none"):
+        file.write_text(f"- {{name: books, table: books.csv, start: {word}}}\n", encoding="utf-8")
+        tasks = read_tasks(file)
+        if word == "auto":
+            with pytest.raises(SettingsError, match=r"start is 'auto', which is for one task\. Name one"):
+                run_many(base("causal"), tmp_path / "o", tasks, **few)
+    run_many(base("causal"), tmp_path / "o", tasks, **few)
     assert "start" not in _record(tmp_path / "o" / "books")
+    told: list[str] = []
+    run_many(base("causal"), tmp_path / "p", [{"name": "news", "table": ROWS}], start="right", say=told.append, **few)
+    assert any(sentence.startswith("news: 17 of 17 rows are among those that the start 'right'") for sentence in told)
+
+
+def test_asked_for_and_not_there_it_is_said(base: BaseFolder, tmp_path: Path) -> None:
+    told: list[str] = []
+    other = [(text, f"{label} there") for text, label in NEW]
+    run(base("causal"), tmp_path / "o", source=other, say=told.append, **(FEW | {"start": "auto"}))
+    sentence = "No start that comes with the project is for this base and these labels: the run begins with ones."
+    assert told.count(sentence) == 1
+
+
+def test_folders_where_the_user_stands_choose_nothing(
+    base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("right", "opposite", "auto", "none"):
+        (tmp_path / name).mkdir()
+    run(base("causal"), tmp_path / "o", source=NEW, **FEW)
+    assert _record(tmp_path / "o")["start"]["name"] == "right"
+
+
+def test_a_loaded_encoder_whose_head_has_the_labels_in_another_order_has_its_start(
+    base: BaseFolder, tmp_path: Path
+) -> None:
+    loaded = ia3.load_base(base("encoder"), labels=["up", "down"], pooling="mean")
+    run(loaded, tmp_path / "o", source=NEW, **FEW)
+    assert _record(tmp_path / "o")["start"]["name"] == "right"
+
+
+def test_rows_that_the_start_of_an_adapter_has_learned_are_told_where_it_is_measured(
+    base: BaseFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(base("causal"), tmp_path / "o", source=NEW, **FEW)
+    lines = [f"{text},{label}" for text, label in (*((f'"{text}"', label) for text, label in ROWS[:3]), NEW[-1])]
+    (tmp_path / "more.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    assert main(["evaluate", str(tmp_path / "more.csv"), "--adapter", str(tmp_path / "o")]) == 0
+    assert "3 of 4 rows are among those that the start 'right' has learned from: what is" in capsys.readouterr().err
 
 
 def test_a_text_is_known_again_whatever_its_blanks_and_case() -> None:

@@ -93,11 +93,11 @@ def load_predictor(
         raise AdapterError(
             f"{doing}: it is for a base of kind {adapter.kind}, got {base.name!r}, which is {base.kind}."
         )
-    attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
-    keep_accelerated(attachment)
     encoding = encoding_of(base, known, words, chosen)
     own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "strength": strength}
     own["others"] = _further_encodings(doing, encoding, known.others) if ensemble else ()
+    attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
+    keep_accelerated(attachment)
     return Predictor(base, attachment, name, encoding, adapter.record, **own)
 
 

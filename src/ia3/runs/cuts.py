@@ -19,6 +19,7 @@ from ia3.data.template_sets import TemplateLike
 from ia3.inference.template_search import Known
 from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, read_rows
 from ia3.runs.few_rows import Planned, recipe_taken
+from ia3.runs.packaged_starts import AUTO
 from ia3.runs.run_base import Placement, in_order_of, load_for, settled
 from ia3.runs.start import Start
 from ia3.runs.start_choice import Answered, choose_start, is_chosen, is_named, settled_start
@@ -41,7 +42,7 @@ class Whole:
         max_length: Most tokens of an example; None for what the base reads.
         given: Settings of all runs by name, as they were given and with the recipe that was taken.
         start: What all runs begin with; None for ones, or where each cut chooses.
-        chooses_start: Whether each cut chooses its start, on the rows that it learns from.
+        asked_start: What `start` was given as; where nothing is named, each cut may choose on the rows it learns from.
         known: What searches on other cuts have found out of the base.
         answered: What starts have answered to the rows of other cuts.
     """
@@ -52,7 +53,7 @@ class Whole:
     max_length: int | None
     given: Mapping[str, Any]
     start: Start | None = None
-    chooses_start: bool = False
+    asked_start: str | Path | None = None
     known: Known = field(default_factory=dict)
     answered: Answered = field(default_factory=dict)
 
@@ -76,13 +77,13 @@ class Whole:
         """
         rows = Rows(train, measured, self.rows.labels, ())
         own = self.settings if seed is None else replace(self.settings, seed=seed)
-        start = self.start
-        if self.chooses_start:
-            start = choose_start(rows, self.base, own.seed, _silent, self.answered)
+        start, notes = self.start, list[str]()
+        if is_chosen(self.asked_start, own):
+            start = choose_start(rows, self.base, own.seed, notes.append, self.answered)
             own = replace(self._settings(start), seed=own.seed)
         words = settled_words(self.words, start, rows, self.base, own, _silent)
         dataset = encode_worded(rows, self.base, own, words, self.max_length, _silent, known=self.known)
-        return Cut(dataset, own, start)
+        return Cut(dataset, own, start, tuple(notes))
 
     def _settings(self, start: Start | None) -> Settings:
         return settled(settings_for(self.base.kind, has_start=start is not None, **self.given), self.base)
@@ -96,11 +97,13 @@ class Cut:
         dataset: The rows it learns from and those it is measured on.
         settings: Its settings.
         start: What it begins with; None for ones.
+        notes: What was said while it was chosen.
     """
 
     dataset: Dataset
     settings: Settings
     start: Start | None
+    notes: tuple[str, ...] = ()
 
 
 def _silent(sentence: str) -> None:
@@ -179,7 +182,7 @@ def read_whole(
     for note in rows.notes:
         say(note)
     begun = settled_start(start, rows, loaded, settings, say) if has_start else None
-    return Whole(loaded, rows, words, max_length, given, begun, is_chosen(start, settings))
+    return Whole(loaded, rows, words, max_length, given, begun, start)
 
 
 def training_part(dataset: Dataset) -> Dataset:
@@ -195,13 +198,19 @@ def say_cuts(whole: Whole, cuts: Sequence[Cut], say: Say) -> None:
         cuts: Of it.
         say: Told.
     """
-    if whole.chooses_start:
+    notes = [*dict.fromkeys(note for cut in cuts for note in cut.notes)]
+    for note in notes:
+        say(note)
+    begun = next((cut.start for cut in cuts if cut.start is not None), None)
+    if not is_named(whole.asked_start) and (begun or notes or whole.asked_start == AUTO):
         names = Counter("ones" if cut.start is None else repr(cut.start.name) for cut in cuts)
         told = ", ".join(f"{name} ({count} of {len(cuts)})" for name, count in names.most_common())
         say(f"Each run chooses its start on the rows that it learns from: {told}. --start none begins with ones.")
-    if any(cut.dataset.search is not None for cut in cuts):
-        say("Each run searches its template on the rows that it learns from.")
-    elif not whole.words and any(cut.start for cut in cuts):
-        settled_words((), next(cut.start for cut in cuts if cut.start), whole.rows, whole.base, whole.settings, say)
+    searched = sum(cut.dataset.search is not None for cut in cuts)
+    if searched:
+        each = "Each run searches" if searched == len(cuts) else f"{searched} of {len(cuts)} runs search"
+        say(f"{each} its template on the rows that it learns from.")
+    if not whole.words and begun is not None:
+        settled_words((), begun, whole.rows, whole.base, whole.settings, say)
     for note in dict.fromkeys(note for cut in cuts for note in cut.dataset.notes):
         say(note)

@@ -6,7 +6,7 @@ This file knows rows, bases and settings; what recipes hold is `training.recipes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,15 @@ def recipe_taken(tasks: Sequence[Planned], base: str | Path | Base, kind: Kind, 
 def _say_taken(tasks: Sequence[Planned], kind: Kind, say: Say) -> None:
     first = tasks[0]
     usual = first.settings(kind).total_steps(first.count)
-    steps = first.settings(kind, recipe=FOR_FEW_ROWS).total_steps(first.count)
+    steps, started = (
+        replace(first, has_start=begins).settings(kind, recipe=FOR_FEW_ROWS).total_steps(first.count)
+        for begins in (first.has_start, True)
+    )
+    taken = f"{steps} steps" if started == steps else f"{steps} steps, {started} from a start"
     where, which = (f" in all {len(tasks)} tasks", f" in {first.name}") if len(tasks) > 1 else ("", "")
     say(
         f"Rows are few{where}: the defaults would take {usual} steps{which}. The settings are those of --recipe "
-        f"{FOR_FEW_ROWS} ({steps} steps); --recipe default keeps the defaults."
+        f"{FOR_FEW_ROWS} ({taken}); --recipe default keeps the defaults."
     )
 
 

@@ -112,7 +112,7 @@ def train_folds(
         device: Where it runs.
         precision: `float`, or `int8` for the weights of its blocks.
         batches: `mixed`, or `apart` for the bits of training on all rows alone.
-        start: Adapter of the same base that every run begins with in place of ones.
+        start: As for `train_adapter`; every run begins with it, or chooses on the rows that it learns from.
         resume: Go on from the folder's last checkpoint.
         overwrite: Replace the run in the folder.
         say: Called with each sentence for the user.

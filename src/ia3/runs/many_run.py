@@ -27,12 +27,13 @@ from ia3.runs.many_data import encode_all, hold_out_all, read_all, tell_tasks
 from ia3.runs.many_folder import check_store, check_task_folders, clear_adapters, pack_folders
 from ia3.runs.many_results import ManyResult, TaskResult
 from ia3.runs.many_rows import attached_rows
+from ia3.runs.packaged_starts import AUTO
 from ia3.runs.run import Run
 from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
 from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup, SharedStage
 from ia3.runs.start import Start, read_starts
-from ia3.runs.start_choice import AUTO, is_named
+from ia3.runs.start_choice import is_named, warn_of_seen
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import TaskSpec, filled_spec, specs_of
 from ia3.runs.watch import Say, Watch
@@ -158,6 +159,9 @@ def train_tasks(
     each = [settled(own, loaded) for own in each]
     rows = [in_order_of(loaded, one, is_strict=False) for one in rows]
     begun = read_starts(starts, loaded)
+    for spec, one, begin in zip(filled, rows, begun, strict=True):
+        if begin is not None:
+            warn_of_seen(begin, one, say, spec.name)
     datasets = encode_all(filled, each, rows, loaded, say, begun)
     tell_tasks(filled, datasets, say)
     stage = _shared_stage(datasets, loaded, chosen, shared_steps, settings, begun[0])
@@ -269,7 +273,7 @@ def _starts_of(specs: Sequence[TaskSpec], start: str | Path | None, shared_steps
             "task begins with the shared adapter. Give --start, which that one begins with, or leave one of them out."
         )
     found = [start if spec.start is None else spec.start for spec in specs]
-    if any(str(one) == AUTO for one in found):
+    if AUTO in found:
         raise SettingsError("Training tasks: start is 'auto', which is for one task. Name one of its own for each.")
     return [one if is_named(one) else None for one in found]
 

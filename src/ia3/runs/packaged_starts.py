@@ -8,7 +8,7 @@ knows where they lie; what a start is stands in `start`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ia3.data.duplicates import normal_text
 from ia3.errors import AdapterError
 
 STARTS = Path(__file__).parent / "starts"  # starts/NAME/BASE/ is an adapter's folder
+AUTO, NONE = "auto", "none"  # in place of a start's name: choose one, begin with ones
 LEARNED = "learned.npy"  # starts/NAME/learned.npy: `text_hashes` of its texts, uint64, in order
 
 
@@ -44,14 +45,25 @@ def packaged_start(given: str | Path, base: str | None = None) -> Path | None:
     if str(given) not in start_names() or Path(given).exists():
         return None
     bases = sorted(path.parent.name for path in (STARTS / str(given)).glob("*/adapter_config.json"))
-    named = None if base is None else find_by_hub_id(base)
-    base = base if named is None else named.name
-    if base is not None and base not in bases:
+    found = STARTS / str(given) / bases[0] if base is None else start_for(str(given), base)
+    if found is None:
         raise AdapterError(
             f"Starting from {given}: it is there for the bases {', '.join(bases)}, got {base!r}. Make one for yours "
             "with python -m benchmarks.starts, or leave --start out."
         )
-    return STARTS / str(given) / (base or bases[0])
+    return found
+
+
+def start_for(name: str, base: str) -> Path | None:
+    """Return the folder of a start that comes with the project for a base, whatever lies in the working directory.
+
+    Args:
+        name: One of `start_names`.
+        base: Name or hub id of the base.
+    """
+    named = find_by_hub_id(base)
+    folder = STARTS / name / (base if named is None else named.name)
+    return folder if folder.parent == STARTS / name and (folder / "adapter_config.json").is_file() else None
 
 
 def has_learned(name: str, texts: Iterable[str]) -> list[bool]:
@@ -63,6 +75,23 @@ def has_learned(name: str, texts: Iterable[str]) -> list[bool]:
     """
     learned = _read_hashes(STARTS / name / LEARNED)
     return [one in learned for one in text_hashes(texts)]
+
+
+def seen_note(name: str | None, texts: Sequence[str], what: str = "rows") -> str:
+    """Return the sentence that a start has learned some of the texts that are measured on; "" where it has not.
+
+    Args:
+        name: Of the start; one that does not come with the project is not known to have learned anything.
+        texts: Of the rows.
+        what: They are.
+    """
+    seen = sum(has_learned(name, texts)) if name in start_names() else 0
+    if not seen:
+        return ""
+    return (
+        f"{seen} of {len(texts)} {what} are among those that the start {name!r} has learned from: what is measured on "
+        "them says nothing of new texts."
+    )
 
 
 def text_hashes(texts: Iterable[str]) -> list[int]:

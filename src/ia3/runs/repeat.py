@@ -70,6 +70,7 @@ class RepeatedRun:
         rows: How many it has learned from.
         fingerprint: Of these rows.
         drawn: Where they come from; empty where all rows were learned from but those held out.
+        start: Name of what it began with; None for ones.
         outcome: How its training ended.
         metrics: On the rows it is measured on; None if it was stopped or has diverged.
     """
@@ -78,6 +79,7 @@ class RepeatedRun:
     rows: int
     fingerprint: str
     drawn: tuple[str, ...]
+    start: str | None
     outcome: Outcome
     metrics: Metrics | None
 
@@ -90,6 +92,7 @@ class RepeatedRun:
             "rows": self.rows,
             "fingerprint": self.fingerprint,
             "drawn": list(self.drawn),
+            "start": self.start,
             "steps": self.outcome.steps,
             "fault": self.outcome.fault,
             "measured_rows": 0 if metrics is None else metrics.rows,
@@ -178,7 +181,7 @@ def train_repeats(
         device: Where it runs.
         precision: `float`, or `int8` for the weights of its blocks.
         batches: `mixed`, or `apart` for the bits of training each run alone.
-        start: Adapter of the same base that every run begins with in place of ones.
+        start: As for `train_adapter`; every run begins with it, or chooses on the rows that it learns from.
         resume: Go on from the folder's last checkpoint.
         overwrite: Replace the run in the folder.
         say: Called with each sentence for the user.
@@ -341,7 +344,8 @@ def _measure(
 def _told(task: RunTask, outcome: Outcome, metrics: Metrics | None, *, is_drawn: bool) -> RepeatedRun:
     table = task.dataset.rows.train
     drawn = tuple(str(example.origin) for example in table.examples) if is_drawn else ()
-    return RepeatedRun(task.settings.seed, len(table.examples), table.fingerprint, drawn, outcome, metrics)
+    start = None if task.start is None else task.start.name
+    return RepeatedRun(task.settings.seed, len(table.examples), table.fingerprint, drawn, start, outcome, metrics)
 
 
 def _median(runs: Sequence[RepeatedRun]) -> RepeatedRun | None:

@@ -9,7 +9,7 @@ together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import log
@@ -23,18 +23,17 @@ from ia3.bases.loading import Base
 from ia3.core.attach import attachment_of
 from ia3.data.draws import draw_in_turn
 from ia3.data.duplicates import normal_text
-from ia3.data.examples import Example, Table
+from ia3.data.examples import Example
 from ia3.errors import AdapterError, BankError
 from ia3.inference.loading import load_predictor
 from ia3.inference.temperature import fit_temperature, scale
 from ia3.runs.dataset import Rows
-from ia3.runs.packaged_starts import has_learned, packaged_start, start_names
+from ia3.runs.packaged_starts import AUTO, NONE, has_learned, seen_note, start_for, start_names
 from ia3.runs.start import Start, read_start
 from ia3.runs.watch import Say
 from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings
 
-AUTO, NONE = "auto", "none"  # in place of an adapter's place: choose one, begin with ones
 MOST_ROWS = 32  # that each start answers
 _LEAST = 1e-30  # probability that a logarithm is taken of
 _CLEARLY = 1.92  # nats of all rows: the likelihood-ratio test at 5 %, for one number that was fitted
@@ -45,12 +44,12 @@ Answered = dict[tuple[str, str], dict[str, float]]
 
 def is_named(given: str | Path | None) -> bool:
     """Whether a run was told which adapter it begins with."""
-    return given is not None and str(given) not in (AUTO, NONE)
+    return given is not None and given not in (AUTO, NONE)
 
 
 def is_chosen(given: str | Path | None, settings: Settings) -> bool:
     """Whether a run chooses what it begins with: because it was told to, or because its recipe does."""
-    return str(given) == AUTO or (given is None and find_recipe(settings.recipe).chooses_start)
+    return given == AUTO or (given is None and find_recipe(settings.recipe).chooses_start)
 
 
 def settled_start(
@@ -73,11 +72,23 @@ def settled_start(
     Raises:
         AdapterError: If a start that was named cannot be read, or is of another base.
     """
-    if is_named(given):
-        start = read_start(str(given), base)
-        _warn_of_seen(start, rows, say)
-        return start
-    return choose_start(rows, base, settings.seed, say) if is_chosen(given, settings) else None
+    if given is not None and is_named(given):
+        named = read_start(given, base)
+        warn_of_seen(named, rows, say)
+        return named
+    if not is_chosen(given, settings):
+        return None
+    said: list[str] = []
+    start = choose_start(rows, base, settings.seed, said.append)
+    for sentence in said:
+        say(sentence)
+    if start is not None and start.choice is not None:
+        found = next(one for one in start.choice["candidates"] if one["name"] == start.name)
+        told = _spell(found, start.choice["rows"])
+        say(f"The start is {start.name!r}, which knows these labels best ({told}). --start none begins with ones.")
+    elif given == AUTO and not said:
+        say("No start that comes with the project is for this base and these labels: the run begins with ones.")
+    return start
 
 
 def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered | None = None) -> Start | None:
@@ -89,7 +100,7 @@ def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered
         rows: Of the run.
         base: Of the run.
         seed: Decides which training rows are answered.
-        say: Told what was chosen.
+        say: Told which was left out, and that none knows the labels.
         answered: Filled, and used by a further choice on rows of the same table with the same base.
     """
     starts = [start for start in _starts_for(base, rows.labels) if not _has_seen(start, rows, say)]
@@ -102,58 +113,58 @@ def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered
     best = max(range(len(starts)), key=lambda place: told[place]["score"])  # of equal ones the first
     least = _score_of_shares(examples) + _CLEARLY / len(examples)
     choice = {"rows": len(examples), "least_score": least, "candidates": told}
-    name, found = starts[best].name, told[best]
-    measured = (
-        f"{100 * found['accuracy']:.0f} % of {len(examples)} training rows right without training, right label "
+    if told[best]["score"] <= least:
+        say(
+            f"No start that comes with the project knows these labels ({starts[best].name!r}: "
+            f"{_spell(told[best], len(examples))})."
+        )
+        return None
+    return replace(starts[best], choice=choice)
+
+
+def _spell(found: Mapping[str, Any], rows: int) -> str:
+    return (
+        f"{100 * found['accuracy']:.0f} % of {rows} training rows right without training, right label "
         f"{found['score']:.3f} nats"
     )
-    if found["score"] <= least:
-        say(f"No start that comes with the project knows these labels ({name!r}: {measured}).")
-        return None
-    say(f"The start is {name!r}, which knows these labels best ({measured}). --start none begins with ones.")
-    return replace(starts[best], choice=choice)
 
 
 def _starts_for(base: Base, labels: Sequence[str]) -> list[Start]:
     """Return the starts that are there for a base and have learned these labels."""
     found = []
     for name in start_names():
-        with suppress(AdapterError):  # it is there for other bases, or other weights
-            start = read_start(name, base) if packaged_start(name, base.name) else None
-            if start is not None and _knows(start, base, labels):
+        folder = start_for(name, base.name)
+        if folder is None:
+            continue
+        with suppress(AdapterError):  # it is for other weights
+            start = replace(read_start(folder, base), given=name)
+            if _knows(start, base, labels):
                 found.append(start)
     return found
 
 
 def _knows(start: Start, base: Base, labels: Sequence[str]) -> bool:
     if base.kind == "encoder":  # its head has one output a label
-        return bool(start.adapter.head) and start.labels == tuple(labels)
+        return bool(start.adapter.head) and set(start.labels) == set(labels)
     return bool(labels) and set(labels) <= set(start.labels)
 
 
 def _has_seen(start: Start, rows: Rows, say: Say) -> bool:
     """Whether a start has learned one of the rows; then it is said."""
     tables = [table for table in (rows.train, rows.held_out) if table is not None]
-    seen = sum(_count_seen(start, table) for table in tables)
+    seen = sum(sum(has_learned(start.name, (example.text for example in table.examples))) for table in tables)
     if seen:
         say(f"The start {start.name!r} has learned {seen} of these rows before and is left out. --start takes it.")
     return bool(seen)
 
 
-def _warn_of_seen(start: Start, rows: Rows, say: Say) -> None:
-    """Say how many of the rows that a run is measured on its start has learned."""
+def warn_of_seen(start: Start, rows: Rows, say: Say, task: str = "") -> None:
+    """Say how many of the rows that a run is measured on its start has learned, if it comes with the project."""
     table = rows.train if rows.held_out is None else rows.held_out
-    seen = _count_seen(start, table)
-    if seen:
-        say(
-            f"{seen} of {len(table.examples)} {'rows' if rows.held_out is None else 'eval rows'} are among those that "
-            f"the start {start.name!r} has learned from: what is measured on them says nothing of new texts."
-        )
-
-
-def _count_seen(start: Start, table: Table) -> int:
-    is_packaged = start.given in start_names() and not Path(start.given).exists()
-    return sum(has_learned(start.given, (example.text for example in table.examples))) if is_packaged else 0
+    name = None if Path(start.given).exists() else start.given
+    texts = [example.text for example in table.examples]
+    if note := seen_note(name, texts, "rows" if rows.held_out is None else "eval rows"):
+        say(f"{task}: {note}" if task else note)
 
 
 def _has_bank(base: Base) -> bool:
@@ -174,7 +185,7 @@ def _ask(base: Base, starts: Sequence[Start], examples: Sequence[Example], answe
     waiting = [start for start in starts if asked[start.name]]
     if not waiting:
         return
-    folders: dict[str, Any] = {start.name: packaged_start(start.given, base.name) for start in waiting}
+    folders: dict[str, Any] = {start.name: start_for(start.name, base.name) for start in waiting}
     first = load_predictor(folders[waiting[0].name], base=base, name=waiting[0].name, say=lambda line: None)
     try:
         for start in waiting[1:]:

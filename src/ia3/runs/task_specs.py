@@ -15,7 +15,7 @@ from typing import Any
 from ia3.data.examples import quote
 from ia3.errors import SettingsError, near_matches
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
-from ia3.runs.packaged_starts import start_names
+from ia3.runs.packaged_starts import AUTO, NONE, start_names
 from ia3.runs.task_templates import template_faults, templates_in
 from ia3.runs.wording import read_words
 from ia3.training.loop import OF_THE_RUN
@@ -295,7 +295,7 @@ def _spec(found: Found, folder: Path | None) -> TaskSpec:
     if "start" in values:
         whole = placed(values["start"], folder)
         is_ours = str(values["start"]) in start_names() and not Path(whole).exists()
-        own["start"] = values["start"] if is_ours else whole
+        own["start"] = values["start"] if is_ours or values["start"] in (AUTO, NONE) else whole
     if "eval" in values:
         own["eval"] = placed(values["eval"], folder)
     return TaskSpec(**own)

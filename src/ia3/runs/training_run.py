@@ -131,8 +131,8 @@ def train_adapter(
     folder = Path(output).expanduser()
     check_folder(folder, resume=resume, overwrite=overwrite)
     words = read_words(template)
-    if is_named(start):
-        read_start(str(start))  # before the base, which takes longer
+    if start is not None and is_named(start):
+        read_start(start)  # before the base, which takes longer
     placement = Placement(dtype, device, precision)
     kind = kind_of_base(base, placement, say)
     chosen = settings_for(kind, has_start=is_named(start), **settings)
