@@ -18,7 +18,7 @@ SETTINGS = (
     "recipe", "losses", "optimizer",
     "epochs", "max_steps", "learning_rate", "feedforward_rate", "head_learning_rate", "pooling",
     "fit_head", "batch_size", "token_budget",
-    "warmup", "beta1", "beta2", "weight_decay", "clip", "dropout", "class_weights", "compile",
+    "warmup", "beta1", "beta2", "weight_decay", "clip", "interpolation", "dropout", "class_weights", "compile",
     "eval_strategy", "patience", "seed",
 )  # fmt: skip
 
@@ -144,6 +144,13 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
         help=f"Pull of the vectors towards one ({_default('weight_decay')}).",
     )
     add("--clip", type=number, metavar="X", help=f"Largest norm of a gradient, 0 for any ({_default('clip')}).")
+    add(
+        "--interpolation",
+        type=number,
+        metavar="X",
+        help="How much of the way from the first numbers to the last is kept "
+        f"({_default('interpolation')}; {FOR_FEW_ROWS} from a start: 0.75 for language models).",
+    )
     add("--dropout", action="store_true", default=None, help="Turn the base's own dropout on (default: off).")
     add("--class-weights", action="store_true", default=None, help="Let rare labels count more (default: off).")
     add(

@@ -32,6 +32,7 @@ class TaskState:
     step: int = 0  # optimizer steps done
     trained: dict[str, Tensor] = field(default_factory=dict)  # every trained tensor by name; empty before the first
     optimizer: dict[str, Any] = field(default_factory=dict)  # its state dict; empty before the first step
+    begun: dict[str, Tensor] = field(default_factory=dict)  # before the first step; kept where they are asked for again
     best: dict[str, Tensor] = field(default_factory=dict)  # of the best epoch so far; empty before the first
     best_epoch: int = 0  # counted from 1; 0 before the first
     best_loss: float = math.inf  # its eval loss; inf before the first

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -39,6 +41,7 @@ class Learner:
         self._weights: list[float] | None = None  # of each choice
         if settings.class_weights and task.choices:
             self._weights = class_weights(task.train, task.choices).tolist()
+        self._keep_beginning()
 
     @property
     def is_active(self) -> bool:
@@ -150,6 +153,25 @@ class Learner:
     def start_from(self, other: Learner) -> None:
         """Begin with the best numbers of another task."""
         _load(self.trained, other.state.best)
+        self._keep_beginning()
+
+    def _keep_beginning(self) -> None:
+        if self.settings.interpolation < 1:
+            self.state = replace(self.state, begun=_copied(self.trained))
+
+    @contextmanager
+    def interpolated(self) -> Iterator[None]:
+        """Have the row hold what is kept of its numbers inside: so much of the way from those that it began with."""
+        share = self.settings.interpolation
+        if share == 1:
+            yield
+            return
+        reached = _copied(self.trained)
+        _load(self.trained, {name: torch.lerp(begun, reached[name], share) for name, begun in self.state.begun.items()})
+        try:
+            yield
+        finally:
+            _load(self.trained, reached)
 
     def load(self, state: TaskState) -> None:
         """Go on from a state; one whose training has not begun is left as it is."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,6 +208,14 @@ class _Rounds:
         ended = [learner for learner in stepped if learner.is_at_an_end]
         if not ended:
             return set()
+        with ExitStack() as stack:
+            for learner in ended:
+                stack.enter_context(learner.interpolated())
+            self._measure(ended)
+        return {self._places[learner.task.adapter] for learner in ended}
+
+    def _measure(self, ended: Sequence[Learner]) -> None:
+        """Look at learners whose epoch has ended, and keep those that are the best so far."""
         measured = [learner for learner in ended if learner.is_measured]
         with evaluating(ended[0].task.attachment.model):
             found = self.callbacks.evaluate([learner.task.adapter for learner in measured])
@@ -222,7 +230,6 @@ class _Rounds:
             self.callbacks.on_event(event)
             if event["is_best"]:
                 self.callbacks.on_best(learner.task.adapter)
-        return {self._places[learner.task.adapter] for learner in ended}
 
     def _source(self, learner: Learner) -> Learner | None:
         name = learner.task.starts_from

@@ -108,6 +108,7 @@ def _outside_range(settings: Settings) -> Sequence[str | None]:
         ),
         None if 0 <= settings.weight_decay < math.inf else f"weight_decay is {settings.weight_decay}, {_NOT_NEGATIVE}",
         None if 0 <= settings.clip < math.inf else f"clip is {settings.clip}, {_NOT_NEGATIVE}",
+        _outside(settings, "interpolation", 0.0, 1.0, "above 0 and at most 1"),
         _below(settings, "patience", 0),
         _not_among(settings, "losses", LOSSES),
         _not_among(settings, "optimizer", OPTIMIZERS),
@@ -176,6 +177,8 @@ class Settings:
         beta2: The same of the squared gradient.
         weight_decay: Pull of the vectors towards one (not zero), per step times the rate.
         clip: Largest norm of a step's gradient; 0 for no clipping.
+        interpolation: How much of the way from the numbers that training began with to those it ended with is kept, in
+            (0, 1]; the α of WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903). A head counts as well.
         dropout: Whether the base's own dropout is on.
         class_weights: Whether rare labels count more, by n / (labels · n_label).
         eval_strategy: When the rows held out are looked at: after each `epoch`, of which the one with the lowest loss
@@ -203,6 +206,7 @@ class Settings:
     beta2: float = 0.999
     weight_decay: float = 0.0
     clip: float = 1.0
+    interpolation: float = 1.0
     dropout: bool = False
     class_weights: bool = False
     eval_strategy: str = "epoch"
