@@ -56,6 +56,7 @@ Compare few-shot methods: gemma-3-270m and minilm, four tables of sentiment, 4 t
   lm+ul+ln           ia3, the recipe with the paper's three losses (a head: its cross-entropy)
   start              ia3, the recipe, from vectors trained on the VADER tables without the one compared
   start-business     the same from vectors trained on the bundled business news as well (phrasebank)
+  chosen             ours, the recipe with the one of the two that it chooses (phrasebank)
   peft-ia3           PEFT's (IA)3, its default targets
   peft-lora          PEFT's LoRA of rank 16 on every linear
   setfit             SetFit's way with sentence-transformers (minilm)

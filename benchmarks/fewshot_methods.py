@@ -5,6 +5,7 @@
     lm+ul+ln         ours, the recipe with the paper's three losses
     start            ours, the recipe with its own losses from vectors that were trained on other tables of sentiment
     start-business   the same from vectors that were trained on the bundled business news as well
+    chosen           ours, the recipe with the start that it chooses by itself, of tables that none of them has seen
     peft-ia3, peft-lora, setfit, logistic   the rivals (`fewshot_rivals`)
 
 Ours go through `ia3.train` and `ia3.load`, as a user does. This file knows one cell at a time; nothing of the grid.
@@ -62,6 +63,11 @@ def run_with_business_start(trial: Trial) -> Metrics:
     return _train(trial, start=_start(trial, "start-business"))
 
 
+def run_as_chosen(trial: Trial) -> Metrics:
+    """Return the metrics of our adapter trained by the recipe, which chooses what it begins with."""
+    return _train(trial)
+
+
 def _start(trial: Trial, method: str) -> Path:
     if trial.make_start is None:
         raise NotAvailable("there is no such start for this base and table")
@@ -89,6 +95,7 @@ METHODS: Mapping[str, Callable[[Trial], Metrics]] = MappingProxyType(
         "lm+ul+ln": run_three_losses,
         "start": run_with_start,
         "start-business": run_with_business_start,
+        "chosen": run_as_chosen,
         "peft-ia3": run_peft_ia3,
         "peft-lora": run_lora,
         "setfit": run_setfit,
@@ -104,15 +111,19 @@ def method_version(method: str) -> str | None:
     """
     if method not in OURS:
         return None
-    start = STARTS.get(method)
-    settings = {kind: settings_for(kind, recipe=RECIPE, has_start=start is not None).to_json() for kind in DEFAULTS}
-    usual = sorted((*which, temperature) for which, temperature in find_recipe(RECIPE).temperatures.items())
-    content = json.dumps([settings, usual, None if start is None else start_version(start), TEMPLATE], sort_keys=True)
+    is_chosen = method == "chosen"
+    starts = list(STARTS.values()) if is_chosen else [STARTS[method]] if method in STARTS else []
+    options = {"has_start": bool(starts), "is_chosen": is_chosen}
+    settings = {kind: settings_for(kind, recipe=RECIPE, **options).to_json() for kind in DEFAULTS}
+    recipe = find_recipe(RECIPE)
+    usual = sorted((*which, temperature) for which, temperature in recipe.temperatures.items())
+    usual += [(kind, True, temperature) for kind, temperature in recipe.chosen_temperatures.items() if is_chosen]
+    content = json.dumps([settings, usual, [start_version(name) for name in starts], TEMPLATE], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 STARTS: Mapping[str, str] = MappingProxyType({"start": "sentiment", "start-business": "business"})  # by method
-OURS = ("lm", "lm+ul+ln", *STARTS)
+OURS = ("lm", "lm+ul+ln", *STARTS, "chosen")
 
 # What `--tune` tries: three values for each method that has a rate, by kind of base. Ours are tried as the rivals are.
 RATES: Mapping[str, Mapping[str, tuple[float, ...]]] = MappingProxyType(

@@ -51,11 +51,14 @@ def _show(name: str, *, as_json: bool) -> None:
             {"kind": kind, "with_start": has_start, "temperature": temperature}
             for (kind, has_start), temperature in recipe.temperatures.items()
         ]
+        of_chosen = {kind: dict(changes) for kind, changes in recipe.chosen.items()}
         told_whole = {"name": recipe.name, "summary": recipe.summary, "kinds": told, "with_start": started}
         told_rest = {
             "eval_fraction": recipe.eval_fraction,
             "searches_template": recipe.searches_template,
             "chooses_start": recipe.chooses_start,
+            "with_chosen_start": of_chosen,
+            "usual_temperatures_with_chosen_start": dict(recipe.chosen_temperatures),
         }
         print_json({**told_whole, **told_rest, "usual_temperatures": measured})
         return
@@ -66,6 +69,9 @@ def _show(name: str, *, as_json: bool) -> None:
     for kind, changes in recipe.started.items():
         words = ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
         print_lines(["", f"with --start: {words} ({kind})"])
+    for kind, changes in recipe.chosen.items():
+        words = ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
+        print_lines(["", f"with a start that was chosen also: {words} ({kind})"])
     print_lines(["", f"share of the rows held out, unless --eval-fraction says another: {recipe.eval_fraction:g}"])
     if recipe.searches_template:
         print_lines(["", "a template is searched where none is given (causal, seq2seq)"])
@@ -75,6 +81,10 @@ def _show(name: str, *, as_json: bool) -> None:
         usual = ", ".join(
             f"{temperature:g} ({kind}{', with --start' * has_start})"
             for (kind, has_start), temperature in recipe.temperatures.items()
+        )
+        usual += "".join(
+            f", {temperature:g} ({kind}, with a start that was chosen)"
+            for kind, temperature in recipe.chosen_temperatures.items()
         )
         print_lines(["", f"the temperature that probabilities usually need: {usual}"])
     differences: dict[str, list[str]] = {}  # in words, with the kinds of base that they are of

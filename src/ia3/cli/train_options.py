@@ -149,7 +149,7 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
         type=number,
         metavar="X",
         help="How much of the way from the first numbers to the last is kept "
-        f"({_default('interpolation')}; {FOR_FEW_ROWS} from a start: 0.6 for language models).",
+        f"({_default('interpolation')}; {FOR_FEW_ROWS} from a start that it has chosen: 0.6 for language models).",
     )
     add("--dropout", action="store_true", default=None, help="Turn the base's own dropout on (default: off).")
     add("--class-weights", action="store_true", default=None, help="Let rare labels count more (default: off).")

@@ -22,7 +22,7 @@ from ia3.runs.few_rows import Planned, recipe_taken
 from ia3.runs.packaged_starts import AUTO
 from ia3.runs.run_base import Placement, in_order_of, load_for, settled
 from ia3.runs.start import Start
-from ia3.runs.start_choice import Answered, choose_start, is_chosen, is_named, settled_start
+from ia3.runs.start_choice import Answered, begun_settings, choose_start, is_chosen, is_named, settled_start
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
 from ia3.runs.wording import Words, encode_worded, read_words, settled_words
@@ -86,7 +86,7 @@ class Whole:
         return Cut(dataset, own, start, tuple(notes))
 
     def _settings(self, start: Start | None) -> Settings:
-        return settled(settings_for(self.base.kind, has_start=start is not None, **self.given), self.base)
+        return settled(begun_settings(self.base.kind, start, self.given), self.base)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ia3.adapters.attached import load
+from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.core.attach import attachment_of
 from ia3.data.draws import draw_in_turn
@@ -32,7 +33,7 @@ from ia3.runs.packaged_starts import AUTO, NONE, has_learned, seen_note, start_f
 from ia3.runs.start import Start, read_start
 from ia3.runs.watch import Say
 from ia3.training.recipes import find_recipe
-from ia3.training.settings import Settings
+from ia3.training.settings import Settings, settings_for
 
 MOST_ROWS = 32  # that each start answers
 _LEAST = 1e-30  # probability that a logarithm is taken of
@@ -89,6 +90,18 @@ def settled_start(
     elif given == AUTO and not said:
         say("No start that comes with the project is for this base and these labels: the run begins with ones.")
     return start
+
+
+def begun_settings(kind: Kind, start: Start | None, given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a run by what it begins with.
+
+    Args:
+        kind: Kind of the base.
+        start: What it begins with; None for ones.
+        given: Settings by name.
+    """
+    is_chosen = start is not None and start.choice is not None
+    return settings_for(kind, has_start=start is not None, is_chosen=is_chosen, **given)
 
 
 def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered | None = None) -> Start | None:

@@ -25,7 +25,7 @@ from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, se
 from ia3.runs.saving import RunTask, temperature_note
 from ia3.runs.setup import Setup
 from ia3.runs.start import read_start
-from ia3.runs.start_choice import is_named, settled_start
+from ia3.runs.start_choice import begun_settings, is_named, settled_start
 from ia3.runs.watch import Say, Watch
 from ia3.runs.wording import encode_worded, read_words, settled_words
 from ia3.training.recipes import find_recipe
@@ -158,7 +158,7 @@ def train_adapter(
     loaded = load_for(base, kind, [rows], placement, [chosen], say)
     rows = in_order_of(loaded, rows)
     begun = settled_start(start, rows, loaded, chosen, say)  # before an earlier run is replaced
-    chosen = settled(settings_for(kind, has_start=begun is not None, **settings), loaded)
+    chosen = settled(begun_settings(kind, begun, settings), loaded)
     words = settled_words(words, begun, rows, loaded, chosen, say)
     dataset = encode_worded(rows, loaded, chosen, words, max_length, say)
     for sentence in (*rows.notes, *dataset.notes, *dataset.report.lines()):

@@ -134,7 +134,7 @@ def differences_from_paper(settings: Mapping[str, Any], kind: Kind) -> list[dict
 
 def _reason(recipe: Recipe, kind: Kind, name: str, value: Any) -> str | None:
     """Return why a recipe has its value; None if the value is the user's."""
-    own = [recipe.changes_for(kind, has_start=has_start).get(name) for has_start in (False, True)]
+    own = [recipe.changes_for(kind, has_start=begins, is_chosen=chosen).get(name) for begins, chosen in BEGINNINGS]
     if name == "pooling" and "auto" in own and value == "mean":  # what `auto` was settled to
         return recipe.reasons.get(name)
     return recipe.reasons.get(name) if value in own else None
@@ -151,6 +151,7 @@ class Recipe:
         reasons: Why a change is not the paper's value, by setting.
         kinds: Changes for one kind of base that take the place of those.
         started: Changes for one kind of base where a run begins with an adapter in place of ones.
+        chosen: Further changes where that adapter was chosen, since it knows the labels of the rows.
         eval_fraction: Share of the rows that is held out where nothing is said of it.
         searches_template: Whether the words around text and label are searched where none are given, for a language
             model and a closed label set.
@@ -158,6 +159,7 @@ class Recipe:
             one knows the labels.
         temperatures: The temperature that its adapters usually need behind the last step, by kind of base and by
             whether they began with another adapter; an encoder's with a head that reads the mean.
+        chosen_temperatures: The same where that adapter was chosen, where it differs, by kind of base.
     """
 
     name: str
@@ -166,14 +168,22 @@ class Recipe:
     reasons: Mapping[str, str] = field(default_factory=dict)
     kinds: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
     started: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
+    chosen: Mapping[Kind, Mapping[str, Any]] = field(default_factory=dict)
     eval_fraction: float = HELD_OUT
     searches_template: bool = False
     chooses_start: bool = False
     temperatures: Mapping[tuple[Kind, bool], float] = field(default_factory=dict)
+    chosen_temperatures: Mapping[Kind, float] = field(default_factory=dict)
 
-    def changes_for(self, kind: Kind, *, has_start: bool = False) -> dict[str, Any]:
+    def changes_for(self, kind: Kind, *, has_start: bool = False, is_chosen: bool = False) -> dict[str, Any]:
         """Return the settings that differ from the defaults of a kind of base."""
-        return {**self.changes, **self.kinds.get(kind, {}), **(self.started.get(kind, {}) if has_start else {})}
+        started = self.started.get(kind, {}) if has_start else {}
+        return {
+            **self.changes,
+            **self.kinds.get(kind, {}),
+            **started,
+            **(self.chosen.get(kind, {}) if is_chosen else {}),
+        }
 
 
 # T-Few's settings, from section 3 of the paper and its code's configuration.
@@ -197,6 +207,8 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 # What a head is trained with where nobody asked for more; the paper's base has none.
 PLAIN_HEAD: Mapping[str, Any] = MappingProxyType({"head_learning_rate": 5e-3, "pooling": "own", "fit_head": False})
 
+# With ones, with an adapter that was named, with one that was chosen: whether there is a start, whether it was chosen.
+BEGINNINGS = ((False, False), (True, False), (True, True))
 FROM_THE_PAPER = ("t-few", "t-few-small")  # recipes whose differences from it are told
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -249,16 +261,16 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                         "fit_head": True,
                     },
                 },
-                started={
-                    "causal": {"learning_rate": 8e-3, "feedforward_rate": 3.0, "max_steps": 60, "interpolation": 0.6}
-                },
+                started={"causal": {"learning_rate": 8e-3, "feedforward_rate": 3.0, "max_steps": 60}},
                 eval_fraction=0.0,  # a tenth of a handful chooses an epoch by luck
                 searches_template=True,
                 chooses_start=True,
                 # found on 16 rows a label from the tuning parts of tables of sentiment; benchmarks/LOG.md has them
+                chosen={"causal": {"interpolation": 0.6}},
+                chosen_temperatures={"causal": 1.4},
                 temperatures={
                     ("causal", False): 2.5,
-                    ("causal", True): 1.4,
+                    ("causal", True): 1.65,
                     ("encoder", False): 1.4,
                     ("encoder", True): 1.4,
                 },

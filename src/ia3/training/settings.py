@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ia3.errors import SettingsError, near_matches
-from ia3.training.recipes import find_recipe
+from ia3.training.recipes import BEGINNINGS, find_recipe
 
 if TYPE_CHECKING:
     from ia3.bases.kinds import Kind
@@ -23,12 +23,13 @@ POOLINGS = ("own", "mean", "auto")
 EVAL_STRATEGIES = ("epoch", "end")
 
 
-def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Settings:
+def settings_for(kind: Kind, *, has_start: bool = False, is_chosen: bool = False, **overrides: Any) -> Settings:
     """Return the defaults of a kind of base with some settings changed: first by the recipe, then as given.
 
     Args:
         kind: Kind of the base.
         has_start: Whether the run begins with an adapter in place of ones, for which a recipe may have other settings.
+        is_chosen: Whether that adapter was chosen, since it knows the labels.
         overrides: Settings by name; None keeps the recipe's. `epochs` without `max_steps` takes a recipe's away, and
             `patience` a recipe's `eval_strategy`.
 
@@ -45,7 +46,7 @@ def settings_for(kind: Kind, *, has_start: bool = False, **overrides: Any) -> Se
         hints = "".join(near_matches(name, known) for name in unknown)
         raise SettingsError(f"Reading the settings: there is no setting {', '.join(map(repr, unknown))}.{hints}")
     given = {name: value for name, value in overrides.items() if value is not None}
-    changes = find_recipe(given.get("recipe", "default")).changes_for(kind, has_start=has_start)
+    changes = find_recipe(given.get("recipe", "default")).changes_for(kind, has_start=has_start, is_chosen=is_chosen)
     if "epochs" in given:
         changes.pop("max_steps", None)
     if given.get("patience"):
@@ -71,10 +72,12 @@ def usual_temperature(settings: Settings, kind: Kind) -> float | None:
     if kind == "encoder" and settings.pooling != "mean":
         return None
     alike = {name: getattr(settings, name) for name in (*_WITHOUT_WEIGHT, *(_OF_NO_HEAD if kind == "encoder" else ()))}
-    for has_start in (False, True):
-        own = settings_for(kind, recipe=settings.recipe, has_start=has_start)
+    recipe = find_recipe(settings.recipe)
+    for has_start, is_chosen in BEGINNINGS:
+        own = settings_for(kind, recipe=recipe.name, has_start=has_start, is_chosen=is_chosen)
         if replace(own, **alike) == settings:
-            return find_recipe(settings.recipe).temperatures.get((kind, has_start))
+            usual = recipe.temperatures.get((kind, has_start))
+            return recipe.chosen_temperatures.get(kind, usual) if is_chosen else usual
     return None
 
 
