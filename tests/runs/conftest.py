@@ -26,3 +26,12 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no pictures: they take two thirds of a tiny run's time."""
     for name in ("draw_curves", "draw_confusion"):
         monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw none in any kind of run."""
+    for name in ("run.draw_curves", "run.draw_confusion", "run.draw_reliability", "repeat.draw_repeats"):
+        monkeypatch.setattr(f"ia3.runs.{name}", lambda *args: None)
+    for name in ("many_run", "folds"):
+        monkeypatch.setattr(f"ia3.runs.{name}.draw_tasks", lambda *args: None)

@@ -30,15 +30,7 @@ SWAPPED = [(text, {"up": "down", "down": "up"}[label]) for text, label in NEW]
 FEW = {"epochs": None, "max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "recipe": "t-few-small"}
 FEW |= {"template": "{{ text }} =", "batch_size": 5}
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("many_run.draw_tasks", "folds.draw_tasks", "repeat.draw_repeats", "run.draw_curves"):
-        monkeypatch.setattr(f"ia3.runs.{name}", lambda *args: None)
-    for name in ("draw_confusion", "draw_reliability"):
-        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
