@@ -83,3 +83,18 @@ def test_a_plan_becomes_plain_json() -> None:
     assert written["width"] == 4
     assert written["sites"][0]["channels"] == {"groups": 1, "stride": 4, "start": 0, "length": 4}
     assert written["left_out"] == [{"pattern": "q", "count": 2, "reason": "queries are not scaled"}]
+
+
+@pytest.mark.parametrize(
+    ("share", "numbers"),
+    [(0.0, ()), (0.2, ()), (0.25, (1, 2)), (0.5, (1, 2, 3)), (0.99, (1, 2, 3, 4)), (1.0, (1, 2, 3, 4, 6))],
+)
+def test_the_first_blocks_are_told_by_the_first_number_of_a_path(share: float, numbers: tuple[int, ...]) -> None:
+    paths = ("before", "enc.h.0.a.0.k", "enc.h.0.a.1.v", "enc.h.10.k", "dec.h.0.k", "after.last", "dec.h.1.k")
+    plan = Plan(tuple(_site(path, 2) for path in paths), "toy", "targets")
+    assert plan.first_blocks(share) == frozenset(numbers)
+
+
+def test_a_share_that_is_a_number_of_blocks_is_that_number() -> None:
+    plan = Plan(tuple(_site(f"h.{number}.k", 1) for number in range(100)), "toy", "targets")
+    assert [len(plan.first_blocks(number / 100)) for number in range(101)] == [*range(101)]

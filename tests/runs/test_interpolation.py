@@ -44,8 +44,9 @@ def test_training_goes_on_from_where_it_was_whatever_was_looked_at(base: BaseFol
     assert looked != other
 
 
-def test_a_resumed_run_ends_in_the_same_bits(base: BaseFolder, tmp_path: Path) -> None:
-    given = {**SHORT, "interpolation": 0.5, "checkpoint_seconds": 0.0}
+@pytest.mark.parametrize("setting", ["interpolation", "frozen_blocks"])
+def test_a_resumed_run_ends_in_the_same_bits(setting: str, base: BaseFolder, tmp_path: Path) -> None:
+    given = {**SHORT, setting: 0.5, "checkpoint_seconds": 0.0}
     run(base("causal"), tmp_path / "whole", **given)
     run(base("causal"), tmp_path / "o", **given, **stop_after(5))
     run(base("causal"), tmp_path / "o", resume=True, **given)

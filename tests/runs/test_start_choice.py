@@ -79,9 +79,9 @@ def test_the_start_that_knows_the_labels_is_taken_and_its_rivals_recorded(
     assert any(sentence.startswith("The start is 'right', which knows these labels best (") for sentence in told)
     if kind == "causal":  # the recipe's rate for what begins with a start
         settings = _record(tmp_path / "o")["settings"]
-        assert (settings["learning_rate"], settings["interpolation"]) == (8e-3, 0.6)
+        assert (settings["learning_rate"], settings["frozen_blocks"], settings["interpolation"]) == (8e-3, 0.5, 0.5)
         run(base(kind), tmp_path / "named", source=NEW, start="right", **given)
-        assert _record(tmp_path / "named")["settings"] == settings | {"interpolation": 1.0}
+        assert _record(tmp_path / "named")["settings"] == settings | {"frozen_blocks": 0.0, "interpolation": 1.0}
 
 
 def test_none_begins_with_ones_and_auto_chooses_whatever_the_recipe(base: BaseFolder, tmp_path: Path) -> None:

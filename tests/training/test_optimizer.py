@@ -34,7 +34,7 @@ def _steps(plan: Plan, count: int, rate: float = 0.01, **options: Any) -> Tensor
     optimizer = make_optimizer({"vectors": row}, settings, plan)
     for step in range(count):
         row.grad = torch.linspace(-1, 1, row.numel()) + 0.01 * step + 1e-3
-        step_optimizer(optimizer, settings, gradient_norm(optimizer), 1.0)
+        step_optimizer(optimizer, settings, gradient_norm(optimizer), 1.0, torch.ones_like(row))
     return row.detach() - 1
 
 
@@ -70,7 +70,7 @@ def test_adamw_keeps_of_its_running_means_what_the_settings_say(plan: Plan) -> N
     for step in range(1, 4):
         gradient = torch.tensor([1.0, -2.0, 0.1]) * step
         row.grad = gradient.clone()
-        step_optimizer(optimizer, settings, gradient_norm(optimizer), 1.0)
+        step_optimizer(optimizer, settings, gradient_norm(optimizer), 1.0, torch.ones_like(row))
         mean, square = 0.5 * mean + 0.5 * gradient, 0.75 * square + 0.25 * gradient**2
         expected -= 0.1 * (mean / (1 - 0.5**step)) / ((square / (1 - 0.75**step)).sqrt() + 1e-8)
     torch.testing.assert_close(row.detach(), expected)

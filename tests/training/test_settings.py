@@ -27,7 +27,7 @@ def test_each_kind_of_base_has_defaults_without_dropout() -> None:
 
 def test_what_temperature_is_usual_is_known_of_a_recipe_as_it_is() -> None:
     chosen = settings_for("causal", recipe="t-few-small", has_start=True, is_chosen=True)
-    assert usual_temperature(chosen, "causal") == 1.4
+    assert usual_temperature(chosen, "causal") == 1.25
     assert usual_temperature(dataclasses.replace(chosen, clip=9.0), "causal") is None
     known = find_recipe("t-few-small").temperatures
     for has_start in (False, True):

@@ -18,8 +18,8 @@ SETTINGS = (
     "recipe", "losses", "optimizer",
     "epochs", "max_steps", "learning_rate", "feedforward_rate", "head_learning_rate", "pooling",
     "fit_head", "batch_size", "token_budget",
-    "warmup", "beta1", "beta2", "weight_decay", "clip", "interpolation", "dropout", "class_weights", "compile",
-    "eval_strategy", "patience", "seed",
+    "warmup", "beta1", "beta2", "weight_decay", "clip", "frozen_blocks", "interpolation", "dropout", "class_weights",
+    "compile", "eval_strategy", "patience", "seed",
 )  # fmt: skip
 
 
@@ -145,11 +145,18 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
     )
     add("--clip", type=number, metavar="X", help=f"Largest norm of a gradient, 0 for any ({_default('clip')}).")
     add(
+        "--frozen-blocks",
+        type=number,
+        metavar="SHARE",
+        help="Share of the base's blocks, from its input, whose vectors are not trained, which makes a step faster "
+        f"({_default('frozen_blocks')}; {FOR_FEW_ROWS} from a start that it has chosen: 0.5 for language models).",
+    )
+    add(
         "--interpolation",
         type=number,
         metavar="X",
         help="How much of the way from the first numbers to the last is kept "
-        f"({_default('interpolation')}; {FOR_FEW_ROWS} from a start that it has chosen: 0.6 for language models).",
+        f"({_default('interpolation')}; {FOR_FEW_ROWS} from a start that it has chosen: 0.5 for language models).",
     )
     add("--dropout", action="store_true", default=None, help="Turn the base's own dropout on (default: off).")
     add("--class-weights", action="store_true", default=None, help="Let rare labels count more (default: off).")

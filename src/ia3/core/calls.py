@@ -114,6 +114,7 @@ class Call:
         multipliers: One for each group; None where nothing is to be multiplied.
         wanted: Where the last block's output is read; None for everywhere.
         strengths: One for each of the rows; None where all are 1.
+        held: Numbers of the sites whose vectors have no gradient.
     """
 
     rows: tuple[int, ...]
@@ -122,6 +123,7 @@ class Call:
     multipliers: tuple[Multiplier | None, ...]
     wanted: Wanted | None = None
     strengths: tuple[float, ...] | None = None
+    held: frozenset[int] = frozenset()
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -250,6 +252,7 @@ def open_call(
     batch: int | None,
     wanted: Wanted | None = None,
     strengths: Sequence[float] | None = None,
+    held: frozenset[int] = frozenset(),
 ) -> Call:
     """Gather the rows of a batch once and cut them into the multiplier of every group.
 
@@ -261,6 +264,7 @@ def open_call(
         batch: Number of examples, if known.
         wanted: Where the last block's output is read; None for everywhere.
         strengths: One for each of the rows; None where all are 1.
+        held: Numbers of the sites whose vectors have no gradient.
 
     Returns:
         The call. Where every row is the base there is nothing to multiply: its multipliers are None.
@@ -274,11 +278,13 @@ def open_call(
     if dial is not None:
         gathered = turn_rows(gathered, dial)
     pieces = gathered.split(plan.widths, dim=1)
+    if held:
+        pieces = tuple(piece.detach() if number in held else piece for number, piece in enumerate(pieces))
     # Asked once for the whole row: an answer for every site would have a GPU wait at every site. Not asked where there
     # is no backward pass to divide in: it takes longer than the gather, for every generated token.
     is_small = torch.is_grad_enabled() and has_small(gathered)
     multipliers = tuple(_multiplier(group, pieces, is_small) for group in groups)
-    return Call(distinct, batch, snapshot, multipliers, wanted, dial)
+    return Call(distinct, batch, snapshot, multipliers, wanted, dial, held)
 
 
 def _multiplier(group: Group, pieces: Sequence[Tensor], is_small: bool) -> Multiplier:

@@ -7,6 +7,7 @@ plans, `bank` lays rows out by them, `attach` puts them on a model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 Side = Literal["output", "input"]
+_BLOCK = re.compile(r".*?\.\d+(?=\.)")  # of a module's path: up to its first number
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,21 @@ class Plan:
     def positions(self) -> Mapping[tuple[str, Side, Channels], int]:
         """The number of the site at each place."""
         return {site.place: index for index, site in enumerate(self.sites)}
+
+    def first_blocks(self, share: float) -> frozenset[int]:
+        """Return the numbers of the sites in the first blocks, in the order of the row: an encoder before its decoder.
+
+        A block is what a path names by a number first, as `model.layers.3` does; sites outside of any are never meant.
+
+        Args:
+            share: Of all blocks, in [0, 1]; their number is rounded down.
+        """
+        blocks: dict[str, list[int]] = {}
+        for number, site in enumerate(self.sites):
+            if found := _BLOCK.match(site.module):
+                blocks.setdefault(found.group(), []).append(number)
+        chosen = list(blocks.values())[: int(share * len(blocks) + 1e-9)]  # of 100 blocks 0.29 are 29
+        return frozenset(number for numbers in chosen for number in numbers)
 
     def spans(self) -> Iterator[tuple[Site, slice]]:
         """Yield each site with its slice of a row."""

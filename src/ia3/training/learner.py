@@ -20,7 +20,7 @@ from ia3.data.batches import epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.training.checkpoint import TaskState
 from ia3.training.losses import class_weights
-from ia3.training.optimizer import gradient_norm, make_optimizer, step_optimizer
+from ia3.training.optimizer import gradient_norm, make_optimizer, moving_part, step_optimizer
 from ia3.training.records import Event
 from ia3.training.settings import Settings
 from ia3.training.tasks import Evaluation, Outcome, Task, trained_tensors
@@ -36,7 +36,10 @@ class Learner:
         self.total = settings.total_steps(len(task.train))
         self.per_epoch = settings.steps_per_epoch(len(task.train))
         self.trained = trained_tensors(task.attachment, task.adapter)
-        self._optimizer = make_optimizer(self.trained, settings, task.attachment.bank.plan)
+        plan = task.attachment.bank.plan
+        self.held = plan.first_blocks(settings.frozen_blocks)  # sites whose vectors stay as they are
+        self._moving = moving_part(self.trained["vectors"], plan, self.held)
+        self._optimizer = make_optimizer(self.trained, settings, plan)
         self._order: tuple[int, list[list[Encoded]]] = (-1, [])  # of an epoch
         self._weights: list[float] | None = None  # of each choice
         if settings.class_weights and task.choices:
@@ -96,7 +99,8 @@ class Learner:
         if wrong:
             self.give_up(*wrong[0])
             return None
-        rate = step_optimizer(self._optimizer, self.settings, norm, self.settings.rate(self.state.step, self.total))
+        factor = self.settings.rate(self.state.step, self.total)
+        rate = step_optimizer(self._optimizer, self.settings, norm, factor, self._moving)
         self.state = replace(
             self.state,
             step=self.state.step + 1,

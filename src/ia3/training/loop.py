@@ -20,6 +20,7 @@ import torch
 from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
 from ia3.core.fast.products import fastest_library
+from ia3.core.held import held
 from ia3.core.modes import evaluating
 from ia3.data.batches import Batch, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
@@ -157,7 +158,9 @@ class _Rounds:
         turns = [self._turn(l) for l in ready if has_turn(self._weights.get(l.task.adapter, 1.0), number)]
         losses: dict[str, float] = {}
         for group in self._groups(turns):
-            losses |= zip((turn.learner.task.adapter for turn in group), _backward(group), strict=True)
+            with held(group[0].learner.held):
+                found = _backward(group)
+            losses |= zip((turn.learner.task.adapter for turn in group), found, strict=True)
         summed = [losses[turn.learner.task.adapter] for turn in turns]
         rates = [turn.learner.take_step(loss, turn.targets) for turn, loss in zip(turns, summed, strict=True)]
         seconds = max(self.callbacks.clock() - began, 1e-9)
@@ -180,11 +183,11 @@ class _Rounds:
         return _Turn(learner, examples, targets)
 
     def _groups(self, turns: list[_Turn]) -> list[list[_Turn]]:
-        """Return the turns whose examples may meet in a batch: those whose loss is the same function."""
+        """Return the turns whose examples may meet in a batch: those with the same loss, and the same vectors held."""
         groups: dict[Any, list[_Turn]] = {}
         for number, turn in enumerate(turns):
             settings, kind = turn.learner.settings, turn.learner.task.kind
-            key = learns_from_choices(settings.losses, kind) if self.is_mixed else number
+            key = (learns_from_choices(settings.losses, kind), turn.learner.held) if self.is_mixed else number
             groups.setdefault(key, []).append(turn)
         return [*groups.values()]
 

@@ -79,7 +79,18 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in _parameters(optimizer) if p.grad is not None])
 
 
-def step_optimizer(optimizer: torch.optim.Optimizer, settings: Settings, norm: Tensor, factor: float) -> float:
+def moving_part(row: Tensor, plan: Plan, held: frozenset[int]) -> Tensor:
+    """Return 1 for each number of a row that may move and 0 for those of held sites, of the row's shape."""
+    moving = torch.ones_like(row)
+    for number, (_, span) in enumerate(plan.spans()):
+        if number in held:
+            moving[span] = 0
+    return moving.detach()
+
+
+def step_optimizer(
+    optimizer: torch.optim.Optimizer, settings: Settings, norm: Tensor, factor: float, moving: Tensor
+) -> float:
     """Clip, pull towards one, and take a step; the gradients are then gone.
 
     Args:
@@ -87,6 +98,7 @@ def step_optimizer(optimizer: torch.optim.Optimizer, settings: Settings, norm: T
         settings: Its clip and weight decay.
         norm: Of the gradients, as `gradient_norm` returns it.
         factor: On the highest rates, of the schedule.
+        moving: How much each number of the row is pulled, as `moving_part` returns it.
 
     Returns:
         The vectors' learning rate.
@@ -98,8 +110,9 @@ def step_optimizer(optimizer: torch.optim.Optimizer, settings: Settings, norm: T
     rate: float = optimizer.param_groups[0]["lr"]
     if settings.weight_decay:
         with torch.no_grad():
-            for vectors in optimizer.param_groups[0]["params"]:
-                vectors.sub_((vectors - 1) * rate * settings.weight_decay)
+            pieces = optimizer.param_groups[0]["params"]  # the row, or one vector after another
+            for vectors, moves in zip(pieces, moving.split([piece.numel() for piece in pieces]), strict=True):
+                vectors.sub_((vectors - 1) * moves * rate * settings.weight_decay)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return rate

@@ -102,12 +102,16 @@ def _outside_range(settings: Settings) -> Sequence[str | None]:
         _outside(settings, "learning_rate", 0.0, 10.0, "above 0 and at most 10"),
         _outside(settings, "feedforward_rate", 0.0, 100.0, "above 0 and at most 100"),
         _outside(settings, "head_learning_rate", 0.0, 10.0, "above 0 and at most 10"),
-        None if 0 <= settings.warmup < 1 else f"warmup is {settings.warmup}, expected a share in [0, 1)",
         *(
             None
             if 0 <= getattr(settings, name) < 1
-            else f"{name} is {getattr(settings, name)}, expected a number in [0, 1)"
-            for name in ("beta1", "beta2")
+            else f"{name} is {getattr(settings, name)}, expected a {what} in [0, 1)"
+            for name, what in (
+                ("warmup", "share"),
+                ("beta1", "number"),
+                ("beta2", "number"),
+                ("frozen_blocks", "share"),
+            )
         ),
         None if 0 <= settings.weight_decay < math.inf else f"weight_decay is {settings.weight_decay}, {_NOT_NEGATIVE}",
         None if 0 <= settings.clip < math.inf else f"clip is {settings.clip}, {_NOT_NEGATIVE}",
@@ -180,6 +184,8 @@ class Settings:
         beta2: The same of the squared gradient.
         weight_decay: Pull of the vectors towards one (not zero), per step times the rate.
         clip: Largest norm of a step's gradient; 0 for no clipping.
+        frozen_blocks: Share of the base's blocks, from its input, whose vectors stay what training began with, in
+            [0, 1); an encoder's blocks come before its decoder's. The backward pass ends behind them.
         interpolation: How much of the way from the numbers that training began with to those it ended with is kept, in
             (0, 1]; the α of WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903). A head counts as well.
         dropout: Whether the base's own dropout is on.
@@ -209,6 +215,7 @@ class Settings:
     beta2: float = 0.999
     weight_decay: float = 0.0
     clip: float = 1.0
+    frozen_blocks: float = 0.0
     interpolation: float = 1.0
     dropout: bool = False
     class_weights: bool = False

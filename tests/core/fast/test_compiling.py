@@ -10,7 +10,9 @@ import torch
 from ia3.core.fast import compiling
 from ia3.core.fast.acceleration import accelerate
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
+from ia3.core.held import held
 from tests.core.fast.passes import assert_same, loss_and_gradients, make_batch, mixed_model, take_onednn
+from tests.families import make_inputs
 
 # family: repeated blocks that are compiled; where the last one is cut to what is read of it, it stays as it is
 COMPILED = {"gemma3": 1, "bert": 1, "mt5": 4}
@@ -49,6 +51,28 @@ def test_a_block_that_the_compiler_refuses_runs_plainly(monkeypatch: pytest.Monk
     with accelerate(attachment, compiled=True) as acceleration:
         assert_same(loss_and_gradients(model, attachment, "gemma3", batch, "a"), expected, 1e-4)
         assert acceleration.compile_failure == "Unsupported: no such thing"
+
+
+def test_a_block_that_no_gradient_goes_into_runs_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
+
+    def compile_nothing(function: Any, **options: Any) -> Any:
+        return lambda *args: ran.append(args[0]) or function(*args)
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    model, attachment = mixed_model("mt5")
+    batch = make_batch("mt5")
+    plan = attachment.bank.plan
+    with accelerate(attachment, compiled=True):
+        for share, blocks in ((0.0, 4), (0.25, 3), (0.75, 1)):  # of two in the encoder and two in the decoder
+            ran.clear()
+            with held(plan.first_blocks(share)):
+                loss_and_gradients(model, attachment, "mt5", batch, "a")
+            assert len(ran) == blocks
+        with torch.no_grad():
+            ran.clear()
+            model(**make_inputs("mt5"), rows="a")
+            assert not ran
 
 
 def test_blocks_with_sites_on_other_modules_than_linears_are_left_out() -> None:

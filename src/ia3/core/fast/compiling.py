@@ -100,7 +100,7 @@ def _forward(
 ) -> Any:
     """Run a block compiled with the rows of the pass under way, or plainly where no gradient is wanted."""
     call = attachment.call
-    if call is not None and torch.is_grad_enabled() and compiled.failure is None:
+    if call is not None and compiled.failure is None and _wants_gradient(call, slots, args, kwargs):
         try:
             with warnings.catch_warnings():
                 # the compiler looks at the scales' gradients, which they have none of: they are no leaves
@@ -109,6 +109,12 @@ def _forward(
         except torch._dynamo.exc.TorchDynamoException as error:  # code it cannot take, or no C++ compiler at hand
             compiled.failure = f"{type(error).__name__}: {error}".splitlines()[0]
     return plain(*args, **kwargs)
+
+
+def _wants_gradient(call: Call, slots: tuple[int, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a block's pass is for a gradient: of what it is given or of a vector that is not held."""
+    values = (*args, *kwargs.values(), *_scales(call, slots))
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
 
 def _scales(call: Call, slots: tuple[int, ...]) -> tuple[Tensor | None, ...]:
