@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import ia3
 from ia3.cli.main import main
 from ia3.data.examples import Table
-from ia3.errors import SettingsError
+from ia3.errors import AdapterError, SettingsError
 from ia3.runs import cuts, packaged_starts
 from ia3.runs.dataset import Rows
 from ia3.runs.folds import train_folds
@@ -82,6 +87,55 @@ def test_the_start_that_knows_the_labels_is_taken_and_its_rivals_recorded(
         assert (settings["learning_rate"], settings["frozen_blocks"], settings["interpolation"]) == (8e-3, 0.5, 0.5)
         run(base(kind), tmp_path / "named", source=NEW, start="right", **given)
         assert _record(tmp_path / "named")["settings"] == settings | {"frozen_blocks": 0.0, "interpolation": 1.0}
+
+
+@pytest.fixture
+def other_weights(base: BaseFolder, tmp_path: Path) -> Callable[[str, float], Path]:
+    """Return a function that makes a base of the same shapes, its numbers a little or altogether others."""
+
+    def made(kind: str, share: float) -> Path:
+        folder = shutil.copytree(base(kind), tmp_path / f"other-{share}")
+        weights = load_file(folder / "model.safetensors")
+        random = torch.Generator().manual_seed(1)
+        for name, tensor in weights.items():
+            drawn = torch.randn(tensor.shape, generator=random) * tensor.std().nan_to_num()
+            weights[name] = torch.lerp(tensor, drawn, share)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return made
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_on_other_weights_of_the_same_shape_a_start_is_taken_where_its_answers_leave_no_doubt(
+    kind: str, other_weights: Callable[[str, float], Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    given = FEW | ({"pooling": "mean"} if kind == "encoder" else {"learning_rate": None})
+    run(other_weights(kind, 0.02), tmp_path / "o", source=NEW, say=told.append, **given)
+    start = _record(tmp_path / "o")["start"]
+    assert start["name"] == "right" and start["is_of_other_weights"] is True
+    best = max(one["score"] for one in start["chosen"]["candidates"])
+    assert best > start["chosen"]["least_score"] == pytest.approx(_share_score(NEW) + 5.41 / 17)
+    assert start["base_fingerprint"] != _record(tmp_path / "o")["base"]["fingerprint"]
+    assert any("It was trained on other weights of the same shape: its answers on your rows" in one for one in told)
+    assert ia3.load(tmp_path / "o").classify([NEW[0][0]])[0].prediction in ("up", "down")
+    with pytest.raises(AdapterError, match=r"^Starting from right: .* leave no doubt of it\.$"):
+        run(other_weights(kind, 0.03), tmp_path / "named", source=NEW, start="right", **given)
+
+
+def test_on_weights_that_are_altogether_others_none_is_taken(
+    other_weights: Callable[[str, float], Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    run(other_weights("causal", 1.0), tmp_path / "o", source=NEW, say=told.append, **FEW)
+    assert "start" not in _record(tmp_path / "o")
+    assert any(sentence.startswith("No start that comes with the project knows these labels (") for sentence in told)
+
+
+def _share_score(rows: list[tuple[str, str]]) -> float:
+    counts = Counter(label for _, label in rows)
+    return sum(n * math.log(n / len(rows)) for n in counts.values()) / len(rows)
 
 
 def test_none_begins_with_ones_and_auto_chooses_whatever_the_recipe(base: BaseFolder, tmp_path: Path) -> None:

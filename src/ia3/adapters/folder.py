@@ -140,23 +140,35 @@ def _load_stored(path: Path, name: str | None, model: nn.Module | None) -> Adapt
     return adapter
 
 
-def check_adapter(adapter: Adapter, model: nn.Module, doing: str) -> None:
+def check_adapter(adapter: Adapter, model: nn.Module, doing: str, *, of_any_weights: bool = False) -> None:
     """Raise if an adapter does not belong to a model.
 
     Args:
         adapter: The adapter.
         model: The model, with or without a bank.
         doing: Beginning of the error.
+        of_any_weights: Whether it may have been trained on other weights in the same places and shapes.
 
     Raises:
         AdapterError: Naming what does not fit, or that it was trained on another base.
     """
-    _check(adapter, place_vectors(adapter.sites, adapter.vectors), model, doing)
+    if not of_any_weights:
+        _check_base(adapter, model, doing)
+    _check_shapes(adapter, place_vectors(adapter.sites, adapter.vectors), model, doing)
+
+
+def is_of_weights(adapter: Adapter, model: nn.Module) -> bool:
+    """Whether an adapter's record says of no other weights than a model's that it was trained on them."""
+    return _fingerprints(adapter, model) is None
 
 
 def _check(adapter: Adapter, placed: Mapping[Place, Tensor], model: nn.Module, doing: str) -> None:
     """Raise if an adapter, its vectors in PEFT's places, does not belong to a model."""
     _check_base(adapter, model, doing)
+    _check_shapes(adapter, placed, model, doing)
+
+
+def _check_shapes(adapter: Adapter, placed: Mapping[Place, Tensor], model: nn.Module, doing: str) -> None:
     check_fit({place: len(vector) for place, vector in placed.items()}, adapter.config, model, doing)
     check_targets(placed, adapter.config, model, doing)
     build_head(adapter, model, doing)
@@ -266,18 +278,24 @@ def _parse(content: bytes, name: str, where: str) -> dict[str, Tensor]:
 
 def _check_base(adapter: Adapter, model: nn.Module, doing: str) -> None:
     """Raise if the record says that the adapter was trained on another base."""
-    base = adapter.record.get("base") or {}
-    expected = base.get("fingerprint")
-    if expected is None:
-        return
-    got = fingerprint(model, base.get("head_modules") or ())
-    if got != expected:
+    differ = _fingerprints(adapter, model)
+    if differ is not None:
         name = getattr(model, "name_or_path", None) or type(model).__name__
         raise AdapterError(
             f"{doing}: it was trained on base {adapter.base_name or 'without a name'!r} (fingerprint "
-            f"{short(expected)}), this model is {name!r} (fingerprint {short(got)}). Load it on that base, or train "
-            "again on this one."
+            f"{short(differ[0])}), this model is {name!r} (fingerprint {short(differ[1])}). Load it on that base, or "
+            "train again on this one."
         )
+
+
+def _fingerprints(adapter: Adapter, model: nn.Module) -> tuple[str, str] | None:
+    """Return the fingerprints of the base in an adapter's record and of a model, if there are two and they differ."""
+    base = adapter.record.get("base") or {}
+    expected = base.get("fingerprint")
+    if expected is None:
+        return None
+    got = fingerprint(model, base.get("head_modules") or ())
+    return None if got == expected else (expected, got)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.attached import load
+from ia3.adapters.attached import load, put_on
 from ia3.adapters.folder import choose_stored, load_adapter
 from ia3.adapters.places import find_stored
 from ia3.adapters.store import Store
@@ -98,6 +98,26 @@ def load_predictor(
     own["others"] = _further_encodings(doing, encoding, known.others) if ensemble else ()
     attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
     keep_accelerated(attachment)
+    return Predictor(base, attachment, name, encoding, adapter.record, **own)
+
+
+def predictor_of(adapter: Adapter, base: Base, name: str) -> Predictor:
+    """Return a predictor of an adapter in memory, as its record says that it answers; its base's hash is not compared.
+
+    Args:
+        adapter: Its record has labels.
+        base: A base that it fits; without a bank, or with one in which it is one more.
+        name: Of the adapter in the bank.
+
+    Raises:
+        AdapterError: If it does not fit, or its record cannot be used.
+        BankError: If the bank has an adapter of this name.
+    """
+    known = Recorded.read(f"Putting adapter {name!r} on the model", adapter.record)
+    encoding = encoding_of(base, known, known.template, known.labels)
+    attachment = put_on(base.model, adapter, name)
+    keep_accelerated(attachment)
+    own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature}
     return Predictor(base, attachment, name, encoding, adapter.record, **own)
 
 

@@ -20,6 +20,7 @@ from ia3.errors import AdapterError
 
 STARTS = Path(__file__).parent / "starts"  # starts/NAME/BASE/ is an adapter's folder
 AUTO, NONE = "auto", "none"  # in place of a start's name: choose one, begin with ones
+PROVEN = " With --start auto one is taken also on other weights, where its answers on your rows leave no doubt of it."
 LEARNED = "learned.npy"  # starts/NAME/learned.npy: `text_hashes` of its texts, uint64, in order
 
 
@@ -49,7 +50,7 @@ def packaged_start(given: str | Path, base: str | None = None) -> Path | None:
     if found is None:
         raise AdapterError(
             f"Starting from {given}: it is there for the bases {', '.join(bases)}, got {base!r}. Make one for yours "
-            "with python -m benchmarks.starts, or leave --start out."
+            f"with python -m benchmarks.starts, or leave --start out.{PROVEN}"
         )
     return found
 
@@ -64,6 +65,18 @@ def start_for(name: str, base: str) -> Path | None:
     named = find_by_hub_id(base)
     folder = STARTS / name / (base if named is None else named.name)
     return folder if folder.parent == STARTS / name and (folder / "adapter_config.json").is_file() else None
+
+
+def start_folders(name: str, base: str) -> list[Path]:
+    """Return the folders of a start that comes with the project, for whichever base; that of the given base first.
+
+    Args:
+        name: One of `start_names`.
+        base: Name or hub id of a base.
+    """
+    own = start_for(name, base)
+    every = sorted(path.parent for path in (STARTS / name).glob("*/adapter_config.json"))
+    return every if own is None else [own, *(folder for folder in every if folder != own)]
 
 
 def has_learned(name: str, texts: Iterable[str]) -> list[bool]:

@@ -16,13 +16,13 @@ import torch
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.fitting import build_head
-from ia3.adapters.folder import check_adapter, load_adapter
+from ia3.adapters.folder import check_adapter, is_of_weights, load_adapter
 from ia3.bases.loading import Base
 from ia3.bases.pooling import pooling_of
 from ia3.core.attach import Attachment
 from ia3.core.heads import Head
-from ia3.errors import AdapterError, near_matches
-from ia3.runs.packaged_starts import packaged_start, start_names
+from ia3.errors import AdapterError, PlanError, near_matches
+from ia3.runs.packaged_starts import PROVEN, packaged_start, start_names
 from ia3.training.tasks import trained_tensors
 
 
@@ -35,12 +35,14 @@ class Start:
         adapter: The adapter.
         digest: sha256 of its numbers, 64 hexadecimal digits.
         choice: Which starts it was chosen from, and how well each knew the rows; None where it was named.
+        is_of_other_weights: Whether it was trained on a base with other weights, of the same shapes.
     """
 
     given: str
     adapter: Adapter
     digest: str
     choice: Mapping[str, Any] | None = None
+    is_of_other_weights: bool = False
 
     @property
     def name(self) -> str:
@@ -64,6 +66,7 @@ class Start:
             "table_fingerprint": data.get("fingerprint"),
             "base_fingerprint": base.get("fingerprint"),
             "labels": list(self.labels) or None,
+            **({"is_of_other_weights": True} if self.is_of_other_weights else {}),
             **({} if self.choice is None else {"chosen": dict(self.choice)}),
         }
 
@@ -78,18 +81,42 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
     Raises:
         AdapterError: If there is no adapter, or it is one of another base: its record has the base's hash.
     """
-    folder = packaged_start(given, None if base is None else base.name) or given
+    packaged = packaged_start(given, None if base is None else base.name)
+    folder = packaged or given
     try:
         adapter = load_adapter(folder)
         digest = _digest(adapter)
         if base is not None:
-            if adapter.pooling != base.pooling:  # its vectors are of use all the same
-                adapter = replace(adapter, head={}, head_modules=())
+            adapter = _fit_head(adapter, base)
             check_adapter(adapter, base.model, f"Loading adapter from {folder}")
     except AdapterError as error:
-        hint = "" if Path(folder).exists() else near_matches(str(given), start_names())
+        hint = PROVEN if packaged else "" if Path(folder).exists() else near_matches(str(given), start_names())
         raise AdapterError(f"Starting from {given}: {error}{hint}") from error
     return Start(str(given), adapter, digest)
+
+
+def read_packaged(name: str, folder: Path, base: Base) -> Start:
+    """Return a start that comes with the project, for a base that may have other weights than it was trained on.
+
+    Args:
+        name: Of the start.
+        folder: Of its adapter.
+        base: The base; every module must be there, in the same shape.
+
+    Raises:
+        AdapterError: If it is for a base of another shape.
+    """
+    adapter = load_adapter(folder)
+    doing = f"Starting from {name}"
+    if adapter.kind != base.kind:
+        raise AdapterError(f"{doing}: it is for a base of kind {adapter.kind}, got {base.kind}.")
+    digest = _digest(adapter)
+    adapter = _fit_head(adapter, base)
+    try:
+        check_adapter(adapter, base.model, doing, of_any_weights=True)
+    except PlanError as error:
+        raise AdapterError(f"{doing}: {error}") from error
+    return Start(name, adapter, digest, is_of_other_weights=not is_of_weights(adapter, base.model))
 
 
 def read_starts(given: Sequence[str | Path | None], base: Base | None = None) -> list[Start | None]:
@@ -137,6 +164,8 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
     unproven = (
         "" if start.to_json()["base_fingerprint"] else " Its record has no hash of its base: shapes were compared."
     )
+    if start.is_of_other_weights:
+        unproven = " It was trained on other weights of the same shape: its answers on your rows were compared."
     head = attachment.bank.snapshot.heads.get(attachment.bank.row(row))
     if head is None or not with_head:
         return f"{told}.{unproven}"
@@ -146,6 +175,11 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
 def part_of_start(start: Start | None) -> dict[str, str]:
     """Return what a start counts in whether two runs are the same; nothing for ones."""
     return {} if start is None else {"start": start.digest}
+
+
+def _fit_head(adapter: Adapter, base: Base) -> Adapter:
+    """Return an adapter without a head that reads something else than the base's; its vectors are of use without."""
+    return adapter if adapter.pooling == base.pooling else replace(adapter, head={}, head_modules=())
 
 
 def _begin_head(attachment: Attachment, head: Head, start: Start, labels: tuple[str, ...]) -> str:

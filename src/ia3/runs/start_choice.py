@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ia3.adapters.attached import load
+from ia3.adapters.attached import put_on
 from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.core.attach import attachment_of
@@ -26,18 +26,20 @@ from ia3.data.draws import draw_in_turn
 from ia3.data.duplicates import normal_text
 from ia3.data.examples import Example
 from ia3.errors import AdapterError, BankError
-from ia3.inference.loading import load_predictor
+from ia3.inference.loading import predictor_of
 from ia3.inference.temperature import fit_temperature, scale
 from ia3.runs.dataset import Rows
-from ia3.runs.packaged_starts import AUTO, NONE, has_learned, seen_note, start_for, start_names
-from ia3.runs.start import Start, read_start
+from ia3.runs.packaged_starts import AUTO, NONE, has_learned, seen_note, start_folders, start_names
+from ia3.runs.start import Start, read_packaged, read_start
 from ia3.runs.watch import Say
 from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings, settings_for
 
 MOST_ROWS = 32  # that each start answers
 _LEAST = 1e-30  # probability that a logarithm is taken of
-_CLEARLY = 1.92  # nats of all rows: the likelihood-ratio test at 5 %, for one number that was fitted
+# Nats of all rows: the likelihood-ratio test for one number that was fitted, at 5 %, and at 0.1 % for a start of which
+# nothing but its answers says that it belongs to the base.
+_CLEARLY, _BEYOND_DOUBT = 1.92, 5.41
 
 # What starts have answered so far: by start and text, blanks and case aside, the probability of each label.
 Answered = dict[tuple[str, str], dict[str, float]]
@@ -124,7 +126,8 @@ def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered
     _ask(base, starts, examples, answered)
     told = [_told(start, examples, rows.labels, answered) for start in starts]
     best = max(range(len(starts)), key=lambda place: told[place]["score"])  # of equal ones the first
-    least = _score_of_shares(examples) + _CLEARLY / len(examples)
+    clearly = _BEYOND_DOUBT if starts[best].is_of_other_weights else _CLEARLY
+    least = _score_of_shares(examples) + clearly / len(examples)
     choice = {"rows": len(examples), "least_score": least, "candidates": told}
     if told[best]["score"] <= least:
         say(
@@ -143,17 +146,14 @@ def _spell(found: Mapping[str, Any], rows: int) -> str:
 
 
 def _starts_for(base: Base, labels: Sequence[str]) -> list[Start]:
-    """Return the starts that are there for a base and have learned these labels."""
+    """Return the starts that fit a base and have learned these labels, each for its own weights if it is there so."""
     found = []
     for name in start_names():
-        folder = start_for(name, base.name)
-        if folder is None:
-            continue
-        with suppress(AdapterError):  # it is for other weights
-            start = replace(read_start(folder, base), given=name)
-            if _knows(start, base, labels):
-                found.append(start)
-    return found
+        for folder in start_folders(name, base.name):
+            with suppress(AdapterError):  # it is for a base of another shape
+                found.append(read_packaged(name, folder, base))
+                break
+    return [start for start in found if _knows(start, base, labels)]
 
 
 def _knows(start: Start, base: Base, labels: Sequence[str]) -> bool:
@@ -198,11 +198,10 @@ def _ask(base: Base, starts: Sequence[Start], examples: Sequence[Example], answe
     waiting = [start for start in starts if asked[start.name]]
     if not waiting:
         return
-    folders: dict[str, Any] = {start.name: start_for(start.name, base.name) for start in waiting}
-    first = load_predictor(folders[waiting[0].name], base=base, name=waiting[0].name, say=lambda line: None)
+    first = predictor_of(waiting[0].adapter, base, waiting[0].name)
     try:
         for start in waiting[1:]:
-            load(base.model, folders[start.name], start.name)
+            put_on(base.model, start.adapter, start.name)
         for start in waiting:
             texts = asked[start.name]
             found = first.beside(start.name).classify(texts)
