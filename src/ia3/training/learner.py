@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from ia3.bases.kinds import Kind
+from ia3.core.fast.first_blocks import FirstBlocks
 from ia3.data.batches import epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.training.checkpoint import TaskState
+from ia3.training.kept_rows import MOST_BYTES, KeptRows, keep_rows
 from ia3.training.losses import class_weights
 from ia3.training.optimizer import gradient_norm, make_optimizer, moving_part, step_optimizer
 from ia3.training.records import Event
@@ -44,6 +46,8 @@ class Learner:
         self._weights: list[float] | None = None  # of each choice
         if settings.class_weights and task.choices:
             self._weights = class_weights(task.train, task.choices).tolist()
+        self.kept: KeptRows | None = None  # what the blocks before the first trained vector give
+        self._is_kept = False
         self._keep_beginning()
 
     @property
@@ -80,6 +84,17 @@ class Learner:
         examples = [versions[number][place] for place, number in enumerate(drawn)]
         batches = epoch_batches([len(e) for e in examples], self.settings.batch_size, seed, epoch)
         return [[examples[place] for place in batch] for batch in batches]
+
+    def keep_rows(self, blocks: FirstBlocks | None, tasks: int) -> None:
+        """Run the rows once through the blocks before the first trained vector, where that spares them at every step.
+
+        Args:
+            blocks: Of the model; None where they are not understood.
+            tasks: How many are trained together.
+        """
+        if not self._is_kept and blocks is not None:
+            self.kept = keep_rows(self.task, self.settings, self.held, self.total, blocks, MOST_BYTES // tasks)
+        self._is_kept = True
 
     def weight(self, encoded: Encoded) -> float:
         """Return how much each target of an example counts."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
+from ia3.core.fast.first_blocks import FirstBlocks, first_blocks
 from ia3.core.fast.products import fastest_library
 from ia3.core.held import held
 from ia3.core.modes import evaluating
@@ -26,6 +27,7 @@ from ia3.data.batches import Batch, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError, SettingsError
 from ia3.training.checkpoint import Checkpoint
+from ia3.training.kept_rows import behind_first_blocks
 from ia3.training.learner import Learner
 from ia3.training.losses import count_targets, sum_loss
 from ia3.training.sampling import Sampling, has_turn
@@ -118,6 +120,7 @@ def _run_rounds(rounds: _Rounds, run: str, number: int) -> None:
     with (
         accelerated(first.task.attachment, compiled=_compiles(learners, rounds.is_mixed)),
         _training_mode(first.task.attachment.model, first.settings),
+        _first_blocks(learners) as rounds.blocks,
     ):
         while any(learner.is_active for learner in learners) and not callbacks.should_stop():
             due |= rounds.run(number)
@@ -146,6 +149,7 @@ class _Rounds:
 
     def __init__(self, learners: Sequence[Learner], callbacks: Callbacks, sampling: Sampling, is_mixed: bool) -> None:
         self.learners, self.callbacks, self.is_mixed = learners, callbacks, is_mixed
+        self.blocks: FirstBlocks | None = None
         self._places = {learner.task.adapter: place for place, learner in enumerate(learners)}
         counted = [learner for learner in learners if self._source(learner) or not self._is_source(learner)]
         weights = sampling.weights([learner.total for learner in counted])
@@ -178,6 +182,7 @@ class _Rounds:
         source = self._source(learner)
         if source is not None and not learner.state.step:
             learner.start_from(source)
+        learner.keep_rows(self.blocks, len(self.learners))
         examples = learner.next_examples()
         targets = sum(count_targets([e], learner.task.kind) * learner.weight(e) for e in examples)
         return _Turn(learner, examples, targets)
@@ -267,7 +272,9 @@ def _backward(turns: Sequence[_Turn]) -> list[float]:
         shares = torch.tensor([weights[i] / turns[owners[i]].targets for i in part], dtype=bank.dtype, device=device)
         shares.requires_grad_()
         if factors is None:
-            loss = sum_loss(task.attachment.model, task.kind, batch, rows, None, shares)
+            kept = [turns[owners[i]].learner.kept for i in part]
+            with behind_first_blocks(kept, [examples[i] for i in part]):
+                loss = sum_loss(task.attachment.model, task.kind, batch, rows, None, shares)
         else:
             own = [examples[i] for i in part]
             loss = few_shot_loss(task, own, rows, [factors[owners[i]] for i in part], settings.token_budget, shares)
@@ -321,6 +328,11 @@ def _compiles(learners: Sequence[Learner], is_mixed: bool) -> bool:
         mean = sum(map(len, learner.task.train)) / max(1, len(learner.task.train))
         tokens += mean * learner.settings.batch_size * learner.total
     return repays_compiling(blocks, round(tokens), torch.get_num_threads(), fastest_library())
+
+
+def _first_blocks(learners: Sequence[Learner]) -> AbstractContextManager[FirstBlocks | None]:
+    """Have the first blocks left out of passes where they can be and a task trains none of their vectors."""
+    return first_blocks(learners[0].task.attachment) if any(one.held for one in learners) else nullcontext()
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from ia3.core.fast.forwards import (
 )
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.products import linear_forward, takes
-from ia3.core.fast.wanted import LAST_BLOCKS, only_at, put, take
+from ia3.core.fast.wanted import LAST_BLOCKS, only_at, path_of_blocks, put, take
 from ia3.core.modes import evaluating
 from ia3.core.surgery import Surgery
 from ia3.errors import BankError
@@ -274,23 +274,18 @@ class Acceleration:
 
     def _install_last_block(self) -> tuple[str, ...]:
         """Let the last block compute what is read of it alone, and return its path if there is one."""
-        model = self.attachment.model
-        rule = LAST_BLOCKS.get(self.attachment.bank.plan.model_type)
-        body = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
-        if rule is None or body is None or body is model or getattr(model.config, "is_encoder_decoder", False):
+        model, model_type = self.attachment.model, self.attachment.bank.plan.model_type
+        layers = path_of_blocks(model, model_type)
+        if layers is None:
             return ()
+        rule = LAST_BLOCKS[model_type]
         if getattr(model.config, "chunk_size_feed_forward", 0):  # the block cuts its positions itself
             return ()
         if not rule.reads_first and model.get_output_embeddings() is None:  # a classifier on the last position
             return ()
         if getattr(model, "reads_every_position", False):  # a classifier on the mean
             return ()
-        prefix = next(name for name, module in model.named_modules() if module is body)
-        layers = f"{prefix}.{rule.layers}"
-        blocks = dict(model.named_modules()).get(layers)
-        if blocks is None or not len(blocks):
-            return ()
-        last = f"{layers}.{len(blocks) - 1}"
+        last = f"{layers}.{len(model.get_submodule(layers)) - 1}"
         with_bank = self.attachment
         for name in rule.alone:
             self._surgery.hook_input(f"{last}.{name}", partial(_take_first, with_bank))

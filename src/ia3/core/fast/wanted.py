@@ -157,3 +157,19 @@ LAST_BLOCKS: Mapping[str, LastBlock] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _DECODER),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
 }
+
+
+def path_of_blocks(model: Any, model_type: str) -> str | None:
+    """Return the path of the list of blocks that every example goes through one after another; None if not known.
+
+    Args:
+        model: A model with a head on its body.
+        model_type: Of its plan.
+    """
+    rule = LAST_BLOCKS.get(model_type)
+    body = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
+    if rule is None or body is None or body is model or getattr(model.config, "is_encoder_decoder", False):
+        return None
+    modules = dict(model.named_modules())
+    path = next(f"{name}.{rule.layers}" for name, module in modules.items() if module is body)
+    return path if len(modules.get(path, ())) else None
