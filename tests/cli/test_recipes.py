@@ -23,8 +23,8 @@ def test_one_is_shown_with_its_settings_and_where_it_differs(capsys: pytest.Capt
     assert "losses              lm      lm+ul+ln  lm+ul+ln\n" in out
     assert "optimizer: the paper adafactor, here adamw." in out
     assert "LM and UL have no counterpart. (encoder)" in out
-    assert "\nwith --start: learning_rate 0.008, feedforward_rate 3, max_steps 60 (causal)\n" in out
-    assert "\nwith a start that was chosen also: frozen_blocks 0.5, interpolation 0.5 (causal)\n" in out
+    assert "\nwith --start: learning_rate 0.008, feedforward_rate 3, max_steps 60, frozen_blocks 0.5 (causal)\n" in out
+    assert "\nwith a start that was chosen also: interpolation 0.5 (causal)\n" in out
     assert "\nshare of the rows held out, unless --eval-fraction says another: 0\n" in out
     assert "\na template is searched where none is given (causal, seq2seq)\n" in out
     assert "\na start that comes with ia3 is chosen where none is given and one knows the labels\n" in out

@@ -92,9 +92,9 @@ def test_a_plan_becomes_plain_json() -> None:
 def test_the_first_blocks_are_told_by_the_first_number_of_a_path(share: float, numbers: tuple[int, ...]) -> None:
     paths = ("before", "enc.h.0.a.0.k", "enc.h.0.a.1.v", "enc.h.10.k", "dec.h.0.k", "after.last", "dec.h.1.k")
     plan = Plan(tuple(_site(path, 2) for path in paths), "toy", "targets")
-    assert plan.first_blocks(share) == frozenset(numbers)
+    assert plan.sites_of_first_blocks(share) == frozenset(numbers)
 
 
 def test_a_share_that_is_a_number_of_blocks_is_that_number() -> None:
     plan = Plan(tuple(_site(f"h.{number}.k", 1) for number in range(100)), "toy", "targets")
-    assert [len(plan.first_blocks(number / 100)) for number in range(101)] == [*range(101)]
+    assert [len(plan.sites_of_first_blocks(number / 100)) for number in range(101)] == [*range(101)]

@@ -61,3 +61,11 @@ def test_a_share_outside_its_range_is_refused(share: float, base: BaseFolder, tm
     with pytest.raises(SettingsError, match=rf"frozen_blocks is {share}, expected a share in \[0, 1\)"):
         run(base("causal"), tmp_path / "o", frozen_blocks=share)
     assert not (tmp_path / "o").exists()
+
+
+def test_a_share_that_is_less_than_a_block_is_told(base: BaseFolder, tmp_path: Path) -> None:
+    told: list[str] = []
+    run(base("causal"), tmp_path / "o", frozen_blocks=0.4, say=told.append, **SHORT)  # of two blocks
+    assert (
+        told.count("The base has too few blocks for frozen_blocks 0.4 to be one of them: all vectors are trained.") == 1
+    )

@@ -86,7 +86,7 @@ def test_the_start_that_knows_the_labels_is_taken_and_its_rivals_recorded(
         settings = _record(tmp_path / "o")["settings"]
         assert (settings["learning_rate"], settings["frozen_blocks"], settings["interpolation"]) == (8e-3, 0.5, 0.5)
         run(base(kind), tmp_path / "named", source=NEW, start="right", **given)
-        assert _record(tmp_path / "named")["settings"] == settings | {"frozen_blocks": 0.0, "interpolation": 1.0}
+        assert _record(tmp_path / "named")["settings"] == settings | {"interpolation": 1.0}
 
 
 @pytest.fixture
@@ -118,9 +118,11 @@ def test_on_other_weights_of_the_same_shape_a_start_is_taken_where_its_answers_l
     best = max(one["score"] for one in start["chosen"]["candidates"])
     assert best > start["chosen"]["least_score"] == pytest.approx(_share_score(NEW) + 5.41 / 17)
     assert start["base_fingerprint"] != _record(tmp_path / "o")["base"]["fingerprint"]
-    assert any("It was trained on other weights of the same shape: its answers on your rows" in one for one in told)
+    assert any(
+        "Its own base has another hash: its answers on your rows left no doubt that it serves." in s for s in told
+    )
     assert ia3.load(tmp_path / "o").classify([NEW[0][0]])[0].prediction in ("up", "down")
-    with pytest.raises(AdapterError, match=r"^Starting from right: .* leave no doubt of it\.$"):
+    with pytest.raises(AdapterError, match=r"^Starting from right: it was trained on other weights .* --start auto"):
         run(other_weights(kind, 0.03), tmp_path / "named", source=NEW, start="right", **given)
 
 
@@ -130,7 +132,16 @@ def test_on_weights_that_are_altogether_others_none_is_taken(
     told: list[str] = []
     run(other_weights("causal", 1.0), tmp_path / "o", source=NEW, say=told.append, **FEW)
     assert "start" not in _record(tmp_path / "o")
-    assert any(sentence.startswith("No start that comes with the project knows these labels (") for sentence in told)
+    assert any("is of a base with another hash, and these rows leave doubt whether it serves" in one for one in told)
+
+
+def test_a_folder_with_the_weights_of_a_start_has_it_by_name_wherever_it_lies(base: BaseFolder, tmp_path: Path) -> None:
+    told: list[str] = []
+    folder = shutil.copytree(base("causal"), tmp_path / "elsewhere")
+    for start in ("right", None):
+        run(folder, tmp_path / f"{start}", source=NEW, start=start, say=told.append, **FEW)
+        assert _record(tmp_path / f"{start}")["start"]["name"] == "right"
+        assert "is_of_other_weights" not in _record(tmp_path / f"{start}")["start"]
 
 
 def _share_score(rows: list[tuple[str, str]]) -> float:

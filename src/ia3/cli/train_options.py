@@ -149,7 +149,7 @@ def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) ->
         type=number,
         metavar="SHARE",
         help="Share of the base's blocks, from its input, whose vectors are not trained, which makes a step faster "
-        f"({_default('frozen_blocks')}; {FOR_FEW_ROWS} from a start that it has chosen: 0.5 for language models).",
+        f"({_default('frozen_blocks')}; {FOR_FEW_ROWS} from a start: 0.5 for language models).",
     )
     add(
         "--interpolation",

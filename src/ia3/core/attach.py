@@ -26,8 +26,8 @@ from ia3.core.choosing import Rows, default_rows, read_rows
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.wanted import Wanted, wanted_now
 from ia3.core.fit import check_fit
+from ia3.core.frozen_sites import frozen_sites_now
 from ia3.core.heads import copy_head, run_heads
-from ia3.core.held import held_now
 from ia3.core.labels import check_own_loss
 from ia3.core.positions import scaled_position_bias, shares_positions
 from ia3.core.snapshot import BASE_NAME, Record
@@ -309,8 +309,8 @@ class Attachment:
 
     def _open_call(self, chosen: Scope | Call, batch: int | None, wanted: Wanted | None = None) -> Call:
         rows, strengths = chosen.rows, chosen.strengths
-        held = chosen.held if isinstance(chosen, Call) else held_now()
-        return calls.open_call(self.bank.plan, self._groups, chosen.snapshot, rows, batch, wanted, strengths, held)
+        frozen = chosen.frozen if isinstance(chosen, Call) else frozen_sites_now()
+        return calls.open_call(self.bank.plan, self._groups, chosen.snapshot, rows, batch, wanted, strengths, frozen)
 
     @contextmanager
     def _under_way(self, call: Call | None) -> Iterator[None]:

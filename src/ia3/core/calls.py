@@ -114,7 +114,7 @@ class Call:
         multipliers: One for each group; None where nothing is to be multiplied.
         wanted: Where the last block's output is read; None for everywhere.
         strengths: One for each of the rows; None where all are 1.
-        held: Numbers of the sites whose vectors have no gradient.
+        frozen: Numbers of the sites whose vectors get no gradient.
     """
 
     rows: tuple[int, ...]
@@ -123,7 +123,7 @@ class Call:
     multipliers: tuple[Multiplier | None, ...]
     wanted: Wanted | None = None
     strengths: tuple[float, ...] | None = None
-    held: frozenset[int] = frozenset()
+    frozen: frozenset[int] = frozenset()
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -252,7 +252,7 @@ def open_call(
     batch: int | None,
     wanted: Wanted | None = None,
     strengths: Sequence[float] | None = None,
-    held: frozenset[int] = frozenset(),
+    frozen: frozenset[int] = frozenset(),
 ) -> Call:
     """Gather the rows of a batch once and cut them into the multiplier of every group.
 
@@ -264,7 +264,7 @@ def open_call(
         batch: Number of examples, if known.
         wanted: Where the last block's output is read; None for everywhere.
         strengths: One for each of the rows; None where all are 1.
-        held: Numbers of the sites whose vectors have no gradient.
+        frozen: Numbers of the sites whose vectors get no gradient.
 
     Returns:
         The call. Where every row is the base there is nothing to multiply: its multipliers are None.
@@ -278,13 +278,13 @@ def open_call(
     if dial is not None:
         gathered = turn_rows(gathered, dial)
     pieces = gathered.split(plan.widths, dim=1)
-    if held:
-        pieces = tuple(piece.detach() if number in held else piece for number, piece in enumerate(pieces))
+    if frozen:
+        pieces = tuple(piece.detach() if number in frozen else piece for number, piece in enumerate(pieces))
     # Asked once for the whole row: an answer for every site would have a GPU wait at every site. Not asked where there
     # is no backward pass to divide in: it takes longer than the gather, for every generated token.
     is_small = torch.is_grad_enabled() and has_small(gathered)
     multipliers = tuple(_multiplier(group, pieces, is_small) for group in groups)
-    return Call(distinct, batch, snapshot, multipliers, wanted, dial, held)
+    return Call(distinct, batch, snapshot, multipliers, wanted, dial, frozen)
 
 
 def _multiplier(group: Group, pieces: Sequence[Tensor], is_small: bool) -> Multiplier:

@@ -148,13 +148,14 @@ class Plan:
         """The number of the site at each place."""
         return {site.place: index for index, site in enumerate(self.sites)}
 
-    def first_blocks(self, share: float) -> frozenset[int]:
+    def sites_of_first_blocks(self, share: float) -> frozenset[int]:
         """Return the numbers of the sites in the first blocks, in the order of the row: an encoder before its decoder.
 
-        A block is what a path names by a number first, as `model.layers.3` does; sites outside of any are never meant.
+        A block is what a path names by a number first, as `model.layers.3` does; sites outside of any are never meant,
+        and blocks without sites do not count.
 
         Args:
-            share: Of all blocks, in [0, 1]; their number is rounded down.
+            share: Of all blocks with sites, in [0, 1]; their number is rounded down.
         """
         blocks: dict[str, list[int]] = {}
         for number, site in enumerate(self.sites):

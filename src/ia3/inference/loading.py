@@ -19,6 +19,7 @@ from ia3.adapters.stored import attach_store
 from ia3.bases.kinds import kind_of
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.locating import say_on_stderr
+from ia3.core.attach import Attachment
 from ia3.core.fast.acceleration import keep_accelerated
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template, parse_template
@@ -94,11 +95,9 @@ def load_predictor(
             f"{doing}: it is for a base of kind {adapter.kind}, got {base.name!r}, which is {base.kind}."
         )
     encoding = encoding_of(base, known, words, chosen)
-    own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "strength": strength}
-    own["others"] = _further_encodings(doing, encoding, known.others) if ensemble else ()
+    others = _further_encodings(doing, encoding, known.others) if ensemble else ()
     attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
-    keep_accelerated(attachment)
-    return Predictor(base, attachment, name, encoding, adapter.record, **own)
+    return _predictor(base, attachment, name, encoding, adapter, known, strength=strength, others=others)
 
 
 def predictor_of(adapter: Adapter, base: Base, name: str) -> Predictor:
@@ -115,9 +114,21 @@ def predictor_of(adapter: Adapter, base: Base, name: str) -> Predictor:
     """
     known = Recorded.read(f"Putting adapter {name!r} on the model", adapter.record)
     encoding = encoding_of(base, known, known.template, known.labels)
-    attachment = put_on(base.model, adapter, name)
+    return _predictor(base, put_on(base.model, adapter, name), name, encoding, adapter, known)
+
+
+def _predictor(
+    base: Base,
+    attachment: Attachment,
+    name: str,
+    encoding: Encoding,
+    adapter: Adapter,
+    known: Recorded,
+    **changes: Any,
+) -> Predictor:
+    """Return the predictor of an adapter that is on the base, answering as its record says but for some changes."""
     keep_accelerated(attachment)
-    own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature}
+    own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, **changes}
     return Predictor(base, attachment, name, encoding, adapter.record, **own)
 
 

@@ -53,6 +53,11 @@ def begin_row(
     told = [] if start is None else [begin_from(attachment, row, start, labels, with_head=not is_fitted)]
     if is_fitted:
         told.append(fit_head(base, attachment, row, examples))
+    share = settings.frozen_blocks
+    if share and not attachment.bank.plan.sites_of_first_blocks(share):
+        told.append(
+            f"The base has too few blocks for frozen_blocks {share:g} to be one of them: all vectors are trained."
+        )
     return told
 
 

@@ -50,7 +50,7 @@ def packaged_start(given: str | Path, base: str | None = None) -> Path | None:
     if found is None:
         raise AdapterError(
             f"Starting from {given}: it is there for the bases {', '.join(bases)}, got {base!r}. Make one for yours "
-            f"with python -m benchmarks.starts, or leave --start out.{PROVEN}"
+            "with python -m benchmarks.starts, or leave --start out."
         )
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from ia3.bases.loading import Base
 from ia3.bases.pooling import pooling_of
 from ia3.core.attach import Attachment
 from ia3.core.heads import Head
-from ia3.errors import AdapterError, PlanError, near_matches
-from ia3.runs.packaged_starts import PROVEN, packaged_start, start_names
+from ia3.errors import AdapterError, near_matches
+from ia3.runs.packaged_starts import packaged_start, start_folders, start_names
 from ia3.training.tasks import trained_tensors
 
 
@@ -35,7 +36,7 @@ class Start:
         adapter: The adapter.
         digest: sha256 of its numbers, 64 hexadecimal digits.
         choice: Which starts it was chosen from, and how well each knew the rows; None where it was named.
-        is_of_other_weights: Whether it was trained on a base with other weights, of the same shapes.
+        is_of_other_weights: Whether its base's hash is another than that of the base it is for, of the same shapes.
     """
 
     given: str
@@ -81,7 +82,9 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
     Raises:
         AdapterError: If there is no adapter, or it is one of another base: its record has the base's hash.
     """
-    packaged = packaged_start(given, None if base is None else base.name)
+    packaged = packaged_start(given)
+    if packaged is not None and base is not None:
+        return _read_named(str(given), base)
     folder = packaged or given
     try:
         adapter = load_adapter(folder)
@@ -90,9 +93,38 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
             adapter = _fit_head(adapter, base)
             check_adapter(adapter, base.model, f"Loading adapter from {folder}")
     except AdapterError as error:
-        hint = PROVEN if packaged else "" if Path(folder).exists() else near_matches(str(given), start_names())
+        hint = "" if Path(folder).exists() else near_matches(str(given), start_names())
         raise AdapterError(f"Starting from {given}: {error}{hint}") from error
     return Start(str(given), adapter, digest)
+
+
+def _read_named(name: str, base: Base) -> Start:
+    """Return a start that comes with the project, which was named; it must have been trained on the base's weights."""
+    found = packaged_start_for(name, base)
+    if found is None:  # the reason is that there is none for a base of this name, or the shape of the one that is
+        folder = packaged_start(name, base.name)
+        assert folder is not None
+        return read_packaged(name, folder, base)
+    if found.is_of_other_weights:
+        raise AdapterError(
+            f"Starting from {name}: it was trained on other weights of the same shape as those of {base.name!r}. In a "
+            "run of one task, --start auto takes it where its answers on your rows leave no doubt that it serves."
+        )
+    return found
+
+
+def packaged_start_for(name: str, base: Base) -> Start | None:
+    """Return a start that comes with the project for a base of the same shape, of the same weights if there is one.
+
+    Args:
+        name: Of the start.
+        base: The base.
+    """
+    found = []
+    for folder in start_folders(name, base.name):
+        with suppress(AdapterError):  # it is for a base of another shape
+            found.append(read_packaged(name, folder, base))
+    return min(found, key=lambda start: start.is_of_other_weights, default=None)
 
 
 def read_packaged(name: str, folder: Path, base: Base) -> Start:
@@ -112,10 +144,7 @@ def read_packaged(name: str, folder: Path, base: Base) -> Start:
         raise AdapterError(f"{doing}: it is for a base of kind {adapter.kind}, got {base.kind}.")
     digest = _digest(adapter)
     adapter = _fit_head(adapter, base)
-    try:
-        check_adapter(adapter, base.model, doing, of_any_weights=True)
-    except PlanError as error:
-        raise AdapterError(f"{doing}: {error}") from error
+    check_adapter(adapter, base.model, doing, of_any_weights=True)
     return Start(name, adapter, digest, is_of_other_weights=not is_of_weights(adapter, base.model))
 
 
@@ -165,7 +194,7 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
         "" if start.to_json()["base_fingerprint"] else " Its record has no hash of its base: shapes were compared."
     )
     if start.is_of_other_weights:
-        unproven = " It was trained on other weights of the same shape: its answers on your rows were compared."
+        unproven = " Its own base has another hash: its answers on your rows left no doubt that it serves."
     head = attachment.bank.snapshot.heads.get(attachment.bank.row(row))
     if head is None or not with_head:
         return f"{told}.{unproven}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -25,12 +24,12 @@ from ia3.core.attach import attachment_of
 from ia3.data.draws import draw_in_turn
 from ia3.data.duplicates import normal_text
 from ia3.data.examples import Example
-from ia3.errors import AdapterError, BankError
+from ia3.errors import BankError
 from ia3.inference.loading import predictor_of
 from ia3.inference.temperature import fit_temperature, scale
 from ia3.runs.dataset import Rows
-from ia3.runs.packaged_starts import AUTO, NONE, has_learned, seen_note, start_folders, start_names
-from ia3.runs.start import Start, read_packaged, read_start
+from ia3.runs.packaged_starts import AUTO, NONE, has_learned, seen_note, start_names
+from ia3.runs.start import Start, packaged_start_for, read_start
 from ia3.runs.watch import Say
 from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings, settings_for
@@ -125,17 +124,27 @@ def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered
     answered = {} if answered is None else answered
     _ask(base, starts, examples, answered)
     told = [_told(start, examples, rows.labels, answered) for start in starts]
-    best = max(range(len(starts)), key=lambda place: told[place]["score"])  # of equal ones the first
-    clearly = _BEYOND_DOUBT if starts[best].is_of_other_weights else _CLEARLY
-    least = _score_of_shares(examples) + clearly / len(examples)
-    choice = {"rows": len(examples), "least_score": least, "candidates": told}
-    if told[best]["score"] <= least:
-        say(
-            f"No start that comes with the project knows these labels ({starts[best].name!r}: "
-            f"{_spell(told[best], len(examples))})."
-        )
+    least = [_least_score(start, examples) for start in starts]
+    able = [place for place, one in enumerate(told) if one["score"] > least[place]]
+    best = max(able or range(len(starts)), key=lambda place: told[place]["score"])  # of equal ones the first
+    if not able:
+        say(_none_is_taken(starts[best], _spell(told[best], len(examples))))
         return None
-    return replace(starts[best], choice=choice)
+    return replace(starts[best], choice={"rows": len(examples), "least_score": least[best], "candidates": told})
+
+
+def _least_score(start: Start, examples: Sequence[Example]) -> float:
+    clearly = _BEYOND_DOUBT if start.is_of_other_weights else _CLEARLY
+    return _score_of_shares(examples) + clearly / len(examples)
+
+
+def _none_is_taken(best: Start, told: str) -> str:
+    if best.is_of_other_weights:
+        return (
+            f"The start {best.name!r} is of a base with another hash, and these rows leave doubt whether it serves "
+            f"here ({told}): the run begins with ones."
+        )
+    return f"No start that comes with the project knows these labels ({best.name!r}: {told})."
 
 
 def _spell(found: Mapping[str, Any], rows: int) -> str:
@@ -147,13 +156,8 @@ def _spell(found: Mapping[str, Any], rows: int) -> str:
 
 def _starts_for(base: Base, labels: Sequence[str]) -> list[Start]:
     """Return the starts that fit a base and have learned these labels, each for its own weights if it is there so."""
-    found = []
-    for name in start_names():
-        for folder in start_folders(name, base.name):
-            with suppress(AdapterError):  # it is for a base of another shape
-                found.append(read_packaged(name, folder, base))
-                break
-    return [start for start in found if _knows(start, base, labels)]
+    found = [packaged_start_for(name, base) for name in start_names()]
+    return [start for start in found if start is not None and _knows(start, base, labels)]
 
 
 def _knows(start: Start, base: Base, labels: Sequence[str]) -> bool:

@@ -20,9 +20,9 @@ from ia3.core.fast.first_blocks import FirstBlocks
 from ia3.data.batches import epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.training.checkpoint import TaskState
-from ia3.training.kept_rows import MOST_BYTES, KeptRows, keep_rows
+from ia3.training.hidden_cache import HiddenCache, make_cache
 from ia3.training.losses import class_weights
-from ia3.training.optimizer import gradient_norm, make_optimizer, moving_part, step_optimizer
+from ia3.training.optimizer import by_site, gradient_norm, make_optimizer, step_optimizer
 from ia3.training.records import Event
 from ia3.training.settings import Settings
 from ia3.training.tasks import Evaluation, Outcome, Task, trained_tensors
@@ -39,15 +39,14 @@ class Learner:
         self.per_epoch = settings.steps_per_epoch(len(task.train))
         self.trained = trained_tensors(task.attachment, task.adapter)
         plan = task.attachment.bank.plan
-        self.held = plan.first_blocks(settings.frozen_blocks)  # sites whose vectors stay as they are
-        self._moving = moving_part(self.trained["vectors"], plan, self.held)
+        self.frozen = plan.sites_of_first_blocks(settings.frozen_blocks)
+        self._moving = by_site(self.trained["vectors"], plan, self.frozen, 0.0)
         self._optimizer = make_optimizer(self.trained, settings, plan)
         self._order: tuple[int, list[list[Encoded]]] = (-1, [])  # of an epoch
         self._weights: list[float] | None = None  # of each choice
         if settings.class_weights and task.choices:
             self._weights = class_weights(task.train, task.choices).tolist()
-        self.kept: KeptRows | None = None  # what the blocks before the first trained vector give
-        self._is_kept = False
+        self.cache: HiddenCache | None = None  # of the blocks before the first trained vector
         self._keep_beginning()
 
     @property
@@ -85,16 +84,14 @@ class Learner:
         batches = epoch_batches([len(e) for e in examples], self.settings.batch_size, seed, epoch)
         return [[examples[place] for place in batch] for batch in batches]
 
-    def keep_rows(self, blocks: FirstBlocks | None, tasks: int) -> None:
-        """Run the rows once through the blocks before the first trained vector, where that spares them at every step.
+    def make_cache(self, blocks: FirstBlocks, most_bytes: int) -> None:
+        """Keep what the blocks before the first trained vector give for a row, where that spares them later.
 
         Args:
-            blocks: Of the model; None where they are not understood.
-            tasks: How many are trained together.
+            blocks: Of the model.
+            most_bytes: That may be kept.
         """
-        if not self._is_kept and blocks is not None:
-            self.kept = keep_rows(self.task, self.settings, self.held, self.total, blocks, MOST_BYTES // tasks)
-        self._is_kept = True
+        self.cache = make_cache(self.task, self.settings, self.frozen, self.total, blocks, most_bytes)
 
     def weight(self, encoded: Encoded) -> float:
         """Return how much each target of an example counts."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,15 @@ import torch
 
 from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
-from ia3.core.fast.first_blocks import FirstBlocks, first_blocks
+from ia3.core.fast.first_blocks import first_blocks
 from ia3.core.fast.products import fastest_library
-from ia3.core.held import held
+from ia3.core.frozen_sites import frozen_sites
 from ia3.core.modes import evaluating
 from ia3.data.batches import Batch, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError, SettingsError
 from ia3.training.checkpoint import Checkpoint
-from ia3.training.kept_rows import behind_first_blocks
+from ia3.training.hidden_cache import MOST_BYTES, behind_first_blocks
 from ia3.training.learner import Learner
 from ia3.training.losses import count_targets, sum_loss
 from ia3.training.sampling import Sampling, has_turn
@@ -120,7 +120,7 @@ def _run_rounds(rounds: _Rounds, run: str, number: int) -> None:
     with (
         accelerated(first.task.attachment, compiled=_compiles(learners, rounds.is_mixed)),
         _training_mode(first.task.attachment.model, first.settings),
-        _first_blocks(learners) as rounds.blocks,
+        _caches(learners, rounds.is_mixed),
     ):
         while any(learner.is_active for learner in learners) and not callbacks.should_stop():
             due |= rounds.run(number)
@@ -149,7 +149,6 @@ class _Rounds:
 
     def __init__(self, learners: Sequence[Learner], callbacks: Callbacks, sampling: Sampling, is_mixed: bool) -> None:
         self.learners, self.callbacks, self.is_mixed = learners, callbacks, is_mixed
-        self.blocks: FirstBlocks | None = None
         self._places = {learner.task.adapter: place for place, learner in enumerate(learners)}
         counted = [learner for learner in learners if self._source(learner) or not self._is_source(learner)]
         weights = sampling.weights([learner.total for learner in counted])
@@ -162,7 +161,7 @@ class _Rounds:
         turns = [self._turn(l) for l in ready if has_turn(self._weights.get(l.task.adapter, 1.0), number)]
         losses: dict[str, float] = {}
         for group in self._groups(turns):
-            with held(group[0].learner.held):
+            with frozen_sites(group[0].learner.frozen):
                 found = _backward(group)
             losses |= zip((turn.learner.task.adapter for turn in group), found, strict=True)
         summed = [losses[turn.learner.task.adapter] for turn in turns]
@@ -182,17 +181,16 @@ class _Rounds:
         source = self._source(learner)
         if source is not None and not learner.state.step:
             learner.start_from(source)
-        learner.keep_rows(self.blocks, len(self.learners))
         examples = learner.next_examples()
         targets = sum(count_targets([e], learner.task.kind) * learner.weight(e) for e in examples)
         return _Turn(learner, examples, targets)
 
     def _groups(self, turns: list[_Turn]) -> list[list[_Turn]]:
-        """Return the turns whose examples may meet in a batch: those with the same loss, and the same vectors held."""
+        """Return the turns whose examples may meet in a batch: those with the same loss and the same frozen sites."""
         groups: dict[Any, list[_Turn]] = {}
         for number, turn in enumerate(turns):
             settings, kind = turn.learner.settings, turn.learner.task.kind
-            key = (learns_from_choices(settings.losses, kind), turn.learner.held) if self.is_mixed else number
+            key = (learns_from_choices(settings.losses, kind), turn.learner.frozen) if self.is_mixed else number
             groups.setdefault(key, []).append(turn)
         return [*groups.values()]
 
@@ -272,8 +270,8 @@ def _backward(turns: Sequence[_Turn]) -> list[float]:
         shares = torch.tensor([weights[i] / turns[owners[i]].targets for i in part], dtype=bank.dtype, device=device)
         shares.requires_grad_()
         if factors is None:
-            kept = [turns[owners[i]].learner.kept for i in part]
-            with behind_first_blocks(kept, [examples[i] for i in part]):
+            caches = [turns[owners[i]].learner.cache for i in part]
+            with behind_first_blocks(caches, [examples[i] for i in part]):
                 loss = sum_loss(task.attachment.model, task.kind, batch, rows, None, shares)
         else:
             own = [examples[i] for i in part]
@@ -322,7 +320,11 @@ def _compiles(learners: Sequence[Learner], is_mixed: bool) -> bool:
         return False
     if next(attachment.model.parameters()).device.type != "cpu":  # nothing was measured there
         return False
-    blocks = sum(p.numel() for _, block in repeated_blocks(attachment) for p in block.parameters())
+    # blocks whose sites are all frozen run plainly, or not at all
+    frozen = frozenset.intersection(*(learner.frozen for learner in learners))
+    trained = [site.module for number, site in enumerate(attachment.bank.plan.sites) if number not in frozen]
+    alive = [b for path, b in repeated_blocks(attachment) if any(one.startswith(f"{path}.") for one in trained)]
+    blocks = sum(parameter.numel() for block in alive for parameter in block.parameters())
     tokens = 0.0
     for learner in learners:
         mean = sum(map(len, learner.task.train)) / max(1, len(learner.task.train))
@@ -330,9 +332,25 @@ def _compiles(learners: Sequence[Learner], is_mixed: bool) -> bool:
     return repays_compiling(blocks, round(tokens), torch.get_num_threads(), fastest_library())
 
 
-def _first_blocks(learners: Sequence[Learner]) -> AbstractContextManager[FirstBlocks | None]:
-    """Have the first blocks left out of passes where they can be and a task trains none of their vectors."""
-    return first_blocks(learners[0].task.attachment) if any(one.held for one in learners) else nullcontext()
+@contextmanager
+def _caches(learners: Sequence[Learner], is_mixed: bool) -> Iterator[None]:
+    """Have learners inside keep what their frozen first blocks give.
+
+    Where tasks are to end in the bits that each has alone, what one may keep does not depend on the others.
+    """
+    frozen = [learner for learner in learners if learner.frozen]
+    if not frozen:
+        yield
+        return
+    with first_blocks(learners[0].task.attachment) as blocks:
+        if blocks is not None:
+            for learner in frozen:
+                learner.make_cache(blocks, MOST_BYTES // len(frozen) if is_mixed else MOST_BYTES)
+        try:
+            yield
+        finally:
+            for learner in frozen:
+                learner.cache = None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ knows tensors and rates; it knows nothing of examples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ def make_optimizer(trained: Mapping[str, Tensor], settings: Settings, plan: Plan
     """
     optimizer = _make(trained, settings, plan)
     if settings.feedforward_rate != 1.0:
-        _scale_steps(optimizer, trained["vectors"], _factors(trained["vectors"], plan, settings.feedforward_rate))
+        row, sites = trained["vectors"], [n for n, site in enumerate(plan.sites) if site.role == "feedforward"]
+        _scale_steps(optimizer, row, by_site(row, plan, sites, settings.feedforward_rate))
     return optimizer
 
 
@@ -45,13 +46,20 @@ def _make(trained: Mapping[str, Tensor], settings: Settings, plan: Plan) -> torc
     return torch.optim.AdamW(groups, betas=betas, weight_decay=0.0, fused=True)
 
 
-def _factors(row: Tensor, plan: Plan, feedforward: float) -> Tensor:
-    """Return what each number's steps are multiplied by, of the row's shape."""
-    factors = torch.ones_like(row)
-    for site, span in plan.spans():
-        if site.role == "feedforward":
-            factors[span] = feedforward
-    return factors.detach()
+def by_site(row: Tensor, plan: Plan, sites: Collection[int], value: float) -> Tensor:
+    """Return a value for every number of some sites and 1 for the others, of a row's shape.
+
+    Args:
+        row: The row.
+        plan: Its layout.
+        sites: Numbers of the sites.
+        value: Of their numbers.
+    """
+    found = torch.ones_like(row, requires_grad=False)
+    for number, (_, span) in enumerate(plan.spans()):
+        if number in sites:
+            found[span] = value
+    return found
 
 
 def _scale_steps(optimizer: torch.optim.Optimizer, row: Tensor, factors: Tensor) -> None:
@@ -79,15 +87,6 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in _parameters(optimizer) if p.grad is not None])
 
 
-def moving_part(row: Tensor, plan: Plan, held: frozenset[int]) -> Tensor:
-    """Return 1 for each number of a row that may move and 0 for those of held sites, of the row's shape."""
-    moving = torch.ones_like(row)
-    for number, (_, span) in enumerate(plan.spans()):
-        if number in held:
-            moving[span] = 0
-    return moving.detach()
-
-
 def step_optimizer(
     optimizer: torch.optim.Optimizer, settings: Settings, norm: Tensor, factor: float, moving: Tensor
 ) -> float:
@@ -98,7 +97,7 @@ def step_optimizer(
         settings: Its clip and weight decay.
         norm: Of the gradients, as `gradient_norm` returns it.
         factor: On the highest rates, of the schedule.
-        moving: How much each number of the row is pulled, as `moving_part` returns it.
+        moving: How much each number of the row is pulled; 0 where it is to stay.
 
     Returns:
         The vectors' learning rate.

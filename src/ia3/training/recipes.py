@@ -246,7 +246,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "learning_rate": "For AdamW, found by runs; the paper's is for Adafactor.",
                     "feedforward_rate": "Better in the same steps: on MiniLM, and on Gemma 3 270M from a start.",
                     "warmup": "A tenth of the steps.",
-                    "frozen_blocks": "A start's lower half serves as it is; a step takes two thirds of the time.",
+                    "frozen_blocks": "The lower half of a start serves as it is, and a step takes half of the time.",
                     "interpolation": "Some of the way back to a start there is less luck (Wortsman et al. 2022).",
                     "max_steps": "A small base is trained on a laptop, in minutes.",
                     "head_learning_rate": "What is fitted to the rows beforehand needs to move little.",
@@ -263,12 +263,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                         "fit_head": True,
                     },
                 },
-                started={"causal": {"learning_rate": 8e-3, "feedforward_rate": 3.0, "max_steps": 60}},
+                started={
+                    "causal": {"learning_rate": 8e-3, "feedforward_rate": 3.0, "max_steps": 60, "frozen_blocks": 0.5}
+                },
                 eval_fraction=0.0,  # a tenth of a handful chooses an epoch by luck
                 searches_template=True,
                 chooses_start=True,
                 # found on 16 rows a label from the tuning parts of tables of sentiment; benchmarks/LOG.md has them
-                chosen={"causal": {"frozen_blocks": 0.5, "interpolation": 0.5}},
+                chosen={"causal": {"interpolation": 0.5}},
                 chosen_temperatures={"causal": 1.25},
                 temperatures={
                     ("causal", False): 2.5,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.first_blocks import first_blocks
-from ia3.core.held import held
+from ia3.core.frozen_sites import frozen_sites
 from ia3.data.batches import IGNORED, Batch
 from tests.core.banks import attached_model
 from tests.core.fast.passes import MIXED, assert_same, loss_and_gradients, make_batch, mixed_model
@@ -28,11 +28,11 @@ UNDERSTOOD += ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 @pytest.mark.parametrize("family", UNDERSTOOD)
 def test_loss_and_gradients_are_those_of_a_whole_pass(family: str, is_fast: bool) -> None:
     model, attachment = mixed_model(family)
-    sites, batch = attachment.bank.plan.first_blocks(0.5), _batch(family)
+    sites, batch = attachment.bank.plan.sites_of_first_blocks(0.5), _batch(family)
     with ExitStack() as stack:
         if is_fast:
             stack.enter_context(accelerated(attachment))
-        stack.enter_context(held(sites))
+        stack.enter_context(frozen_sites(sites))
         expected = loss_and_gradients(model, attachment, family, batch, MIXED)
         blocks = stack.enter_context(first_blocks(attachment))
         assert blocks is not None and blocks.count(sites) == 1
@@ -79,14 +79,37 @@ def test_where_blocks_are_not_known_there_are_none(family: str) -> None:
         assert blocks is None
 
 
+def _patch(model: Any, patch: pytest.MonkeyPatch, forward: Any) -> None:
+    """Let every block run `forward`, and see that the model still runs."""
+    patch.setattr(type(model.model.layers[0]), "forward", forward)
+    assert bool(model(input_ids=torch.tensor([[1, 2, 3]]), rows="a").logits.isfinite().all())
+
+
 def test_blocks_that_give_more_than_a_tensor_are_not_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     model, attachment = attached_model("llama", "a")
-    plain = type(model.model.layers[0]).forward
+    block, norm = type(model.model.layers[0]).forward, type(model.model.norm).forward
 
     def pair(self: nn.Module, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-        return (plain(self, hidden[0] if isinstance(hidden, tuple) else hidden, *args, **kwargs),)
+        return block(self, hidden[0] if isinstance(hidden, tuple) else hidden, *args, **kwargs), None
 
-    monkeypatch.setattr(type(model.model.layers[0]), "forward", pair)
+    def first(self: nn.Module, hidden: Any) -> Any:
+        return norm(self, hidden[0] if isinstance(hidden, tuple) else hidden)
+
+    monkeypatch.setattr(type(model.model.norm), "forward", first)
+    _patch(model, monkeypatch, pair)
+    with first_blocks(attachment) as blocks:
+        assert blocks is None
+
+
+def test_blocks_that_tell_each_other_more_are_not_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, attachment = attached_model("llama", "a")
+    block, passes = type(model.model.layers[0]).forward, [0]
+
+    def tell(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        passes[0] += self.self_attn.layer_idx == 0
+        return block(self, hidden, *args, **kwargs) + passes[0] * self.self_attn.layer_idx
+
+    _patch(model, monkeypatch, tell)
     with first_blocks(attachment) as blocks:
         assert blocks is None
 

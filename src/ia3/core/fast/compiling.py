@@ -112,7 +112,7 @@ def _forward(
 
 
 def _wants_gradient(call: Call, slots: tuple[int, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a block's pass is for a gradient: of what it is given or of a vector that is not held."""
+    """Whether a block's pass is for a gradient: of what it is given or of a vector that is not frozen."""
     values = (*args, *kwargs.values(), *_scales(call, slots))
     return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
 

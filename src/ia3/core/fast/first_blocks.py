@@ -3,7 +3,7 @@ step.
 
 A handful of rows goes through a model many times. `FirstBlocks.run` gives what comes out of the first blocks, and a
 pass inside `FirstBlocks.given` begins behind them: the embedding, positions and masks are made as always, the first
-blocks hand on what was given. This file knows blocks; which are held and whose rows are kept is the training's matter.
+blocks hand on what was given. This file knows blocks; which are frozen and what is kept is the training's matter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ia3.core.surgery import Surgery
 _TOLERANCE = 1e-4  # of a pass that begins behind blocks, relative to the largest number of a whole one
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pass:
     """What a forward pass in this thread does with the first blocks.
 
@@ -67,19 +67,17 @@ def first_blocks(attachment: Attachment) -> Iterator[FirstBlocks | None]:
 
 
 def _run_block(number: int, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    under_way = _PASS.get()
-    if under_way is None:
+    now = _PASS.get()
+    if now is None:
         return plain(*args, **kwargs)
-    is_first = number < under_way.count
-    if under_way.given is not None:
-        if not is_first:
-            return plain(*args, **kwargs)
-        return under_way.given if number == under_way.count - 1 else args[0]
+    is_first, is_last = number < now.count, number == now.count - 1
+    if now.given is not None:
+        return now.given if is_last else args[0] if is_first else plain(*args, **kwargs)
     if not is_first:
         return args[0]
     output = plain(*args, **kwargs)
-    if number == under_way.count - 1:
-        under_way.found.append(output)
+    if is_last:
+        now.found.append(output)
     return output
 
 
@@ -95,13 +93,13 @@ class FirstBlocks:
     attachment: Attachment
     path: str
 
-    def count(self, held: frozenset[int]) -> int:
-        """Return how many of the first blocks have no vector but held ones; at least one block is left.
+    def count(self, frozen: frozenset[int]) -> int:
+        """Return how many of the first blocks have no site but frozen ones; at least one block is left.
 
         Args:
-            held: Numbers of the sites whose vectors are held.
+            frozen: Numbers of the frozen sites.
         """
-        trained = [site.module for n, site in enumerate(self.attachment.bank.plan.sites) if n not in held]
+        trained = [site.module for n, site in enumerate(self.attachment.bank.plan.sites) if n not in frozen]
         inside = [module.removeprefix(f"{self.path}.") for module in trained if module.startswith(f"{self.path}.")]
         return min((int(rest.partition(".")[0]) for rest in inside), default=0) if len(inside) == len(trained) else 0
 
@@ -132,15 +130,19 @@ class FirstBlocks:
     def are_understood(self) -> bool:
         """Whether a pass that begins behind the first block gives what a whole one gives; tried on three tokens."""
         model = self.attachment.model
+        body = getattr(model, model.base_model_prefix)
         ids = torch.tensor([[1, 2, 3]], device=next(model.parameters()).device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "rows": BASE_NAME}
-        try:
-            with evaluating(model), torch.no_grad():
-                whole = model(**inputs)[0]
-                with self.given(self.run(inputs, 1), 1):
-                    part = model(**inputs)[0]
-        except Exception:  # blocks that give more than a tensor, or a model that wants more than ids
-            return False
+        with evaluating(model), torch.no_grad():
+            try:
+                whole = body(**inputs)[0]
+                hidden: Any = self.run(inputs, 1)
+                if not isinstance(hidden, Tensor):
+                    return False
+                with self.given(hidden, 1):
+                    part = body(**inputs)[0]
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+                return False  # a model that wants more than ids
         return part.shape == whole.shape and bool((part - whole).abs().max() <= _TOLERANCE * whole.abs().max())
 
 

@@ -1,4 +1,4 @@
-"""Held vectors multiply and have no gradient; before the first one that is not held nothing has one."""
+"""Frozen sites multiply and have no gradient; before the first one that is not frozen nothing has one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ia3.core.attach import Attachment
 from ia3.core.fast.acceleration import accelerated
-from ia3.core.held import held, held_now
+from ia3.core.frozen_sites import frozen_sites, frozen_sites_now
 from tests.core.banks import attached_model
 from tests.families import make_inputs
 
@@ -42,39 +42,39 @@ def _compare(attachment: Attachment, sites: frozenset[int], found: list[Tensor],
 
 @pytest.mark.parametrize("is_fast", [False, True], ids=["plain", "faster"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_held_vectors_have_no_gradient_and_the_others_the_one_they_had(family: str, is_fast: bool) -> None:
+def test_frozen_sites_have_no_gradient_and_the_others_the_one_they_had(family: str, is_fast: bool) -> None:
     model, attachment = _training(family)
-    sites = attachment.bank.plan.first_blocks(0.5)
+    sites = attachment.bank.plan.sites_of_first_blocks(0.5)
     assert 0 < len(sites) < len(attachment.bank.plan.sites)
     if is_fast:
         with accelerated(attachment):
             logits, expected = _run(model, attachment, family)
-            with held(sites):
+            with frozen_sites(sites):
                 same, found = _run(model, attachment, family)
     else:
         logits, expected = _run(model, attachment, family)
-        with held(sites):
+        with frozen_sites(sites):
             same, found = _run(model, attachment, family)
     torch.testing.assert_close(same, logits, rtol=1e-5, atol=1e-6)
     _compare(attachment, sites, found, expected)
 
 
 @pytest.mark.parametrize("is_reentrant", [False, True], ids=["plain", "reentrant"])
-def test_a_recomputed_block_holds_what_it_held(is_reentrant: bool) -> None:
+def test_a_recomputed_block_has_the_frozen_sites_that_it_had(is_reentrant: bool) -> None:
     model, attachment = _training("llama")
-    sites = attachment.bank.plan.first_blocks(0.5)
+    sites = attachment.bank.plan.sites_of_first_blocks(0.5)
     expected = _run(model, attachment, "llama")[1]
     model.train().activation_checkpointing_enable({"use_reentrant": is_reentrant})
     if is_reentrant:
         model.enable_input_require_grads()
     attachment.bank.zero_grad()
-    with held(sites):
+    with frozen_sites(sites):
         loss = model(**make_inputs("llama"), rows=ROWS, use_cache=False).logits.square().sum()
     loss.backward()  # out of the scope, as on another thread
     _compare(attachment, sites, [p.grad for p in attachment.bank.parameters() if p.grad is not None], expected)
 
 
-def test_nothing_wants_a_gradient_before_the_first_vector_that_is_not_held() -> None:
+def test_nothing_wants_a_gradient_before_the_first_site_that_is_not_frozen() -> None:
     model, attachment = _training("llama")
     wants: list[bool] = []
 
@@ -86,16 +86,16 @@ def test_nothing_wants_a_gradient_before_the_first_vector_that_is_not_held() -> 
     blocks = len(model.model.layers)
     for first in range(blocks):
         wants.clear()
-        with held(attachment.bank.plan.first_blocks(first / blocks)):
+        with frozen_sites(attachment.bank.plan.sites_of_first_blocks(first / blocks)):
             model(**make_inputs("llama"), rows="a")
         assert wants == [number >= first for number in range(blocks)]
 
 
-def test_a_scope_ends_with_what_was_held_before_it() -> None:
+def test_a_scope_ends_with_what_was_frozen_before_it() -> None:
     outer, inner = frozenset({1}), frozenset({2, 3})
-    with held(outer):
-        with pytest.raises(ValueError, match="inside"), held(inner):
-            assert held_now() == inner
+    with frozen_sites(outer):
+        with pytest.raises(ValueError, match="inside"), frozen_sites(inner):
+            assert frozen_sites_now() == inner
             raise ValueError("inside")
-        assert held_now() == outer
-    assert held_now() == frozenset()
+        assert frozen_sites_now() == outer
+    assert frozen_sites_now() == frozenset()
