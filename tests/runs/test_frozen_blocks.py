@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ia3.adapters.folder import load_adapter
 from ia3.errors import SettingsError
+from ia3.training import loop
 from tests.runs.trials import ROWS, run, run_many
 
 BaseFolder = Callable[..., Path]
@@ -54,6 +55,27 @@ def test_each_task_of_a_run_has_its_own(batches: str, base: BaseFolder, tmp_path
     for share, first in (("0.0", False), ("0.5", True)):
         vectors = _vectors(tmp_path / "o" / share)
         assert all(torch.equal(v, torch.ones_like(v)) == (first and ".0." in path) for path, v in vectors.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("causal", {"dtype": "bfloat16"}),
+        ("causal", {"precision": "int8"}),
+        ("encoder", {"pooling": "mean"}),
+        ("encoder", {"pooling": "mean", "dtype": "bfloat16"}),
+    ],
+    ids=str,
+)
+def test_what_the_frozen_blocks_give_may_be_kept_on_any_base(
+    kind: str, given: dict[str, Any], base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(base(kind), tmp_path / "kept", frozen_blocks=0.5, **given, **SHORT)
+    monkeypatch.setattr(loop, "MOST_BYTES", 0)
+    run(base(kind), tmp_path / "plain", frozen_blocks=0.5, **given, **SHORT)
+    kept, plain = _vectors(tmp_path / "kept"), _vectors(tmp_path / "plain")
+    moved = max(float((vector - 1).abs().max()) for vector in plain.values())
+    assert max(float((kept[name] - plain[name]).abs().max()) for name in plain) <= 0.05 * moved
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
