@@ -87,15 +87,23 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
         return _read_named(str(given), base)
     folder = packaged or given
     try:
-        adapter = load_adapter(folder)
-        digest = _digest(adapter)
-        if base is not None:
-            adapter = _fit_head(adapter, base)
-            check_adapter(adapter, base.model, f"Loading adapter from {folder}")
+        return _read(given, folder, base)
     except AdapterError as error:
         hint = "" if Path(folder).exists() else near_matches(str(given), start_names())
         raise AdapterError(f"Starting from {given}: {error}{hint}") from error
-    return Start(str(given), adapter, digest)
+
+
+def _read(given: str | Path, folder: str | Path, base: Base | None, *, of_any_weights: bool = False) -> Start:
+    """Return the adapter of a folder as a start; with a base it must fit it, and unless said otherwise its weights."""
+    adapter = load_adapter(folder)
+    digest = _digest(adapter)
+    if base is None:
+        return Start(str(given), adapter, digest)
+    if adapter.pooling != base.pooling:  # its vectors are of use without a head that reads something else
+        adapter = replace(adapter, head={}, head_modules=())
+    check_adapter(adapter, base.model, f"Loading adapter from {folder}", of_any_weights=of_any_weights)
+    is_other = of_any_weights and not is_of_weights(adapter, base.model)
+    return Start(str(given), adapter, digest, is_of_other_weights=is_other)
 
 
 def _read_named(name: str, base: Base) -> Start:
@@ -138,14 +146,10 @@ def read_packaged(name: str, folder: Path, base: Base) -> Start:
     Raises:
         AdapterError: If it is for a base of another shape.
     """
-    adapter = load_adapter(folder)
-    doing = f"Starting from {name}"
-    if adapter.kind != base.kind:
-        raise AdapterError(f"{doing}: it is for a base of kind {adapter.kind}, got {base.kind}.")
-    digest = _digest(adapter)
-    adapter = _fit_head(adapter, base)
-    check_adapter(adapter, base.model, doing, of_any_weights=True)
-    return Start(name, adapter, digest, is_of_other_weights=not is_of_weights(adapter, base.model))
+    start = _read(name, folder, base, of_any_weights=True)
+    if start.adapter.kind != base.kind:
+        raise AdapterError(f"Starting from {name}: it is for a base of kind {start.adapter.kind}, got {base.kind}.")
+    return start
 
 
 def read_starts(given: Sequence[str | Path | None], base: Base | None = None) -> list[Start | None]:
@@ -204,11 +208,6 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
 def part_of_start(start: Start | None) -> dict[str, str]:
     """Return what a start counts in whether two runs are the same; nothing for ones."""
     return {} if start is None else {"start": start.digest}
-
-
-def _fit_head(adapter: Adapter, base: Base) -> Adapter:
-    """Return an adapter without a head that reads something else than the base's; its vectors are of use without."""
-    return adapter if adapter.pooling == base.pooling else replace(adapter, head={}, head_modules=())
 
 
 def _begin_head(attachment: Attachment, head: Head, start: Start, labels: tuple[str, ...]) -> str:
