@@ -201,7 +201,7 @@ def _load_real(name: str, rows: Rows) -> Case:
     kind = _KINDS[name]
     labels = rows.labels if kind == "encoder" else None
     base = load_base(name, kind=kind, labels=labels, dtype="float32", device="cpu", seed=SEED)
-    examples = encode_rows(rows, base.tokenizer, base.model.config, kind).train
+    examples = encode_rows(rows, base.tokenizer, base.limits, kind).train
     return Case(name, kind, base.model, base.pad_id, base.decoder_start_id, base.head_modules, examples, True)
 
 

@@ -201,7 +201,7 @@ def make_pupil(path: Path, seed: int) -> Pupil:
         skip_bad_rows=False, seed=seed,
     )  # fmt: skip
     base = ia3.load_base("minilm", labels=list(rows.labels), seed=seed)
-    data = encode_rows(rows, base.tokenizer, base.model.config, "encoder", template=None, max_length=128)
+    data = encode_rows(rows, base.tokenizer, base.limits, "encoder", template=None, max_length=128)
     attachment = attach(base.model, Bank(find_plan(base.model)))
     pupil = Pupil(base.model, attachment, data.train, data.held_out, base.pad_id, base.model.classifier)
     accelerate(attachment)

@@ -156,7 +156,7 @@ def _encode(trial: Trial) -> Dataset:
     base = trial.base
     rows = Rows(trial.train, trial.test, trial.labels, ())
     template = None if base.kind == "encoder" else TEMPLATE
-    return encode_rows(rows, base.tokenizer, base.model.config, base.kind, template=template)
+    return encode_rows(rows, base.tokenizer, base.limits, base.kind, template=template)
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import BertConfig, GPT2Config, MPNetConfig, PreTrainedTokenizerFast, RobertaConfig, T5Config
+from transformers import PreTrainedTokenizerFast
 
 from ia3.bases.kinds import Kind
-from ia3.data.encoding import Encoded, Encoding, longest_input
+from ia3.bases.limits import Limits
+from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, Origin
 from ia3.data.templates import Template
-from ia3.errors import SettingsError, TemplateError
+from ia3.errors import BaseError, SettingsError, TemplateError
 from tests.models import tiny_tokenizer
 
 TOKENIZERS = {kind: tiny_tokenizer(kind) for kind in ("causal", "seq2seq", "encoder")}
@@ -297,23 +297,46 @@ def test_a_field_of_a_hundred_thousand_characters_is_cut_too() -> None:
     assert len(encoded.prompt_ids) > 128 - len(" positive") - 1 - len(" word")
 
 
-# -- the longest input -------------------------------------------------------------------------------------------------
+# -- what the base has room for ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("config", "limit"),
-    [
-        (GPT2Config(n_positions=64), 64),
-        (BertConfig(max_position_embeddings=512), 512),
-        (RobertaConfig(max_position_embeddings=514, pad_token_id=1), 512),
-        (MPNetConfig(max_position_embeddings=514, pad_token_id=1), 512),
-        (T5Config(), None),
-    ],
-    ids=["gpt2", "bert", "roberta", "mpnet", "t5"],
-)
-def test_a_base_says_how_much_it_can_read(config: Any, limit: int | None) -> None:
-    assert longest_input(tiny_tokenizer(), config) == limit
+@pytest.mark.parametrize("kind", ["causal", "seq2seq", "encoder"])
+def test_a_token_that_the_embeddings_have_no_row_for_is_named_with_its_row(kind: Kind) -> None:
+    """Tokens were added to a tokenizer and the embeddings never resized: training ended in an IndexError of torch."""
+    tokenizer = tiny_tokenizer(kind)
+    tokenizer.add_tokens(["[ORG]"])
+    coding = Encoding(tokenizer, kind, PROMPT, "sentence", LABELS, limits=Limits(vocabulary=260))
+
+    assert encode_one(coding, "Profit rose.")
+    with pytest.raises(BaseError) as caught:
+        encode_one(coding, "[ORG] rose.")
+
+    assert str(caught.value).startswith(
+        "Encoding news.csv:2: the token '[ORG]' has the id 260, and the base's embeddings have 260 rows, for the ids 0 "
+        "to 259. It was added to the tokenizer, and the embeddings were never resized"
+    )
 
 
-def test_a_tokenizers_own_limit_counts() -> None:
-    assert longest_input(SimpleNamespace(model_max_length=256), BertConfig(max_position_embeddings=512)) == 256
+def test_labels_and_own_choices_with_such_a_token_are_errors_too() -> None:
+    tokenizer = tiny_tokenizer("seq2seq")
+    tokenizer.add_tokens(["[ORG]"])
+    options: Any = {"limits": Limits(vocabulary=260)}
+    with pytest.raises(BaseError, match=r"Encoding the labels: the answer 'an \[ORG\]': the token '\[ORG\]'"):
+        Encoding(tokenizer, "seq2seq", PROMPT, "sentence", ("an [ORG]", "none"), **options)
+    coding = Encoding(tokenizer, "seq2seq", PROMPT, "sentence", choices_column="options", **options)
+    with pytest.raises(BaseError, match=r"Encoding news.csv:2: the answer: the token '\[ORG\]'"):
+        next(coding.encode([replace(example("x"), choices=("[ORG]", "none"))]))
+
+
+def test_an_answer_longer_than_the_decoder_is_an_error() -> None:
+    limits = Limits(reads=64, writes=9)
+    assert encoding("seq2seq", limits=limits, labels=("negative", "no")).choice_ids
+    with pytest.raises(TemplateError, match=r"the answer 'surprising' has 11 tokens, .* has positions for 9"):
+        encoding("seq2seq", limits=limits, labels=("surprising", "no"))
+    with pytest.raises(TemplateError, match=r"Encoding news\.csv:2: the answer has 11 tokens"):
+        encode_one(encoding("seq2seq", limits=limits, labels=()), "Profit rose.", "surprising")
+
+
+def test_an_answer_that_leaves_no_room_for_a_prompt_is_an_error_that_counts_its_tokens() -> None:
+    with pytest.raises(TemplateError, match=r"its longest answer has 10 tokens, .* may have 10 together"):
+        encode_one(encoding(max_length=10), "Profit rose.")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from ia3.adapters.attached import adapter_of, attach
 from ia3.adapters.folder import save_adapter
@@ -294,9 +295,30 @@ def test_a_long_prompt_leaves_room_for_a_long_answer(writers: Mapping[str, Predi
     handle.remove()
 
     assert 400 < max(seen) < 512
-    assert refused(SettingsError, lambda: predictor.generate(["x"], max_new_tokens=512)) == (
-        "Generating: max_new_tokens is 512, the base has 512 positions in all. Ask for fewer."
+
+
+def test_an_answer_has_the_room_that_the_positions_leave(writers: Mapping[str, Predictor]) -> None:
+    """A seq2seq base's decoder ended in an IndexError where its config names its positions otherwise (LED), and the
+    default of 64 new tokens was refused on a base that has fewer positions.
+    """
+    writer = writers["causal"]
+    model: Any = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=260, n_positions=40))
+    short = replace(writer, base=replace(writer.base, model=model), encoding=writer.encoding.with_max_length(40))
+
+    assert short.most_new_tokens() == 20
+    assert refused(SettingsError, lambda: short.encode(["x"], 40)) == (
+        "Generating: max_new_tokens is 40, and the base has 40 positions for prompt and answer. Ask for fewer."
     )
+    assert len(short.encode(["word " * 20], 10)[1][0].prompt_ids) <= 30
+
+
+def test_rotary_positions_run_on_and_leave_the_prompt_at_least_half_of_the_trained_length(
+    writers: Mapping[str, Predictor],
+) -> None:
+    writer = writers["causal"]
+    predictor = replace(writer, encoding=writer.encoding.with_max_length(512))
+    (encoded,) = predictor.encode(["word " * 500], 600)[1]
+    assert 240 < len(encoded.prompt_ids) <= 256
 
 
 # -- evaluating --------------------------------------------------------------------------------------------------------

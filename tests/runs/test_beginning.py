@@ -65,7 +65,7 @@ def test_a_fitted_layer_has_no_slope_left_whatever_the_inputs_size(scale: float)
 def test_a_head_is_fitted_on_what_its_own_row_gives_it(sentences: Path) -> None:
     base = load_base(sentences, labels=LABELS, pooling="auto")
     rows = read_rows(ROWS, eval_fraction=0.0, kind="encoder")
-    examples = encode_rows(rows, base.tokenizer, base.model.config, "encoder").train
+    examples = encode_rows(rows, base.tokenizer, base.limits, "encoder").train
     attachment = attach(base.model, head_modules=base.head_modules, name="row")
     width = attachment.bank.plan.width
     attachment.bank.set_vector("row", 1 + 0.3 * torch.randn(width, generator=torch.Generator().manual_seed(0)))
@@ -124,7 +124,7 @@ def test_a_merged_model_of_the_mean_answers_as_its_adapter(sentences: Path, tmp_
 def test_of_a_head_of_several_layers_the_last_is_fitted(base: Callable[..., Path]) -> None:
     loaded = load_base(base("encoder"), labels=LABELS)
     rows = read_rows(ROWS, eval_fraction=0.0, kind="encoder")
-    examples = encode_rows(rows, loaded.tokenizer, loaded.model.config, "encoder").train
+    examples = encode_rows(rows, loaded.tokenizer, loaded.limits, "encoder").train
     attachment = attach(loaded.model, head_modules=["bert.pooler", "classifier"], name="row")
     head = attachment.bank.heads["row1"]
     before = [tensor.clone() for tensor in head.tensors().values()]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ia3.bases.limits import Limits
 from ia3.data.templates import Template
 from ia3.errors import SettingsError, TableError, TemplateError
 from ia3.runs.dataset import Dataset, Rows, check_answers, data_name, encode_rows, read_rows
@@ -21,8 +21,7 @@ ROWS = [(f"{word} {number}", label) for number in range(10) for word, label in (
 
 
 def _encode(rows: Rows, kind: Any, *, positions: int | None = 256, **options: Any) -> Dataset:
-    config = SimpleNamespace(max_position_embeddings=positions, model_type="tiny")
-    return encode_rows(rows, tiny_tokenizer(kind), config, kind, **options)
+    return encode_rows(rows, tiny_tokenizer(kind), Limits(reads=positions), kind, **options)
 
 
 def _unique(count: int) -> list[tuple[str, str]]:

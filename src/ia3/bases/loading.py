@@ -7,7 +7,8 @@ of adapters or data.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ia3.bases.cache import Say
 from ia3.bases.folders import check_weights, load_tokenizer, read_config
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
 from ia3.bases.kinds import Kind, auto_class, check_kind, kind_of
+from ia3.bases.limits import Limits, count_vocabulary, limits_of
 from ia3.bases.locating import Place, locate, say_on_stderr
 from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_mean
 from ia3.bases.precision import Precision, check_precision, to_int8
@@ -274,6 +276,15 @@ class Base:
     def pooling(self) -> Pooling:
         """What an encoder's head reads: its class's own place, or the mean of all positions."""
         return pooling_of(self.model.config)
+
+    @property
+    def limits(self) -> Limits:
+        """How many tokens it has room for, and how many different ones."""
+        return replace(self._limits, vocabulary=count_vocabulary(self.model))  # embeddings can be resized
+
+    @cached_property
+    def _limits(self) -> Limits:
+        return limits_of(self.model)
 
     @property
     def pad_id(self) -> int:

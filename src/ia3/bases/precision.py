@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from ia3.bases.limits import limits_of
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.modes import evaluating
 from ia3.errors import BaseError, SettingsError, near_matches
@@ -174,8 +175,8 @@ def _probe(model: Any) -> dict[str, Tensor]:
     """Return ids drawn at random from the whole vocabulary, the same every time."""
     rows = model.get_input_embeddings().weight
     examples, tokens = _PROBE
-    positions = getattr(model.config, "max_position_embeddings", None) or 2 * tokens
-    tokens = min(tokens, positions // 2)  # RoBERTa's begin behind the padding id
+    limits = limits_of(model)
+    tokens = min([tokens, *(limit // 2 for limit in (limits.reads, limits.writes) if limit is not None)])
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(rows.shape[0], (examples, tokens), generator=random).to(rows.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

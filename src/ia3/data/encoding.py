@@ -1,7 +1,8 @@
 """From examples to token ids: prompt, target, and the cutting of texts that are too long.
 
 The causal target is a space, the label's words, the end token; the seq2seq target the words and the end token. Only the
-text is ever cut, never the prompt's other words or the label. This file knows a tokenizer; it knows nothing of models.
+text is ever cut, never the prompt's other words or the label. Every id and every answer is held against what the base
+has room for. This file knows a tokenizer and a base's limits; it knows nothing of models.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ia3.bases.kinds import Kind
+from ia3.bases.limits import NO_LIMITS, Limits
 from ia3.data.examples import Example, quote
 from ia3.data.templates import Template, prompt_of
-from ia3.errors import SettingsError, TemplateError, near_matches
+from ia3.errors import BaseError, SettingsError, TemplateError, near_matches
 
 _CHUNK = 512  # prompts handed to the tokenizer at once
 _LONGEST_WORD = 30  # characters; a longer run without a blank (Chinese, a URL) is cut inside
-_OFFSET = ("roberta", "camembert", "mpnet")  # in the model type of bases whose first positions hold the padding
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Encoding:
         max_length: Most tokens of an example; None for no limit. Causal answers count, those of seq2seq do not.
         label_column: Another name that the target may have for the label.
         choices_column: Where rows bring their own choices, the column that has them.
+        limits: What the base has room for.
     """
 
     tokenizer: Any
@@ -58,6 +60,7 @@ class Encoding:
     max_length: int | None = None
     label_column: str | None = None
     choices_column: str | None = None
+    limits: Limits = NO_LIMITS
     choice_ids: tuple[tuple[int, ...], ...] = field(init=False)  # target ids of each label
 
     def __post_init__(self) -> None:
@@ -68,6 +71,8 @@ class Encoding:
                 f"Encoding the labels: {self.labels[twice]!r} and {self.labels[ids.index(ids[twice])]!r} have the same "
                 "answer tokens, expected a different answer for each. Mend the template's target."
             )
+        for label, own in zip(self.labels, ids, strict=False):  # an encoder has none
+            self._check_answer(own, f"Encoding the labels: the answer {quote(label)}")
         object.__setattr__(self, "choice_ids", ids)
 
     def target_ids(self, label: str, example: Example | None = None) -> tuple[int, ...]:
@@ -122,12 +127,16 @@ class Encoding:
     def _encode_one(self, example: Example, ids: tuple[int, ...], index: int) -> Encoded:
         if not ids:
             raise TemplateError(f"Encoding {example.origin}: its prompt {quote(example.text)} has no tokens.")
+        self._check_ids(ids, f"Encoding {example.origin}")
         choices = self.choice_ids if self.choices_column is None else self._own_choices(example)
         choice = self._choice(example)
         target: tuple[int, ...] = ()
         if self.kind != "encoder" and example.label is not None:
             target = choices[choice] if choice >= 0 else self.target_ids(example.label, example)
-        limit = self._prompt_limit(choices or (target,))
+        if self.choices_column is not None or choice < 0:  # those of the label set are checked
+            for own in (*(() if self.choices_column is None else choices), target):
+                self._check_answer(own, f"Encoding {example.origin}: the answer")
+        limit = self._prompt_limit(choices or (target,), example)
         if limit is None or len(ids) <= limit:
             return Encoded(index, ids, target, choice, truncated=False, choices=choices)
         return Encoded(index, self._cut(example, limit), target, choice, truncated=True, choices=choices)
@@ -160,11 +169,40 @@ class Encoding:
             )
         return self.labels.index(example.label)
 
-    def _prompt_limit(self, answers: Sequence[tuple[int, ...]]) -> int | None:
+    def _prompt_limit(self, answers: Sequence[tuple[int, ...]], example: Example) -> int | None:
         if self.max_length is None or self.kind != "causal":
             return self.max_length
         # every choice must fit behind the prompt, so that training and scoring read the same prompt
-        return self.max_length - max(map(len, answers))
+        longest = max(map(len, answers))
+        if longest >= self.max_length:
+            raise TemplateError(
+                f"Encoding {example.origin}: its longest answer has {longest} tokens, the end token included, and "
+                f"prompt and answer may have {self.max_length} together, expected room for the prompt. Shorten the "
+                "answer, or raise --max-length."
+            )
+        return self.max_length - longest
+
+    def _check_answer(self, ids: tuple[int, ...], doing: str) -> None:
+        """Raise if an answer has no tokens of its own, an id without embeddings, or no room in the base."""
+        room = self.limits.writes if self.kind == "seq2seq" else self.limits.reads
+        if room is not None and len(ids) > room:
+            raise TemplateError(
+                f"{doing} has {len(ids)} tokens, the end token included, and the base has positions for {room}. "
+                "Shorten it, with the template's target, or take a base that writes longer answers."
+            )
+        self._check_ids(ids, doing)
+
+    def _check_ids(self, ids: tuple[int, ...], doing: str) -> None:
+        rows = self.limits.vocabulary
+        if rows is None or not ids or max(ids) < rows:
+            return
+        odd = next(token for token in ids if token >= rows)
+        raise BaseError(
+            f"{doing}: the token {quote(str(self.tokenizer.convert_ids_to_tokens(odd)))} has the id {odd}, and the "
+            f"base's embeddings have {rows} rows, for the ids 0 to {rows - 1}. It was added to the tokenizer, and the "
+            "embeddings were never resized: model.resize_token_embeddings(len(tokenizer)), train the new rows, and "
+            "save both; or take the tokenizer that belongs to the weights."
+        )
 
     def _cut(self, example: Example, limit: int) -> tuple[int, ...]:
         """Return the prompt with the longest beginning of the text that keeps it within the limit."""
@@ -191,25 +229,6 @@ class Encoding:
                 "--max-length."
             )
         return best
-
-
-def longest_input(tokenizer: Any, config: Any) -> int | None:
-    """Return the most tokens a base can read, from its tokenizer and config, or None if neither says.
-
-    Args:
-        tokenizer: Its `model_max_length` counts unless it is the placeholder of 10³⁰.
-        config: Its `max_position_embeddings` (or `n_positions`) counts; the first of some families hold the padding.
-    """
-    limits = []
-    if getattr(tokenizer, "model_max_length", None) and tokenizer.model_max_length < 10**9:
-        limits.append(int(tokenizer.model_max_length))
-    config = getattr(config, "get_text_config", lambda: config)()
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if positions and getattr(config, "model_type", "") not in ("t5", "mt5", "umt5", "longt5"):
-        padding = getattr(config, "pad_token_id", None)
-        is_offset = any(name in getattr(config, "model_type", "") for name in _OFFSET)
-        limits.append(int(positions) - (0 if padding is None or not is_offset else padding + 1))
-    return min(limits) if limits else None
 
 
 def _beginning(text: str, characters: int) -> str:

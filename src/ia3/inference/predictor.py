@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.core.strengths import at_strength
-from ia3.data.encoding import Encoded, Encoding, longest_input
+from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, Table
 from ia3.data.tables import read_table
 from ia3.data.templates import check_prompt
@@ -226,7 +226,7 @@ class Predictor:
     ) -> Metrics:
         require_answers(encoded, is_closed=False)
         summed, targets = sum_target_losses(self.base.model, self.base.kind, encoded, **self.options())
-        limit = min(MOST_EVALUATED_TOKENS, max(len(e.target_ids) for e in encoded))
+        limit = min(self._most_room(MOST_EVALUATED_TOKENS), max(len(e.target_ids) for e in encoded))
         prompts = self._encode(self._encoding_beside(limit), examples)
         template = self.encoding.template
         gold = [template.render_target(e.label, e.fields) for e in examples if e.label is not None]
@@ -267,27 +267,34 @@ class Predictor:
         return [tokenizer.decode(list(ids), **plain).strip() for ids in answers]
 
     def most_new_tokens(self) -> int:
-        """Return the tokens of the longest label's answer, or of free text."""
-        return max((len(ids) for ids in self.encoding.choice_ids), default=MOST_NEW_TOKENS)
+        """Return the tokens of the longest label's answer, or of free text as many as the base has room for."""
+        longest = max((len(ids) for ids in self.encoding.choice_ids), default=0)
+        return longest or self._most_room(MOST_NEW_TOKENS)
+
+    def _most_room(self, tokens: int) -> int:
+        """Return so many tokens of an answer or, where the base has fewer positions, what is left beside a prompt."""
+        limits = self.base.limits
+        room = limits.writes if self.base.kind == "seq2seq" else limits.reads and max(1, limits.reads // 2)
+        return tokens if room is None else min(tokens, room)
 
     def _encoding_beside(self, max_new_tokens: int) -> Encoding:
         """Return the encoding whose prompts leave room for an answer, where prompt and answer share the positions."""
-        config: Any = self.base.model.config
-        if self.base.kind == "seq2seq":
-            room = getattr(config, "max_position_embeddings", None)
-            is_enough = room is None or max_new_tokens <= room
-            longest = self.encoding.max_length
-        else:
-            room = longest_input(self.base.tokenizer, config) if self.base.kind == "causal" else None
-            is_enough = room is None or max_new_tokens < room
-            answer = max((len(ids) for ids in self.encoding.choice_ids), default=0)  # the encoding takes it off again
-            limits = [self.encoding.max_length, None if room is None else room - max_new_tokens + answer]
-            longest = min((limit for limit in limits if limit is not None), default=None)
-        if not is_enough:
+        limits, longest = self.base.limits, self.encoding.max_length
+        is_causal = self.base.kind == "causal"
+        room = limits.reads if is_causal else limits.writes
+        if room is not None and max_new_tokens > room - is_causal:
+            beside = " for prompt and answer" if is_causal else " for an answer"
             raise SettingsError(
-                f"Generating: max_new_tokens is {max_new_tokens}, the base has {room} positions in all. Ask for fewer."
+                f"Generating: max_new_tokens is {max_new_tokens}, and the base has {room} positions{beside}. Ask for "
+                "fewer."
             )
-        return self.encoding.with_max_length(longest)
+        if not is_causal or longest is None:
+            return self.encoding
+        left = longest if limits.usual is None else limits.usual - max_new_tokens
+        if room is None:  # the base runs on behind the length it was trained with: half of it is always the prompt's
+            left = max(left, longest // 2)
+        answer = max((len(ids) for ids in self.encoding.choice_ids), default=0)  # the encoding takes it off again
+        return self.encoding.with_max_length(min(longest, left + answer))
 
     def options(self) -> dict[str, Any]:
         """Return what scoring and generating are told."""

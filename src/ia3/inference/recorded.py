@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ia3.bases.loading import Base
-from ia3.data.encoding import Encoding, longest_input
+from ia3.data.encoding import Encoding
 from ia3.data.templates import Template, default_template
 from ia3.errors import AdapterError, SettingsError
 from ia3.inference.ranking import RANKINGS, Ranking
@@ -86,16 +86,19 @@ def _is_template(words: Any) -> bool:
 
 
 def encoding_of(base: Base, known: Recorded, template: Template | None, labels: tuple[str, ...] | None) -> Encoding:
-    """Return how an adapter's texts become token ids."""
+    """Return how an adapter's texts become token ids; a longer text than the base has positions for is cut."""
+    limits = base.limits
+    lengths = [length for length in (known.max_length or limits.usual, limits.reads) if length is not None]
     return Encoding(
         base.tokenizer,
         base.kind,
         template or default_template(base.kind, known.label_column),
         known.text_column,
         labels or (),
-        known.max_length or longest_input(base.tokenizer, base.model.config),
+        min(lengths, default=None),
         known.label_column,
         known.choices_column,
+        limits,
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ia3.bases.loading import Base
 from ia3.data.candidates import prompt_candidates, target_candidates
 from ia3.data.draws import draw_in_turn
-from ia3.data.encoding import Encoded, Encoding, longest_input
+from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, Origin, Table
 from ia3.data.templates import Template, default_template
 from ia3.errors import IA3Error, SettingsError
@@ -109,9 +109,16 @@ def _shares(
     known: Known,
 ) -> Array:
     """Return the calibrated probability of each label behind each row, shape (rows, labels)."""
-    longest = longest_input(base.tokenizer, base.model.config)
+    limits = base.limits
     encoding = Encoding(
-        base.tokenizer, base.kind, template, table.text_column, tuple(labels), longest, table.label_column
+        base.tokenizer,
+        base.kind,
+        template,
+        table.text_column,
+        tuple(labels),
+        limits.usual,
+        table.label_column,
+        limits=limits,
     )
 
     def encode(rows: Sequence[Example]) -> list[Encoded]:

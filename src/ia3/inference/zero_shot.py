@@ -13,7 +13,7 @@ import numpy as np
 
 from ia3.bases.kinds import kind_of
 from ia3.bases.loading import Base, load_base, load_config
-from ia3.data.encoding import Encoded, Encoding, longest_input
+from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, Origin, Table
 from ia3.data.labels import label_set
 from ia3.data.templates import Template, check_template, default_template, parse_template
@@ -75,8 +75,10 @@ def load_zero_shot(
     )
     if not isinstance(base, Base):
         base = load_base(base, kind=kind, dtype=dtype, device=device, precision=precision, say=say)
-    longest = longest_input(base.tokenizer, base.model.config)
-    encoding = Encoding(base.tokenizer, kind, words, table.text_column, chosen, longest, table.label_column, own)
+    limits = base.limits
+    encoding = Encoding(
+        base.tokenizer, kind, words, table.text_column, chosen, limits.usual, table.label_column, own, limits
+    )
     return ZeroShot(base, encoding, ranking=ranking)
 
 

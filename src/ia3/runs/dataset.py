@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ia3.bases.kinds import Kind
+from ia3.bases.limits import Limits
 from ia3.data.duplicates import Duplicate, describe_duplicates, find_duplicates, without_duplicates
-from ia3.data.encoding import Encoded, Encoding, longest_input
+from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Table
 from ia3.data.labels import label_set
 from ia3.data.splits import split_table
@@ -155,7 +156,7 @@ def hold_out(rows: Rows, fraction: float, seed: int) -> Rows:
 def encode_rows(
     rows: Rows,
     tokenizer: Any,
-    config: Any,
+    limits: Limits,
     kind: Kind,
     *,
     template: TemplateLike | Sequence[TemplateLike] | None = None,
@@ -167,16 +168,18 @@ def encode_rows(
     Args:
         rows: The rows.
         tokenizer: Tokenizer of the base.
-        config: Its config.
+        limits: How many tokens it has room for.
         kind: Its kind.
         template: The words around text and label, or several; by default those of the kind. The rows held out are
             read with the first.
-        max_length: Most tokens of an example; by default the base's own limit, so that what fits is never cut.
+        max_length: Most tokens of an example; by default the positions that the base has, or those that it was trained
+            with, so that what fits is never cut; a base with neither (T5) reads everything.
         seen: Prompts that other tables' rows have been encoded from, with their token ids; filled. None for none.
 
     Raises:
         TemplateError: If the template does not fit the table.
-        SettingsError: If `max_length` is above the base's limit, or the base cannot answer with free text.
+        SettingsError: If `max_length` is above the base's positions, or the base cannot answer with free text.
+        BaseError: If the tokenizer gives an id that the embeddings have no row for.
     """
     table = rows.train
     own = table.choices_column
@@ -190,11 +193,10 @@ def encode_rows(
             label_column=table.label_column,
             is_closed=bool(rows.labels),
         )
-    limit = longest_input(tokenizer, config)
-    _check_length(max_length, limit)
-    chosen = limit if max_length is None else max_length
+    _check_length(max_length, limits.reads)
+    chosen = limits.usual if max_length is None else max_length
     encoding, *others = (
-        Encoding(tokenizer, kind, one, table.text_column, rows.labels, chosen, table.label_column, own)
+        Encoding(tokenizer, kind, one, table.text_column, rows.labels, chosen, table.label_column, own, limits)
         for one in templates
     )
     parts = [tuple(encoding.encode(part.examples, seen=seen)) for part in _parts(rows)]
@@ -203,7 +205,7 @@ def encode_rows(
     lengths = [_length(encoded, encoding) for encoded in whole]
     report = describe_table(table, lengths, chosen if is_cut else None)
     variants = tuple(tuple(other.encode(table.examples, seen=seen)) for other in others)
-    notes = (*_length_notes(parts, chosen, limit), *_template_notes(len(templates)))
+    notes = (*_length_notes(parts, max_length, limits), *_template_notes(len(templates)))
     held_out = parts[1] if len(parts) > 1 else ()
     return Dataset(rows, encoding, parts[0], held_out, report, notes, tuple(others), variants)
 
@@ -297,9 +299,20 @@ def _template_notes(count: int) -> tuple[str, ...]:
     return (f"One of {count} templates is drawn for each row in each epoch; what is measured is the first.",)
 
 
-def _length_notes(parts: Sequence[Sequence[Encoded]], chosen: int | None, limit: int | None) -> tuple[str, ...]:
+def _length_notes(parts: Sequence[Sequence[Encoded]], asked: int | None, limits: Limits) -> tuple[str, ...]:
+    """Return in words how many texts are cut to what, or read further than the base was trained for."""
+    if asked is not None and limits.trained is not None and asked > limits.trained:
+        longest = max((len(encoded) for part in parts for encoded in part), default=0)
+        told = f"The base was trained with {limits.trained} tokens; texts up to {asked} are read whole, as asked."
+        return (told,) if longest > limits.trained else ()
     truncated = sum(encoded.truncated for part in parts for encoded in part)
     if not truncated:
         return ()
-    reason = "the most the base can read" if chosen == limit else "as asked"
-    return (f"{truncated} texts are cut to {chosen} tokens ({reason}).",)
+    reason = "as asked"
+    if asked is None:
+        reason = (
+            "the most the base can read"
+            if limits.reads
+            else "what the base was trained with; --max-length N reads more"
+        )
+    return (f"{truncated} texts are cut to {asked or limits.usual} tokens ({reason}).",)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ia3.bases.loading import Base
 from ia3.data.examples import quote
@@ -120,6 +121,6 @@ def encode_worded(
         ranking = ranking_for(settings.losses, base.kind)
         search = search_template(base, rows.train, rows.labels, ranking, settings.seed, say, known)
         words = (search.template,)
-    tokenizer, config = base.tokenizer, base.model.config
-    dataset = encode_rows(rows, tokenizer, config, base.kind, template=words, max_length=max_length, seen=seen)
+    options: dict[str, Any] = {"template": words, "max_length": max_length, "seen": seen}
+    dataset = encode_rows(rows, base.tokenizer, base.limits, base.kind, **options)
     return dataset if search is None else replace(dataset, search=search, notes=(*dataset.notes, *search.notes()))
