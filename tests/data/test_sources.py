@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -138,25 +138,36 @@ def test_faults_of_rows_in_memory_are_told_with_their_number() -> None:
     )
 
 
-class _Frame:
-    """Iterates over its columns, as a pandas table does."""
-
-    def itertuples(self) -> Iterable[object]:
-        return []
-
-    def __iter__(self) -> Any:
-        return iter(["text", "label"])
-
-
-@pytest.mark.parametrize(
-    ("source", "kind"),
-    [({"text": ["a"]}, "dict"), (None, "NoneType"), (5, "int"), (b"x", "bytes"), (_Frame(), "_Frame")],
-)
+@pytest.mark.parametrize(("source", "kind"), [(None, "NoneType"), (5, "int"), (b"x", "bytes")])
 def test_values_that_are_no_rows_are_named(source: Any, kind: str) -> None:
     assert _message(source) == (
-        f"Reading <rows>: got a value of type '{kind}', expected a path, a hub id, or an iterable of (text, label) "
-        "pairs, strings or dicts. A pandas table: give frame.to_dict('records')."
+        f"Reading <rows>: got a value of type '{kind}', expected a path, a hub id, a table of pandas, numpy, Arrow or "
+        "datasets, or an iterable of (text, label) pairs, strings or dicts."
     )
+
+
+def test_columns_in_a_dict_are_no_rows() -> None:
+    assert _message({"text": ["a"], "label": ["b"]}) == (
+        "Reading <rows>: got a single dict with the keys 'text', 'label', expected rows, each with text and label. One "
+        "row: put it in a list. Columns: pandas.DataFrame(columns)."
+    )
+
+
+def test_a_folder_of_save_to_disk_is_told_with_what_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    assert "save_to_disk of datasets has written" in _message(tmp_path)
+
+
+def test_named_tuples_are_read_by_their_names() -> None:
+    """Rows of frame.itertuples() stand in the table's order, so a label column in front was read as the text."""
+    row = namedtuple("row", ["label", "text"])
+    assert [
+        (e.text, e.label) for e in read_table([row("up", "Profit rose."), row("down", "Sales fell.")]).examples
+    ] == [
+        ("Profit rose.", "up"),
+        ("Sales fell.", "down"),
+    ]
 
 
 def test_no_rows_in_memory_are_an_error() -> None:

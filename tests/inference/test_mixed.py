@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -198,6 +199,17 @@ def test_dicts_are_read_with_the_text_column_of_each_adapter_and_no_text_gives_n
     rows = [{"text": text} for text in TEXTS]
     assert predictor.classify(rows, adapters=ADAPTERS) == predictor.classify(TEXTS, adapters=ADAPTERS)
     assert predictor.classify([], adapters=[]) == [] and predictor.generate([], adapters=[]) == []
+
+
+def test_texts_and_names_may_be_columns_of_a_frame_whatever_its_index(home: Path) -> None:
+    """Places in a frame were looked up in its index, so rows of another order were answered in place of the asked."""
+    predictor = predictor_of("causal", home)
+    frame = pd.DataFrame({"text": TEXTS, "adapter": ADAPTERS}, index=range(len(TEXTS), 0, -1))
+    expected = predictor.classify(TEXTS, adapters=ADAPTERS)
+    assert predictor.classify(frame.text, adapters=frame.adapter) == expected
+    assert predictor.classify(frame, adapters=frame.adapter.to_numpy()) == expected
+    with pytest.raises(SettingsError, match="text 1 of 2 has no adapter, its name is missing"):
+        predictor.classify(TEXTS[:2], adapters=pd.Series([None, "mood"]))
 
 
 def test_what_cannot_be_answered_is_an_error(home: Path) -> None:

@@ -10,7 +10,8 @@ import json
 from collections.abc import Sequence
 
 from ia3.data.examples import quote
-from ia3.data.records import is_missing, spell
+from ia3.data.records import spell
+from ia3.data.values import is_missing
 from ia3.errors import near_matches
 
 SEPARATOR = "|"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from ia3.data.classes import name_classes, names_in_features
 from ia3.data.examples import Origin
 from ia3.data.objects import open_objects
 from ia3.data.records import Record, Source
@@ -39,9 +41,8 @@ def read_hub(source: str) -> Source:
     assert match is not None, source
     name, split = match["name"], match["split"] or "train"
     rows = _load(source, name, split)
-    opened = open_objects(source, _read_records(source, rows))
     note = f"rows: split '{split}' of the hub data set '{name}'"
-    return Source(source, opened.columns, opened.records, notes=(note,))
+    return replace(open_objects(source, read_rows(source, rows)), has_free_columns=False, notes=(note,))
 
 
 def _load(source: str, name: str, split: str) -> Any:
@@ -63,30 +64,21 @@ def _load(source: str, name: str, split: str) -> Any:
         raise TableError(f"Reading {source}: the hub data set cannot be loaded: {_first_line(error)}.") from error
 
 
-def _read_records(source: str, rows: Iterable[Mapping[str, object]]) -> Generator[Record, None, None]:
-    names = _class_names(rows)
+def read_rows(source: str, rows: Iterable[Mapping[str, object]]) -> Generator[Record, None, None]:
+    """Yield the rows of a data set of `datasets`, streamed or in memory.
+
+    Raises:
+        TableError: While iterating: the rows break off.
+    """
+    names = names_in_features(getattr(rows, "features", None))
     number = 0
     try:
         for number, row in enumerate(rows, start=1):
-            values = {key: _name_class(value, names.get(key)) for key, value in row.items()}
-            yield Record(Origin(source, number), values)
+            yield name_classes(Origin(source, number), row, names)
     except TableError:
         raise
-    except Exception as error:  # rows come over the network, so the same holds as in `_load`
+    except Exception as error:  # rows may come over the network, so the same holds as in `_load`
         raise TableError(f"Reading {source}: it breaks off after row {number}: {_first_line(error)}.") from error
-
-
-def _class_names(rows: object) -> dict[str, list[str]]:
-    """Return the names of the classes by column, for columns of the type ClassLabel."""
-    features: Mapping[str, object] = getattr(rows, "features", None) or {}
-    return {key: list(names) for key, kind in features.items() if (names := getattr(kind, "names", None))}
-
-
-def _name_class(value: object, names: list[str] | None) -> object:
-    """Return the name of a class; None for the −1 that hub data sets write in unlabelled splits."""
-    if names is None or not isinstance(value, int):
-        return value
-    return names[value] if 0 <= value < len(names) else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from ia3.data.examples import Table, quote
 from ia3.errors import TableError
 
+_MISSING_WORDS = ("nan", "NaN", "<NA>", "NaT")
 _SHOWN = 3  # pairs of similar labels in a note
 
 
@@ -39,6 +40,15 @@ def label_set(table: Table) -> tuple[str, ...]:
             "Add rows of another label, or name another column: --label COLUMN."
         )
     return tuple(sorted(labels))
+
+
+def describe_missing_words(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return a note if labels are the words that pandas and numpy write for a missing value, else nothing."""
+    found = sorted(set(labels).intersection(_MISSING_WORDS))
+    if not found:
+        return ()
+    listed = ", ".join(map(quote, found))
+    return (f"labels that read like missing values written as text: {listed}; they are used as labels",)
 
 
 def describe_similar_labels(labels: Iterable[str]) -> tuple[str, ...]:

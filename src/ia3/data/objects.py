@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ia3.data.examples import Fault, Origin, quote
 from ia3.data.lines import Line, describe_bad_byte, read_lines
-from ia3.data.records import Constant, Number, Record, Source, look_ahead
+from ia3.data.records import Record, Source, look_ahead
+from ia3.data.values import Constant, Number
 from ia3.errors import TableError
 
 COLUMN_RECORDS = 100  # how many records are looked at to know the columns of a file without a header

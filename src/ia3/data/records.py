@@ -6,13 +6,16 @@ read is yielded with its faults and no values, so that all faults of a file can 
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ia3.data.examples import Fault, Origin
+from ia3.data.values import Constant, Number
 
 _BAD_CHARACTER = re.compile("[\x00\ud800-\udfff]")
 
@@ -21,7 +24,7 @@ def spell(value: object) -> str:
     """Return a value of a record as a string: strings and numbers as they are, true/false, nothing for null, else JSON.
 
     Args:
-        value: A string, number, bool, None, or a list or mapping of such.
+        value: What `plain` returns: a string, number, bool, bytes (in base64), None, or a list or mapping of such.
 
     Returns:
         The string that stands for it in `Example.fields`.
@@ -30,7 +33,9 @@ def spell(value: object) -> str:
         return ""
     if isinstance(value, Mapping | list | tuple):
         return _spell_nested(value)
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool":  # the second: numpy's
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
 
@@ -45,12 +50,7 @@ def _spell_nested(value: object) -> str:
         return "null"
     if isinstance(value, Number | Constant):
         return str(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def is_missing(value: object) -> bool:
-    """Tell whether a value stands for "nothing": null, or the NaN that other libraries write in its place."""
-    return value is None or isinstance(value, Constant) or (isinstance(value, float) and value != value)
+    return json.dumps(value, ensure_ascii=False, default=spell)
 
 
 def describe_bad_character(text: str) -> str | None:
@@ -75,18 +75,6 @@ def _go_on(first: tuple[Record, ...], rest: Generator[Record, None, None]) -> Ge
     yield from rest
 
 
-class Number(str):
-    """A number of a JSON or Parquet file, in its source spelling."""
-
-    __slots__ = ()
-
-
-class Constant(str):
-    """`NaN`, `Infinity` or `-Infinity`: not JSON, but written by many libraries for a missing value."""
-
-    __slots__ = ()
-
-
 @dataclass(frozen=True)
 class Record:
     """One row as its format gives it."""
@@ -106,3 +94,5 @@ class Source:
     has_header: bool = False  # columns come from a first line, which may have been forgotten
     has_free_columns: bool = False  # a record may leave columns out or bring further ones (JSON)
     notes: tuple[str, ...] = ()
+    schema: Any = None  # of Arrow, where the records are rows of its batches
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of classes by column

@@ -6,20 +6,24 @@ opened once before the first record, so that a file with other columns is told a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ia3.data.delimited import read_delimited
 from ia3.data.examples import Fault, Origin, quote
+from ia3.data.frames import is_frame, read_frame
 from ia3.data.hub import is_hub_id, read_hub
-from ia3.data.objects import name_kind, open_objects, read_json, read_jsonl
+from ia3.data.objects import COLUMN_RECORDS, name_kind, open_objects, read_json, read_jsonl
 from ia3.data.parquet import read_parquet
 from ia3.data.records import Record, Source
+from ia3.data.values import plain
 from ia3.errors import TableError, near_matches
 
 ROWS_NAME = "<rows>"
+_SAVED_TO_DISK = ("state.json", "dataset_dict.json")  # beside a data set's Arrow files
 
 
 def open_source(source: str | Path | Iterable[Any]) -> Source:
@@ -27,7 +31,8 @@ def open_source(source: str | Path | Iterable[Any]) -> Source:
 
     Args:
         source: A path of a CSV, TSV, JSONL, JSON or Parquet file or of a folder of those; a hub id (`user/name` or
-            `user/name:split`); or rows in memory: (text, label) pairs, strings, or mappings.
+            `user/name:split`); or rows in memory: (text, label) pairs, strings, mappings, or a table of pandas, numpy,
+            Arrow or `datasets`.
 
     Returns:
         Its columns and records.
@@ -35,7 +40,7 @@ def open_source(source: str | Path | Iterable[Any]) -> Source:
     Raises:
         TableError: There is no such source, or it is empty or cannot be read.
     """
-    if source == "":
+    if isinstance(source, str) and not source:
         raise TableError("Reading '': the path is empty, expected a file, a folder or a hub id.")
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
@@ -47,6 +52,11 @@ def open_source(source: str | Path | Iterable[Any]) -> Source:
             return read_hub(source)
         raise _missing(source, path)
     return _open_rows(source)
+
+
+def is_rereadable(source: Any) -> bool:
+    """Tell whether a source gives the same rows each time it is opened."""
+    return isinstance(source, str | Path | Sequence) or is_frame(source)
 
 
 def _can_be_hub_id(source: str, path: Path) -> bool:
@@ -71,16 +81,24 @@ def _open_file(path: Path) -> Source:
 
 
 def _open_folder(folder: Path) -> Source:
+    if any((folder / name).is_file() for name in _SAVED_TO_DISK):
+        raise TableError(
+            f"Reading {folder}: it is a data set that save_to_disk of datasets has written, expected a folder of "
+            f"{' '.join(SUFFIXES)} files. In Python give datasets.load_from_disk({str(folder)!r}); its to_parquet "
+            "writes a file."
+        )
     files = sorted(p for p in folder.iterdir() if _is_table(p))
     if not files:
         raise TableError(f"Reading {folder}: the folder has no table file, expected one of {' '.join(SUFFIXES)}.")
     first = _open_file(files[0])
     first.records.close()
-    for path in files[1:]:
-        _check_columns(folder, first, _open_file(path))
+    others = [_open_file(path) for path in files[1:]]
+    for other in others:
+        _check_columns(folder, first, other)
+    schema = first.schema if all(other.schema == first.schema for other in others) else None
     names = ", ".join(p.name for p in files[:5]) + (", …" if len(files) > 5 else "")
     note = f"rows: {len(files)} file{'s' * (len(files) != 1)} of {folder} ({names})"
-    return replace(first, name=str(folder), records=_chain(files), notes=(note,))
+    return replace(first, name=str(folder), records=_chain(files), notes=(note, *first.notes), schema=schema)
 
 
 def _is_table(path: Path) -> bool:
@@ -91,6 +109,11 @@ def _check_columns(folder: Path, first: Source, other: Source) -> None:
     other.records.close()
     if first.has_free_columns and other.has_free_columns:
         return
+    if first.classes != other.classes and set(first.columns) == set(other.columns):
+        raise TableError(
+            f"Reading {folder}: {Path(first.name).name} and {Path(other.name).name} have other names for the numbers "
+            "of their classes. Give one of the files, or make their names the same."
+        )
     if set(first.columns) != set(other.columns):
         raise TableError(
             f"Reading {folder}: its files have different columns: {', '.join(map(quote, first.columns))} in "
@@ -105,31 +128,49 @@ def _chain(files: Sequence[Path]) -> Generator[Record, None, None]:
 
 
 def _open_rows(rows: Iterable[Any]) -> Source:
-    """Return rows in memory as a source; the first row tells which of the three kinds they are."""
-    if isinstance(rows, Mapping | bytes) or hasattr(rows, "itertuples") or not isinstance(rows, Iterable):
+    """Return rows in memory as a source; the first row that is there tells which of the three kinds they are."""
+    frame = read_frame(ROWS_NAME, rows)
+    if frame is not None:
+        return frame
+    if isinstance(rows, bytes) or not isinstance(rows, Iterable):
         raise TableError(
-            f"Reading {ROWS_NAME}: got a value of type {quote(type(rows).__name__)}, expected a path, a hub id, or "
-            "an iterable of (text, label) pairs, strings or dicts. A pandas table: give frame.to_dict('records')."
+            f"Reading {ROWS_NAME}: got a value of type {quote(type(rows).__name__)}, expected a path, a hub id, a "
+            "table of pandas, numpy, Arrow or datasets, or an iterable of (text, label) pairs, strings or dicts."
         )
-    items = iter(rows)
-    try:
-        first = next(items)
-    except StopIteration:
-        raise TableError(f"Reading {ROWS_NAME}: there are no rows.") from None
-    if isinstance(first, Mapping):
-        return open_objects(ROWS_NAME, _read_mappings(first, items))
-    columns = ("text",) if isinstance(first, str) else ("text", "label")
-    return Source(ROWS_NAME, columns, _read_tuples(first, items, columns))
+    items = map(_as_row, rows)
+    first = []  # as few as tell: a stream is read only when its rows are asked for
+    for row in itertools.islice(items, COLUMN_RECORDS):
+        first.append(row)
+        if row is not None:
+            break
+    if not first:
+        raise TableError(f"Reading {ROWS_NAME}: there are no rows.")
+    kind = first[-1]
+    every = enumerate(itertools.chain(first, items), start=1)
+    numbered = ((Origin(ROWS_NAME, number), row) for number, row in every)
+    if isinstance(kind, Mapping):
+        return open_objects(ROWS_NAME, _read_mappings(numbered))
+    columns = ("text",) if isinstance(kind, str) or kind is None else ("text", "label")
+    return Source(ROWS_NAME, columns, _read_tuples(numbered, columns))
 
 
-def _number_rows(first: Any, rest: Iterator[Any]) -> Iterator[tuple[Origin, Any]]:
-    yield Origin(ROWS_NAME, 1), first
-    for number, row in enumerate(rest, start=2):
-        yield Origin(ROWS_NAME, number), row
+def _as_row(row: Any) -> Any:
+    """Return a row as a string, a mapping or a tuple; None where nothing is there."""
+    if isinstance(row, str | Mapping):
+        return row
+    if hasattr(row, "_asdict"):  # a row of frame.itertuples(), whose columns stand in the table's own order
+        return row._asdict()
+    if hasattr(row, "keys"):  # a row of a database, or of frame.iterrows()
+        return {key: row[key] for key in row.keys()}  # noqa: SIM118 (they iterate over their values)
+    return row if isinstance(row, list | tuple) else _of_array(plain(row))
 
 
-def _read_mappings(first: Any, rest: Iterator[Any]) -> Generator[Record, None, None]:
-    for origin, row in _number_rows(first, rest):
+def _of_array(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _read_mappings(rows: Iterable[tuple[Origin, Any]]) -> Generator[Record, None, None]:
+    for origin, row in rows:
         if isinstance(row, Mapping) and all(isinstance(key, str) for key in row):
             yield Record(origin, row)
         elif isinstance(row, Mapping):
@@ -138,10 +179,10 @@ def _read_mappings(first: Any, rest: Iterator[Any]) -> Generator[Record, None, N
             yield _broken(origin, f"expected a dict like the first row, got {name_kind(row)}")
 
 
-def _read_tuples(first: Any, rest: Iterator[Any], columns: tuple[str, ...]) -> Generator[Record, None, None]:
+def _read_tuples(rows: Iterable[tuple[Origin, Any]], columns: tuple[str, ...]) -> Generator[Record, None, None]:
     expected = "a string like the first row" if len(columns) == 1 else "a pair (text, label)"
-    for origin, row in _number_rows(first, rest):
-        if len(columns) == 1 and isinstance(row, str):
+    for origin, row in rows:
+        if len(columns) == 1 and (isinstance(row, str) or row is None):
             yield Record(origin, {"text": row})
         elif len(columns) == 2 and isinstance(row, tuple | list) and len(row) == 2:
             yield Record(origin, dict(zip(columns, row, strict=True)))

@@ -24,10 +24,11 @@ from ia3.data.examples import (
     fingerprint,
     quote,
 )
-from ia3.data.labels import describe_similar_labels
+from ia3.data.labels import describe_missing_words, describe_similar_labels
 from ia3.data.objects import name_kind
-from ia3.data.records import Record, Source, describe_bad_character, is_missing, look_ahead, spell
+from ia3.data.records import Record, Source, describe_bad_character, look_ahead, spell
 from ia3.data.sources import open_source
+from ia3.data.values import is_missing, plain
 from ia3.errors import SettingsError, TableError, near_matches
 
 SHOWN_FAULTS = 20
@@ -84,8 +85,8 @@ def read_table(
     if count == 0 or (faults and not (skip_bad_rows and examples)):
         raise _explain_faults(opened.name, faults, count, has_rest=bool(examples))
     columns, examples = _level(opened.columns, examples)
-    similar = describe_similar_labels(e.label for e in examples if e.label is not None)
-    notes = (*opened.notes, *choice.notes, *similar)
+    labels = {e.label for e in examples if e.label is not None}
+    notes = (*opened.notes, *choice.notes, *describe_missing_words(labels), *describe_similar_labels(labels))
     whole = fingerprint(examples)
     return Table(tuple(examples), columns, choice.text, choice.label, tuple(faults), notes, whole, choices)
 
@@ -192,8 +193,9 @@ def _read_row(record: Record, rule: _RowRule) -> Example | tuple[Fault, ...]:
     """Return the example of a record, or everything that is wrong with it."""
     if record.faults:
         return record.faults
-    values: dict[str, object] = {**dict.fromkeys(rule.columns), **record.values}
+    values: dict[str, object] = dict.fromkeys(rule.columns)
     try:
+        values |= {name: plain(value) for name, value in record.values.items()}
         fields = {name: spell(value) for name, value in values.items()}
     except RecursionError:
         return (Fault(record.origin, None, "a value is nested too deeply"),)

@@ -15,11 +15,12 @@ from ia3.core.strengths import Choice, at_strength
 from ia3.data.choices import split_choices
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, quote
+from ia3.data.values import plain
 from ia3.errors import SettingsError, TableError
 from ia3.inference.ensemble import Wording, mean_ranks, rank_worded
 from ia3.inference.evaluate import Array, Progress, counted_on, score_encoded
 from ia3.inference.predictions import Prediction, predictions_of
-from ia3.inference.rows import Row, read_rows
+from ia3.inference.rows import Row, list_rows, read_rows
 
 if TYPE_CHECKING:
     from ia3.inference.predictor import Predictor
@@ -57,7 +58,9 @@ def classify_mixed(
     strengths: Strengths | None = None,
 ) -> list[Prediction]:
     """Return the most probable label of each text, by its own adapter; see `Predictor.classify`."""
-    own = _predictors(predictor, texts, adapters)
+    texts = list_rows(texts)
+    adapters = _names(adapters, len(texts))
+    own = _predictors(predictor, adapters)
     bare = [name for name, one in own.items() if one.is_free]
     if bare:
         raise SettingsError(
@@ -85,7 +88,9 @@ def generate_mixed(
     strengths: Strengths | None = None,
 ) -> list[str]:
     """Return what the base answers to each text, with its own adapter; see `Predictor.generate`."""
-    own = _predictors(predictor, texts, adapters)
+    texts = list_rows(texts)
+    adapters = _names(adapters, len(texts))
+    own = _predictors(predictor, adapters)
     most = max((one.most_new_tokens() for one in own.values()), default=1)
     limit = most if max_new_tokens is None else max_new_tokens
     chosen = _choices(own, adapters, strengths)
@@ -93,11 +98,20 @@ def generate_mixed(
     return predictor.answers(encoded, limit, on_progress, chosen)
 
 
-def _predictors(predictor: Predictor, texts: Sequence[Row], adapters: Sequence[str]) -> dict[str, Predictor]:
-    """Return the predictor of each adapter."""
-    if isinstance(adapters, str) or len(adapters) != len(texts):
+def _names(adapters: Sequence[str], count: int) -> list[str]:
+    """Return the names as a list, one for each text, whichever library they come from."""
+    if isinstance(adapters, str) or len(adapters) != count:
         got = f"the name {adapters!r}" if isinstance(adapters, str) else f"{len(adapters)} adapters"
-        raise SettingsError(f"Answering: got {got} for {len(texts)} texts, expected a list with one for each text.")
+        raise SettingsError(f"Answering: got {got} for {count} texts, expected a list with one for each text.")
+    names = [plain(name) for name in adapters]
+    bare = next((place for place, name in enumerate(names, start=1) if name is None), None)
+    if bare is not None:
+        raise SettingsError(f"Answering: text {bare} of {len(names)} has no adapter, its name is missing.")
+    return names
+
+
+def _predictors(predictor: Predictor, adapters: Sequence[str]) -> dict[str, Predictor]:
+    """Return the predictor of each adapter."""
     return {name: predictor.beside(name) for name in dict.fromkeys(adapters)}
 
 

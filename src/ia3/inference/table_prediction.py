@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ia3.data.examples import Example, Fault, quote
-from ia3.data.sources import open_source
+from ia3.data.sources import is_rereadable, open_source
 from ia3.data.tables import SHOWN_FAULTS, TableStream, stream_table
 from ia3.data.templates import check_prompt
 from ia3.errors import TableError
@@ -102,7 +102,7 @@ def _survey(source: str | Path | Iterable[Any], text: str | None, choices: str |
     """Read the table once without running anything; rows that can be read only once are not looked at."""
     faults: list[Fault] = []
     named: dict[str, Any] = {"text": text, "choices": choices}
-    if not isinstance(source, str | Path | Sequence):
+    if not is_rereadable(source):
         stream = stream_table(source, **named, skip_bad_rows=skip_bad_rows, on_fault=faults.append)
         return _Survey(stream, stream, stream.columns, None, faults)
     first = stream_table(source, **named, skip_bad_rows=True, on_fault=faults.append)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ia3.data.examples import quote
+from ia3.data.sources import is_rereadable
 from ia3.errors import SettingsError, near_matches
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
 from ia3.runs.packaged_starts import AUTO, NONE, start_names
@@ -267,7 +268,7 @@ def _table_fault(table: Any, folder: Path | None) -> str:
     if table is None:
         return ""
     if not isinstance(table, str | Path):  # rows in memory; a file names files
-        is_rows = folder is None and (isinstance(table, Sequence) or hasattr(table, "examples"))
+        is_rows = folder is None and (is_rereadable(table) or hasattr(table, "examples"))
         return "" if is_rows else f"is {table!r}, expected the name of a file"
     path = placed(table, folder)
     if isinstance(path, Path) and not path.exists():
