@@ -82,8 +82,8 @@ def test_whether_a_number_is_too_near_to_zero_is_asked_only_where_a_backward_pas
     asked = open_call(PLAN, groups, bank.snapshot, [row], 1).multipliers
     with torch.no_grad():
         unasked = open_call(PLAN, groups, bank.snapshot, [row], 1).multipliers
-    assert [m.has_small for m in asked if m] == [True, True]
-    assert [m.has_small for m in unasked if m] == [False, False]
+    assert [m.keeps_input for m in asked if m] == [True, True]
+    assert [m.keeps_input for m in unasked if m] == [False, False]
 
 
 def test_a_batch_of_one_adapter_has_a_single_row_and_one_of_the_base_nothing_to_multiply() -> None:
@@ -131,7 +131,7 @@ def test_the_batch_is_counted_from_the_first_argument_that_has_one() -> None:
 
 
 def _scaled(x: Tensor, l: Tensor, module: str, axis: ExampleAxis) -> Tensor:
-    return scale_for_call(x, Multiplier(l, has_small=False), module, axis)
+    return scale_for_call(x, Multiplier(l, keeps_input=False), module, axis)
 
 
 def test_examples_first_are_multiplied_each_by_its_row() -> None:

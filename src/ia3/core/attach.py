@@ -29,6 +29,7 @@ from ia3.core.fit import check_fit
 from ia3.core.frozen_sites import frozen_sites_now
 from ia3.core.heads import copy_head, run_heads
 from ia3.core.labels import check_own_loss
+from ia3.core.overwriting import Overwriting
 from ia3.core.positions import scaled_position_bias, shares_positions
 from ia3.core.snapshot import BASE_NAME, Record
 from ia3.core.stillness import held_still
@@ -114,6 +115,7 @@ class Attachment:
         self._groups = calls.group_sites(bank.plan)
         self._axis = ExampleAxis.of(bank.plan.model_type)
         self._called: set[int] = set()  # groups whose projection has been called
+        self.overwriting = Overwriting.of(bank.plan.source, self._groups)
         self._state = ThreadState()
         for path in heads:
             self._check_head(path)
@@ -237,6 +239,7 @@ class Attachment:
         for number, group in enumerate(self._groups):
             if group.side == "output" and isinstance(model.get_submodule(group.module), Int8Linear):
                 surgery.set(group.module, "vector_of", partial(self.spread, number))  # goes into its channel scales
+                surgery.hook_output(group.module, partial(self._look_at, number))
             elif group.side == "output":
                 surgery.hook_output(group.module, partial(self._scale_output, number, group))
             else:
@@ -296,7 +299,7 @@ class Attachment:
             check_own_loss(self.model, scope.heads)
         batch = calls.batch_size(args, kwargs)
         call = self._open_call(calls.expand_rows(scope, batch), batch, wanted_now())
-        with self._under_way(call):
+        with self._under_way(call), self.overwriting.watched(self.model.training):
             yield
 
     @contextmanager
@@ -309,8 +312,13 @@ class Attachment:
 
     def _open_call(self, chosen: Scope | Call, batch: int | None, wanted: Wanted | None = None) -> Call:
         rows, strengths = chosen.rows, chosen.strengths
-        frozen = chosen.frozen if isinstance(chosen, Call) else frozen_sites_now()
-        return calls.open_call(self.bank.plan, self._groups, chosen.snapshot, rows, batch, wanted, strengths, frozen)
+        if isinstance(chosen, Call):
+            frozen, kept = chosen.frozen, chosen.kept
+        else:
+            frozen, kept = frozen_sites_now(), self.overwriting.kept(self.model.training)
+        return calls.open_call(
+            self.bank.plan, self._groups, chosen.snapshot, rows, batch, wanted, strengths, frozen, kept
+        )
 
     @contextmanager
     def _under_way(self, call: Call | None) -> Iterator[None]:
@@ -321,6 +329,9 @@ class Attachment:
             yield
         finally:
             state.call, state.scope = before
+
+    def _look_at(self, number: int, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.overwriting.look_at(number, output, self.model.training)
 
     @property
     def call(self) -> Call | None:
@@ -376,14 +387,18 @@ class Attachment:
     def _scale_output(self, number: int, group: Group, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         self._called.add(number)
         multiplier = self.multiplier(number)
-        return None if multiplier is None else calls.scale_for_call(output, multiplier, group.module, self._axis)
+        scaled = output if multiplier is None else calls.scale_for_call(output, multiplier, group.module, self._axis)
+        self._look_at(number, module, args, scaled)
+        return None if multiplier is None else scaled
 
     def _scale_input(self, number: int, group: Group, module: nn.Module, args: tuple[Any, ...]) -> Any:
         self._called.add(number)
         multiplier = self.multiplier(number)
         if multiplier is None:
             return None
-        return (calls.scale_for_call(args[0], multiplier, group.module, self._axis), *args[1:])
+        # what the model gives to a projection it may still write over; what the projection is given it leaves alone
+        x = args[0].clone() if multiplier.keeps_input else args[0]
+        return (calls.scale_for_call(x, multiplier, group.module, self._axis), *args[1:])
 
     def _run_head(self, path: str, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Send each example through the head of its own adapter."""

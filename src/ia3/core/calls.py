@@ -96,11 +96,12 @@ class Multiplier:
 
     Attributes:
         values: Shape (1 or batch, features), or broadcast against an activation; fp32 or float64.
-        has_small: Whether one of them is too near to zero to divide by (see `scaling`).
+        keeps_input: Whether the backward pass is to keep what is multiplied: a value is too near to zero to divide by
+            (see `scaling`), or the model may write over the product (see `overwriting`).
     """
 
     values: Tensor
-    has_small: bool
+    keeps_input: bool
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Call:
         wanted: Where the last block's output is read; None for everywhere.
         strengths: One for each of the rows; None where all are 1.
         frozen: Numbers of the sites whose vectors get no gradient.
+        kept: Numbers of the groups whose inputs are kept for the backward pass; a block that is computed again must
+            keep what it kept at first.
     """
 
     rows: tuple[int, ...]
@@ -124,6 +127,7 @@ class Call:
     wanted: Wanted | None = None
     strengths: tuple[float, ...] | None = None
     frozen: frozenset[int] = frozenset()
+    kept: frozenset[int] = frozenset()
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -253,6 +257,7 @@ def open_call(
     wanted: Wanted | None = None,
     strengths: Sequence[float] | None = None,
     frozen: frozenset[int] = frozenset(),
+    kept: frozenset[int] = frozenset(),
 ) -> Call:
     """Gather the rows of a batch once and cut them into the multiplier of every group.
 
@@ -265,6 +270,7 @@ def open_call(
         wanted: Where the last block's output is read; None for everywhere.
         strengths: One for each of the rows; None where all are 1.
         frozen: Numbers of the sites whose vectors get no gradient.
+        kept: Numbers of the groups whose inputs are kept for the backward pass.
 
     Returns:
         The call. Where every row is the base there is nothing to multiply: its multipliers are None.
@@ -283,13 +289,13 @@ def open_call(
     # Asked once for the whole row: an answer for every site would have a GPU wait at every site. Not asked where there
     # is no backward pass to divide in: it takes longer than the gather, for every generated token.
     is_small = torch.is_grad_enabled() and has_small(gathered)
-    multipliers = tuple(_multiplier(group, pieces, is_small) for group in groups)
-    return Call(distinct, batch, snapshot, multipliers, wanted, dial, frozen)
+    multipliers = tuple(_multiplier(group, pieces, is_small, number in kept) for number, group in enumerate(groups))
+    return Call(distinct, batch, snapshot, multipliers, wanted, dial, frozen, kept)
 
 
-def _multiplier(group: Group, pieces: Sequence[Tensor], is_small: bool) -> Multiplier:
+def _multiplier(group: Group, pieces: Sequence[Tensor], is_small: bool, is_kept: bool) -> Multiplier:
     parts = [pieces[number] for number in group.sites]
-    small = is_small and any(has_small(part) for part in parts)
+    small = is_kept or (is_small and any(has_small(part) for part in parts))
     if group.index is None:
         return Multiplier(parts[0], small)
     one = parts[0].new_ones(parts[0].shape[0], 1)
@@ -332,7 +338,7 @@ def scale_for_call(x: Tensor, multiplier: Multiplier, module: str, axis: Example
         by_example = x.reshape(batch, -1, x.shape[1])
         return scale_for_call(by_example, multiplier, module, axis).view(x.shape)
     spread = spread_for_call(x, multiplier, module, axis)
-    return scale(x, spread.values, keeps_input=spread.has_small)
+    return scale(x, spread.values, keeps_input=spread.keeps_input)
 
 
 def spread_for_call(x: Tensor, multiplier: Multiplier, module: str, axis: ExampleAxis) -> Multiplier:
@@ -353,4 +359,4 @@ def spread_for_call(x: Tensor, multiplier: Multiplier, module: str, axis: Exampl
                 "for each row. This module does not keep examples apart; use one adapter for the whole batch."
             )
         axis.check(x, batch, module)
-    return Multiplier(broadcast(values, x), multiplier.has_small)
+    return Multiplier(broadcast(values, x), multiplier.keeps_input)

@@ -118,8 +118,8 @@ def _run_rounds(rounds: _Rounds, run: str, number: int) -> None:
         callbacks.on_checkpoint(Checkpoint(number, run, tuple(learner.filled_state() for learner in learners)))
 
     with (
-        accelerated(first.task.attachment, compiled=_compiles(learners, rounds.is_mixed)),
         _training_mode(first.task.attachment.model, first.settings),
+        accelerated(first.task.attachment, compiled=_compiles(learners, rounds.is_mixed)),
         _caches(learners, rounds.is_mixed),
     ):
         while any(learner.is_active for learner in learners) and not callbacks.should_stop():

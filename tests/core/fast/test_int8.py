@@ -288,7 +288,7 @@ def test_the_module_multiplies_by_the_vectors_it_is_given_for_its_input() -> Non
 
     def vectors(given: Tensor) -> Multiplier:
         asked.append(given.shape)
-        return Multiplier(torch.full((OUT,), -2.0), has_small=False)
+        return Multiplier(torch.full((OUT,), -2.0), keeps_input=False)
 
     layer.vector_of = vectors
     torch.testing.assert_close(layer(x), plain * -2, rtol=1e-6, atol=1e-5)

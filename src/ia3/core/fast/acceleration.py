@@ -34,6 +34,7 @@ from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.products import linear_forward, takes
 from ia3.core.fast.wanted import LAST_BLOCKS, only_at, path_of_blocks, put, take
 from ia3.core.modes import evaluating
+from ia3.core.snapshot import BASE_NAME
 from ia3.core.surgery import Surgery
 from ia3.errors import BankError
 
@@ -193,10 +194,8 @@ class Acceleration:
     def _is_plain_head(self, head: nn.Linear) -> bool:
         """Compare the model's logits with its head's on the model's own hidden states."""
         model = self.attachment.model
-        ids = torch.tensor([[1, 2, 3]], device=head.weight.device)
-        inputs: dict[str, Any] = {"input_ids": ids, "rows": "__base__", "use_cache": False}
-        if model.config.is_encoder_decoder:
-            inputs["decoder_input_ids"] = ids
+        inputs = _small_inputs(model) | {"use_cache": False}
+        ids = inputs["input_ids"]
         # numbers so large that a soft cap behind the head would show
         given = _numbers(head.weight, head.weight.shape[0]) * 1000
         with evaluating(model), torch.no_grad():
@@ -298,6 +297,25 @@ class Acceleration:
         return (last,)
 
 
+def _small_inputs(model: Any) -> dict[str, Any]:
+    """Return what a model is tried on: three tokens, for the base alone."""
+    ids = torch.tensor([[1, 2, 3]], device=next(model.parameters()).device)
+    inputs: dict[str, Any] = {"input_ids": ids, "rows": BASE_NAME}
+    return inputs | {"decoder_input_ids": ids} if model.config.is_encoder_decoder else inputs
+
+
+def _see_outputs(attachment: Attachment) -> None:
+    """Let a small pass show which outputs a model writes over, so that a run keeps the same from its first step on."""
+    model = attachment.model
+    if attachment.overwriting.is_seen(model.training):
+        return
+    with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # dropout would draw
+        try:
+            model(**_small_inputs(model))
+        except Exception:  # a model that wants other inputs than ids: its first step shows it
+            return
+
+
 def _numbers(like: Tensor, width: int) -> Tensor:
     """Return small, usual and large activations to try a module on, shape (1, 3, width).
 
@@ -350,12 +368,14 @@ def accelerated(attachment: Attachment, *, compiled: bool = False) -> Iterator[N
     """Have the faster passes on inside, whether or not they are on already; afterwards they are as they were."""
     held = acceleration_of(attachment.model)
     if held is not None and (held.is_compiled or not compiled):
+        _see_outputs(attachment)
         yield
         return
     if held is not None:
         held.remove()
     try:
         with accelerate(attachment, compiled=compiled):
+            _see_outputs(attachment)
             yield
     finally:
         if held is not None:

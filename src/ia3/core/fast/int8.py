@@ -250,8 +250,8 @@ class Int8Linear(nn.Module):
         constants = (self.weight8, self.scale, self.bias, self.divisors)
         if multiplier is None:
             return int8_linear(x, *constants, rounds_gradients=self.rounds_gradients)
-        values, small = multiplier.values, multiplier.has_small
-        return int8_linear(x, *constants, values, keeps_unscaled=small, rounds_gradients=self.rounds_gradients)
+        values, keeps = multiplier.values, multiplier.keeps_input
+        return int8_linear(x, *constants, values, keeps_unscaled=keeps, rounds_gradients=self.rounds_gradients)
 
     def extra_repr(self) -> str:
         """Return the sizes, for printing."""
