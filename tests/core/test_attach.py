@@ -228,18 +228,20 @@ def test_two_threads_use_their_own_rows_on_one_model_at_the_same_time(model: Any
         assert all(torch.equal(out, logits) for out in found[name])
 
 
-def test_a_scope_of_one_thread_is_not_one_of_another(model: Any) -> None:
-    attachment, failed = attachment_of(model), []
+def test_a_scope_of_one_thread_is_not_one_of_another_that_was_there_before(model: Any) -> None:
+    attachment, failed, may_go = attachment_of(model), [], threading.Event()
 
     def work() -> None:
+        may_go.wait(20)
         try:
             _logits(model)
         except BankError as error:
             failed.append(str(error))
 
+    thread = threading.Thread(target=work)
+    thread.start()
     with attachment.use("news"):
-        thread = threading.Thread(target=work)
-        thread.start()
+        may_go.set()
         thread.join(20)
     assert len(failed) == 1 and "no rows are given" in failed[0]
 

@@ -10,30 +10,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, update_wrapper
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ia3.core import calls
+from ia3.core import calls, scopes
 from ia3.core.bank import Bank
-from ia3.core.calls import Call, ExampleAxis, Group, Multiplier, Scope, ThreadState
+from ia3.core.calls import Call, ExampleAxis, Group, Multiplier, ThreadState
 from ia3.core.checkpointing import bind_checkpoints, unbind_checkpoints
 from ia3.core.choosing import Rows, default_rows, read_rows
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.wanted import Wanted, wanted_now
 from ia3.core.fit import check_fit
 from ia3.core.frozen_sites import frozen_sites_now
+from ia3.core.generation import Generation
 from ia3.core.heads import copy_head, run_heads
 from ia3.core.labels import check_own_loss
 from ia3.core.overwriting import Overwriting
 from ia3.core.positions import scaled_position_bias, shares_positions
+from ia3.core.scopes import Scope
 from ia3.core.snapshot import BASE_NAME, Record
 from ia3.core.stillness import held_still
-from ia3.core.surgery import Surgery, has_entrance, take_rows
+from ia3.core.surgery import Surgery, has_entrance
+from ia3.core.tracing import check_untraced
 from ia3.errors import BankError, PlanError, near_matches
 
 Save = Callable[["Attachment", Any, dict[str, Any]], None]
@@ -103,8 +105,8 @@ class Attachment:
     """The handle of a bank on a model: which rows are used, and how to take it off.
 
     Rows are, in this order: the `rows` given to `model(…, rows=…)` or `model.generate(…, rows=…)`, those of the
-    innermost `rows(…)`, `use(…)` or `disabled()` scope of this thread or asyncio task, the activated adapter, the only
-    adapter. With none of these a forward pass is an error.
+    innermost `rows(…)`, `use(…)` or `disabled()` scope of this thread or asyncio task (which begins in those it was
+    started in), the activated adapter, the only adapter. With none of these a forward pass is an error.
     """
 
     def __init__(self, model: nn.Module, bank: Bank, heads: tuple[str, ...], save: Save | None) -> None:
@@ -117,6 +119,7 @@ class Attachment:
         self._called: set[int] = set()  # groups whose projection has been called
         self.overwriting = Overwriting.of(bank.plan.source, self._groups)
         self._state = ThreadState()
+        self._generation = Generation(self)
         for path in heads:
             self._check_head(path)
         self._trained_before = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -152,7 +155,7 @@ class Attachment:
     @contextmanager
     def rows(self, rows: Rows) -> Iterator[None]:
         """Use one row for each example (or one name for all) inside this scope, in this thread or asyncio task."""
-        with calls.open_scope(self._state, self._read_rows(rows)):
+        with self.opened(self._read_rows(rows)):
             yield
 
     @contextmanager
@@ -166,6 +169,18 @@ class Attachment:
         """Use the base alone inside this scope, in this thread or asyncio task."""
         with self.rows(BASE_NAME):
             yield
+
+    def chosen(self, rows: Any = None) -> Scope:
+        """Return the rows that are given, else those of the innermost scope, the activated or the only adapter."""
+        return self._current_scope() if rows is None else self._read_rows(rows)
+
+    def opened(self, scope: Scope) -> AbstractContextManager[None]:
+        """Use a scope inside, in this thread or asyncio task."""
+        return scopes.open_scope(self._state, scope)
+
+    def is_scoped(self) -> bool:
+        """Whether a scope is open in this thread or asyncio task."""
+        return scopes.innermost_scope(self._state) is not None
 
     def add(self, name: str, vectors: Tensor | None = None, *, trainable: bool = True) -> int:
         """Add an adapter with a fresh copy of the model's head, ready to train; see `Bank.add`."""
@@ -194,6 +209,7 @@ class Attachment:
     def detach(self) -> None:
         """Take the bank off; the model is then what it was, its parameters trainable as before."""
         self._check_attached()
+        self._generation.close()
         faster = self.model.__dict__.get(FASTER)
         if faster is not None:  # its passes multiply by this bank's rows
             faster.remove()
@@ -258,7 +274,8 @@ class Attachment:
 
     def _override_model(self, save: Save | None) -> None:
         model = self.model
-        for name, override in (("generate", self._generate), ("_set_gradient_checkpointing", self._checkpoint)):
+        before = {**self._generation.entries(), "_set_gradient_checkpointing": self._checkpoint}
+        for name, override in before.items():
             original = getattr(model, name, None)
             if original is not None:
                 self._surgery.set("", name, update_wrapper(partial(override, original), original))
@@ -266,18 +283,6 @@ class Attachment:
             self._surgery.set("", "save_pretrained", partial(self._save, save))
             # a trainer that loads what was saved must not call the base's weights missing
             self._surgery.set("", "_keys_to_ignore_on_save", set(model.state_dict()))
-
-    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        rows = take_rows(kwargs)
-        scope = self._current_scope() if rows is None else self._read_rows(rows)
-        batch = calls.batch_size(args, kwargs)
-        if not scope.is_uniform and not scope.expands and batch != len(scope.rows):
-            raise BankError(
-                f"Generating: {len(scope.rows)} rows were given for {'unknown' if batch is None else batch} prompts, "
-                "expected one for each. Give one row for each prompt; beams and returned sequences follow their prompt."
-            )
-        with calls.open_scope(self._state, replace(scope, expands=True)):
-            return original(*args, **kwargs)
 
     def _checkpoint(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
@@ -294,7 +299,8 @@ class Attachment:
         if rows is None and self.call is not None:
             yield
             return
-        scope = self._current_scope() if rows is None else self._read_rows(rows)
+        check_untraced()
+        scope = self.chosen(rows)
         if kwargs.get("labels") is not None:
             check_own_loss(self.model, scope.heads)
         batch = calls.batch_size(args, kwargs)
@@ -324,7 +330,7 @@ class Attachment:
     def _under_way(self, call: Call | None) -> Iterator[None]:
         state = self._state
         before = state.call, state.scope
-        state.call, state.scope = call, calls.innermost_scope(state)
+        state.call, state.scope = call, scopes.innermost_scope(state)
         try:
             yield
         finally:
@@ -337,7 +343,7 @@ class Attachment:
     def call(self) -> Call | None:
         """The forward pass under way in this thread, unless a scope was opened since it was entered."""
         state = self._state
-        return state.call if state.call is None or calls.innermost_scope(state) is state.scope else None
+        return state.call if state.call is None or scopes.innermost_scope(state) is state.scope else None
 
     def _current_call(self) -> Call | None:
         return self.call
@@ -348,8 +354,11 @@ class Attachment:
 
     def _current_scope(self) -> Scope:
         """The innermost scope, or the activated or only adapter."""
-        scope = calls.innermost_scope(self._state)
-        return default_rows(self.bank, self.head_paths, self.active) if scope is None else scope
+        scope = scopes.innermost_scope(self._state)
+        if scope is not None:
+            return scope
+        scopes.check_known(self._state)
+        return default_rows(self.bank, self.head_paths, self.active)
 
     def multiplier(self, number: int) -> Multiplier | None:
         """Return what a group is multiplied by in this thread's forward pass, or None for nothing."""

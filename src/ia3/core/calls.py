@@ -1,17 +1,15 @@
 """Which rows a forward pass uses: captured once when the model is entered, and kept until it is left.
 
-A `Scope` is what the user said (`with attachment.rows([...])`); a `Call` is one forward pass: the rows of its batch,
-already gathered from the bank and cut into one multiplier per group of sites. Both are immutable and belong to one
-thread. `ExampleAxis` says whether an activation's first axis is known to be the examples; where it is not, different
-rows in a batch are refused. This file knows batches and rows; it knows nothing of modules and hooks.
+A `Call` is one forward pass: the rows of its batch, already gathered from the bank and cut into one multiplier per
+group of sites. It is immutable and belongs to one thread. `ExampleAxis` says whether an activation's first axis is
+known to be the examples; where it is not, different rows in a batch are refused. This file knows batches and rows; it
+knows nothing of modules and hooks.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +20,7 @@ from ia3.core.families import family_of, is_foreign
 from ia3.core.fast.wanted import Wanted
 from ia3.core.heads import Head
 from ia3.core.scaling import broadcast, has_small, scale
+from ia3.core.scopes import Scope
 from ia3.core.sites import Plan, Side
 from ia3.core.snapshot import BASE_ROW, Snapshot
 from ia3.core.strengths import turn_rows
@@ -64,30 +63,6 @@ class Group:
     side: Side
     sites: tuple[int, ...]
     index: Tensor | None
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Rows that a user has set for what follows in this thread or asyncio task.
-
-    Attributes:
-        rows: One for each example, or a single one for all.
-        is_uniform: Whether the single row holds for a batch of any size.
-        expands: Whether a batch may be a multiple of the rows, each row repeated (beams, returned sequences).
-        snapshot: The bank when the scope was opened.
-        strengths: One for each row; None where all are 1.
-    """
-
-    rows: tuple[int, ...]
-    is_uniform: bool
-    expands: bool
-    snapshot: Snapshot
-    strengths: tuple[float, ...] | None = None
-
-    @property
-    def heads(self) -> dict[str, Head]:
-        """The heads of these rows, by the names of their adapters."""
-        return self.snapshot.heads_of(self.rows)
 
 
 @dataclass(frozen=True)
@@ -178,27 +153,6 @@ class ExampleAxis:
             f"different rows, and whether {self.model_type!r} models hold the examples first is not known. Run a batch "
             "whose length differs from its size first, or use one adapter for the whole batch."
         )
-
-
-# The open scopes, outermost first, each with whose it is. A context variable and not a thread's: two asyncio tasks that
-# take turns in one thread keep their own scopes.
-_SCOPES: ContextVar[tuple[tuple[object, Scope], ...]] = ContextVar("ia3_scopes", default=())
-
-
-@contextmanager
-def open_scope(owner: object, scope: Scope) -> Iterator[None]:
-    """Use a scope for what follows in this thread or asyncio task."""
-    before = _SCOPES.get()
-    _SCOPES.set((*before, (owner, scope)))
-    try:
-        yield
-    finally:
-        _SCOPES.set(before)
-
-
-def innermost_scope(owner: object) -> Scope | None:
-    """Return the scope that was opened last by this owner in this thread or task."""
-    return next((scope for other, scope in reversed(_SCOPES.get()) if other is owner), None)
 
 
 class ThreadState(threading.local):
