@@ -29,6 +29,7 @@ from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Plan
 from ia3.core.snapshot import BASE_ROW
+from ia3.core.weights import Weights, is_in_parts, is_quantised, refuse_training_apart, whole
 from ia3.errors import AdapterError, BankError, PlanError, near_matches
 
 # The name under which transformers' Trainer looks for a checkpoint's weights; ours holds the bank and not the base.
@@ -66,6 +67,8 @@ def attach(
         PlanError: If there is no plan, it does not fit, or a vector would lie in a head.
         BankError: If the model has a bank, or a name or path cannot be used.
     """
+    if trainable:
+        refuse_training_apart(model)
     attachment = _attach_empty(model, plan or find_plan(model), head_modules)
     try:
         row = attachment.add(name, trainable=trainable)
@@ -102,6 +105,8 @@ def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = F
         BankError: If the bank has an adapter of this name.
     """
     doing = f"Putting adapter {name!r} on the model"
+    if trainable:
+        refuse_training_apart(model)
     head = build_head(adapter, model, doing)
     paths = head.paths if head else ()
     try:
@@ -128,7 +133,7 @@ def record_on_model(config: AdapterConfig, record: Mapping[str, Any]) -> dict[st
     return {**record, "base": known | ({"revision": config.revision} if config.revision else {}) | base}
 
 
-def adapter_of(attachment: Attachment, name: str | int) -> Adapter:
+def adapter_of(attachment: Attachment, name: str | int, state: Mapping[str, Tensor] | None = None) -> Adapter:
     """Return one adapter of an attached model as a value: an fp32 copy on the CPU, ready to be saved.
 
     On a classifier the head holds every module that PEFT expects in the file (`classifier`, `score`), the base's own
@@ -137,28 +142,49 @@ def adapter_of(attachment: Attachment, name: str | int) -> Adapter:
     Args:
         attachment: The handle.
         name: Name or row of the adapter.
+        state: Whole tensors of a sharded model by their names in it, as a trainer gathers them; left out, each is
+            brought together here, for which every process must ask.
 
     Raises:
         BankError: For an unknown name, or the base.
+        BaseError: If numbers are not there as a whole, or a head is quantised.
         AdapterError: If PEFT's format cannot express it.
     """
     model, bank = attachment.model, attachment.bank
     row = bank.row(name)
     if row == BASE_ROW:
         raise BankError(f"Taking out row {BASE_ROW}: it is the base and no adapter. Give the name of an adapter.")
-    vectors = {site: v.to("cpu", torch.float32) for site, v in bank.site_vectors(row).items()}
+    weights = Weights(model, state)
+    vector = weights.given(f"{BANK_MODULE}.vectors.row{row}")
+    vector = bank.vector(name) if vector is None else whole(vector.detach())
+    vectors = {site.name: vector[span].to("cpu", torch.float32) for site, span in bank.plan.spans()}
     modules = named_modules(model)
-    held = bank.snapshot.heads.get(row)
-    names = (*(held.paths if held else ()), *(CLASSIFIER_NAMES if kind_of_model(model) == "encoder" else ()))
-    head_modules = find_heads(modules, names)
-    head = {f"{path}.{key}": t for path in head_modules for key, t in modules[path].state_dict().items()}
-    head |= held.tensors() if held else {}
+    head_modules, head = _head_of(attachment, row, modules, weights)
     record = dict(attachment.records.get(row, {}))
-    record["base"] = _described(model, record.get("base") or {}, attachment.head_paths)
+    record["base"] = _described(model, record.get("base") or {}, attachment.head_paths, state)
     record.setdefault("versions", versions())
     config = _config_of(model, record["base"], bank.plan, vectors, head_modules)
-    copied = {name: tensor.detach().cpu().clone() for name, tensor in head.items()}
-    return Adapter(bank.plan.sites, vectors, copied, head_modules, config, record)
+    return Adapter(bank.plan.sites, vectors, head, head_modules, config, record)
+
+
+def _head_of(
+    attachment: Attachment, row: int, modules: Mapping[str, nn.Module], weights: Weights
+) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """Return the paths of the head that is saved with an adapter, and a copy of its tensors on the CPU."""
+    held = attachment.bank.snapshot.heads.get(row)
+    own = dict(zip(held.paths, held.parts, strict=True)) if held else {}
+    names = (*own, *(CLASSIFIER_NAMES if kind_of_model(attachment.model) == "encoder" else ()))
+    # PEFT expects a classifier in the file, but could not read one that is quantised; the base has it anyway
+    paths = tuple(p for p in find_heads(modules, names) if p in own or not is_quantised(modules[p]))
+    doing = f"Saving the head of adapter {attachment.bank.snapshot.names[row]!r}"
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        if path not in own:
+            tensors |= weights.tensors_of(path, doing)
+    for number, (path, part) in enumerate(own.items()):
+        inner = weights.under(f"{BANK_MODULE}.heads.row{row}.parts.{number}", part)
+        tensors |= {f"{path}.{key}": tensor for key, tensor in inner.tensors_of("", doing).items()}
+    return paths, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def _attach_empty(model: nn.Module, plan: Plan, head_modules: Sequence[str]) -> Attachment:
@@ -173,11 +199,13 @@ def _attach_empty(model: nn.Module, plan: Plan, head_modules: Sequence[str]) -> 
     return attach_bank(model, bank, heads=head_modules, save=_save)
 
 
-def _described(model: nn.Module, known: Mapping[str, Any], head_paths: Sequence[str]) -> dict[str, Any]:
+def _described(
+    model: nn.Module, known: Mapping[str, Any], head_paths: Sequence[str], state: Mapping[str, Tensor] | None
+) -> dict[str, Any]:
     """Return what is known of the base; measured where it is not known."""
     if known.get("fingerprint"):
         return dict(known)
-    measured = describe_base(model, name=known.get("name"), head_modules=head_paths)
+    measured = describe_base(model, name=known.get("name"), head_modules=head_paths, state=state)
     return {**{key: value for key, value in known.items() if value is not None}, **measured}
 
 
@@ -217,14 +245,17 @@ def _save(attachment: Attachment, folder: str | Path, options: Mapping[str, Any]
             f"{near_matches(unknown[0], ('adapter', 'is_main_process', 'state_dict'))}"
         )
     path, names = Path(folder), attachment.bank.names if only is None else (only,)
-    if not is_main:
+    if not is_main and (state or not is_in_parts(attachment.model)):
         return
     if not names:
         raise AdapterError(f"Saving the adapters of a model to {path}: its bank has none. Add one first.")
-    checkpoint = {TRAINER_FILE: _bank_file(attachment, path, state)} if is_trainer else {}
-    for name in names:
+    adapters = {name: adapter_of(attachment, name, state) for name in names}
+    checkpoint = {TRAINER_FILE: bank_file(attachment, path, state)} if is_trainer else {}
+    if not is_main:  # it was here to give its part of the numbers
+        return
+    for name, adapter in adapters.items():
         inner = path if len(names) == 1 else path / _as_folder(name)
-        save_adapter(adapter_of(attachment, name), inner, extra_files=checkpoint if inner == path else {})
+        save_adapter(adapter, inner, extra_files=checkpoint if inner == path else {})
     if checkpoint and len(names) > 1:
         replace_files(path, checkpoint, TRAINER_FILE)
 
@@ -235,14 +266,19 @@ def _as_folder(name: str) -> str:
     return name
 
 
-def _bank_file(attachment: Attachment, path: Path, state: Mapping[str, Tensor] | None) -> bytes:
-    """Return the file that Trainer loads a checkpoint's weights from: the bank's tensors by their name in the model."""
+def bank_file(attachment: Attachment, path: Path, state: Mapping[str, Tensor] | None) -> bytes:
+    """Return the file that Trainer loads a checkpoint's weights from: the bank's tensors by their name in the model.
+
+    Raises:
+        AdapterError: If a whole model lies in the folder.
+    """
     if (path / "config.json").exists():
         raise AdapterError(
             f"Saving a checkpoint to {path}: a whole model lies there (config.json), and its {TRAINER_FILE} would be "
             "overwritten. Choose another folder."
         )
-    everything = attachment.model.state_dict() if state is None else state
-    bank = {name: tensor for name, tensor in everything.items() if name.startswith(f"{BANK_MODULE}.")}
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in bank.items()}
+    prefix = f"{BANK_MODULE}."
+    own = {name: t for name, t in (state or {}).items() if name.startswith(prefix)}
+    bank = own or attachment.bank.state_dict(prefix=prefix)
+    tensors = {name: whole(tensor.detach()).cpu().clone().contiguous() for name, tensor in bank.items()}
     return safetensors.torch.save(tensors, metadata={"format": "pt"})

@@ -20,6 +20,7 @@ from ia3.core.attach import BANK_MODULE
 from ia3.core.discovery import find_plan, projection_sizes
 from ia3.core.heads import Head, copy_head
 from ia3.core.sites import Plan
+from ia3.core.weights import Weights, own_name
 from ia3.errors import AdapterError, PlanError, near_matches
 
 
@@ -102,10 +103,10 @@ _SHOWN = 5
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every module by its path, the bank left out."""
+    """Return every module by its path, the bank and what FSDP1 puts around others left out."""
     return {
         path: module
-        for path, module in model.named_modules()
+        for path, module in ((own_name(path), module) for path, module in model.named_modules())
         if path and path != BANK_MODULE and not path.startswith(f"{BANK_MODULE}.")
     }
 
@@ -143,7 +144,7 @@ def build_head(adapter: Adapter, model: nn.Module, doing: str) -> Head | None:
     modules = {path: _module_at(model, path) for path in adapter.head_modules}  # not all: walking takes longer
     unknown = [path for path, module in modules.items() if module is None]
     faults = [f"the model has no module {path!r}.{near_matches(path, named_modules(model))}" for path in unknown]
-    own = [path for path, module in modules.items() if _is_the_bases_own(adapter, module, path)]
+    own = [path for path, module in modules.items() if module and _is_the_bases_own(adapter, model, path)]
     paths = [] if faults else [path for path in modules if path not in own]
     faults += [f"{path!r} is a head and holds a vector" for path in paths if _holds_site(adapter, path)]
     if not faults and paths:
@@ -184,14 +185,13 @@ def _holds_site(adapter: Adapter, path: str) -> bool:
     return any(site.module == path or site.module.startswith(f"{path}.") for site in adapter.sites)
 
 
-def _is_the_bases_own(adapter: Adapter, module: nn.Module | None, path: str) -> bool:
+def _is_the_bases_own(adapter: Adapter, model: nn.Module, path: str) -> bool:
     """Whether a module with a vector has the base's own numbers."""
-    if module is None or not _holds_site(adapter, path):
+    if not _holds_site(adapter, path):
         return False
-    own = module.state_dict()
-    return all(
-        n in own and torch.equal(own[n].cpu(), t.to(own[n].dtype)) for n, t in _tensors_of(adapter, path).items()
-    )
+    own = Weights(model).tensors_of(path, f"Comparing {path!r} with the base's own")
+    tensors = {f"{path}.{name}": tensor for name, tensor in _tensors_of(adapter, path).items()}
+    return all(n in own and torch.equal(own[n].cpu(), t.to(own[n].dtype)) for n, t in tensors.items())
 
 
 def _fill(part: nn.Module, path: str, tensors: Mapping[str, Tensor], labels: int | None) -> list[str]:

@@ -26,6 +26,7 @@ from ia3.adapters.peft_format import peft_places, whole_sites
 from ia3.adapters.record import describe_base, versions
 from ia3.adapters.targets import spell_targets
 from ia3.core.discovery import projection_sizes
+from ia3.core.weights import Weights, has_weights
 from ia3.errors import AdapterError, near_matches
 
 
@@ -76,9 +77,7 @@ def fit_foreign(
     placed = _placed(foreign, modules, doing)
     if not foreign.is_partial:
         _check_whole(placed, modules, doing)
-    head = (
-        _own_head(foreign, modules, doing) if kind_of_model(model) == "encoder" else _no_head(foreign, modules, doing)
-    )
+    head = _own_head(foreign, modules, doing) if kind_of_model(model) == "encoder" else _no_head(foreign, model, doing)
     base = describe_model(model, base_name or foreign.base_name, head_modules)
     record = {
         "base": base,
@@ -226,11 +225,10 @@ def _own_head(foreign: ForeignAdapter, modules: Mapping[str, nn.Module], doing: 
     return dict(foreign.head)
 
 
-def _no_head(foreign: ForeignAdapter, modules: Mapping[str, nn.Module], doing: str) -> dict[str, Tensor]:
+def _no_head(foreign: ForeignAdapter, model: nn.Module, doing: str) -> dict[str, Tensor]:
     """Return no head: a language model's output matrix may be in the file, if it is the base's own."""
     for name, tensor in foreign.head.items():
-        path, _, attribute = name.rpartition(".")
-        if not _is_own(getattr(modules.get(path), attribute, None), tensor):
+        if not _is_own(model, name, tensor):
             raise AdapterError(
                 f"{doing}: its head has {name!r}, which is not the base's own, and language models have no head of "
                 "their own here. Leave the head out: with_head=False (--without-head)."
@@ -238,16 +236,22 @@ def _no_head(foreign: ForeignAdapter, modules: Mapping[str, nn.Module], doing: s
     return {}
 
 
-def _is_own(own: Any, tensor: Tensor) -> bool:
+def _is_own(model: nn.Module, name: str, tensor: Tensor) -> bool:
     """Whether a tensor has the numbers of the base's own."""
-    if not isinstance(own, Tensor) or own.is_meta or own.shape != tensor.shape:
+    path, _, attribute = name.rpartition(".")
+    try:
+        own = getattr(model.get_submodule(path), attribute)
+    except AttributeError:
         return False
-    return torch.equal(own.cpu(), tensor.to(own.dtype))
+    if not isinstance(own, Tensor) or own.shape != tensor.shape:
+        return False
+    numbers = Weights(model).of(name, own, "Comparing a head with the base's own")
+    return torch.equal(numbers.cpu(), tensor.to(numbers.dtype))
 
 
 def describe_model(model: nn.Module, name: str | None, head_modules: Sequence[str]) -> dict[str, Any]:
     """Return what a record says of a base, without a fingerprint where it has no weights."""
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if not has_weights(model):
         return {"name": name, "kind": kind_of_model(model), "class": type(model).__name__}
     return describe_base(model, name=name, head_modules=head_modules)
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ia3.adapters.config import kind_of_model, read_object
 from ia3.adapters.identity import fingerprint
@@ -62,17 +62,24 @@ def make_record(
     }
 
 
-def describe_base(model: nn.Module, *, name: str | None = None, head_modules: Sequence[str] = ()) -> dict[str, Any]:
+def describe_base(
+    model: nn.Module,
+    *,
+    name: str | None = None,
+    head_modules: Sequence[str] = (),
+    state: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
     """Return what a record says of a base: name, fingerprint, kind, class, precision, pooling, and its heads.
 
     Args:
         model: The base, with or without a bank.
         name: Hub id or folder; left out, what the model was loaded from.
         head_modules: Paths of modules that the base's checkpoint does not have.
+        state: Whole parameters that are already there, by name; of a sharded model.
     """
     return {
         "name": name or getattr(model, "name_or_path", None) or None,
-        "fingerprint": fingerprint(model, head_modules),
+        "fingerprint": fingerprint(model, head_modules, state),
         "kind": kind_of_model(model),
         "class": type(model).__name__,
         "precision": precision_of(model),

@@ -36,6 +36,7 @@ from ia3.core.snapshot import BASE_NAME, Record
 from ia3.core.stillness import held_still
 from ia3.core.surgery import Surgery, has_entrance
 from ia3.core.tracing import check_untraced
+from ia3.core.weights import device_of, tensor_names
 from ia3.errors import BankError, PlanError, near_matches
 
 Save = Callable[["Attachment", Any, dict[str, Any]], None]
@@ -241,8 +242,8 @@ class Attachment:
     def _install(self, heads: tuple[str, ...], save: Save | None) -> None:
         model, surgery = self.model, self._surgery
         model.requires_grad_(False)
-        device = next(model.parameters()).device
-        if device.type != "meta":  # a bank moved there would lose its numbers
+        device = device_of(model)
+        if device is not None:
             self.bank.to(device)
         self.bank.train(model.training)
         for path, module in model.named_modules():
@@ -282,7 +283,7 @@ class Attachment:
         if save is not None:
             self._surgery.set("", "save_pretrained", partial(self._save, save))
             # a trainer that loads what was saved must not call the base's weights missing
-            self._surgery.set("", "_keys_to_ignore_on_save", set(model.state_dict()))
+            self._surgery.set("", "_keys_to_ignore_on_save", set(tensor_names(model)))
 
     def _checkpoint(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)

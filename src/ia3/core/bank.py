@@ -24,6 +24,7 @@ from ia3.core.sites import Plan
 from ia3.core.snapshot import BASE_NAME, BASE_ROW, Record, Snapshot, told_rows
 from ia3.core.stillness import still_snapshot
 from ia3.core.table import RowTable, Slot, Table, adopt
+from ia3.core.weights import whole, write
 from ia3.errors import BankError
 
 
@@ -78,6 +79,12 @@ class Bank(nn.Module):
         return tuple(self._snapshot.rows)
 
     @property
+    def table(self) -> Tensor:
+        """A copy of the rows at rest in ascending order, shape (rows at rest, width): what a state dict calls so."""
+        held = self._snapshot
+        return self._table.read([held.slots[row] for row in held.resting])
+
+    @property
     def records(self) -> MutableMapping[int, Record]:
         """What whoever loads and saves knows of an adapter, by row; removed with it."""
         return Records(lambda: self._snapshot, self._set_record)
@@ -111,7 +118,13 @@ class Bank(nn.Module):
     def vector(self, adapter: str | int) -> Tensor:
         """Return a copy of one row, shape (width,), detached."""
         snapshot, (row,) = self.look_up([adapter])
-        return snapshot.vector(row).detach().clone()
+        held = whole(snapshot.vector(row).detach()).clone()
+        if held.shape != (self.plan.width,):
+            raise BankError(
+                f"Reading adapter {adapter!r}: FSDP has laid a slice {tuple(held.shape)} of its row here, expected "
+                f"({self.plan.width},). Save with state_dict= the full state dict, or in FSDP.summon_full_params."
+            )
+        return held
 
     def site_vectors(self, adapter: str | int) -> dict[str, Tensor]:
         """Return a copy of one row cut into its vectors, by site name."""
@@ -121,6 +134,13 @@ class Bank(nn.Module):
     def _with_live(self, held: Snapshot, rows: Iterable[int]) -> Snapshot:
         """Return a snapshot with the tensors that are the parameters of some rows now."""
         live = {row: self.vectors._parameters.get(f"row{row}") for row in rows if row in held.parameters}
+        absent = (held.names[row] for row, parameter in live.items() if parameter is not None and parameter.is_meta)
+        away = None if self._table.device.type == "meta" else next(absent, None)
+        if away is not None:  # an optimizer would hold what no pass reads
+            raise BankError(
+                f"Reading adapter {away!r}: its row was offloaded with the model (accelerate), expected in memory. "
+                "Offload the base first, then attach."
+            )
         return held.with_parameters({row: parameter for row, parameter in live.items() if parameter is not None})
 
     # -- adding -------------------------------------------------------------------------------------------------------
@@ -251,7 +271,7 @@ class Bank(nn.Module):
             values = self._checked(str(name), vectors)
             if row in held.parameters:
                 with torch.no_grad():
-                    self._with_live(held, [row]).parameters[row].copy_(values)
+                    write(self._with_live(held, [row]).parameters[row], values)
                 return
             (slot,) = self._table.store(values.unsqueeze(0))
             self._snapshot = held.with_resting({row: slot})
@@ -369,7 +389,7 @@ class Bank(nn.Module):
         """Put the rows at rest and the names into a state dict, as tensors: they are no parameters."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         held = self._snapshot
-        destination[f"{prefix}table"] = self._table.read([held.slots[row] for row in held.resting])
+        destination[f"{prefix}table"] = self.table
         destination[f"{prefix}names"] = torch.tensor(list(json.dumps(held.rows).encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from ia3.core.weights import Weights, whole
 from ia3.errors import BankError, near_matches
 
 
@@ -25,8 +26,9 @@ def copy_head(model: nn.Module, paths: Sequence[str]) -> Head:
 
     Raises:
         BankError: If the model has no module at a path.
+        BaseError: If its numbers are not there as a whole, or it is quantised.
     """
-    modules = {}
+    modules, weights = {}, Weights(model)
     for path in paths:
         try:
             module = model.get_submodule(path)
@@ -35,20 +37,38 @@ def copy_head(model: nn.Module, paths: Sequence[str]) -> Head:
             raise BankError(
                 f"Copying the head: the model has no module {path!r}.{near_matches(path, known)}"
             ) from error
-        modules[path] = _widened(_copied(module)).requires_grad_(True)
+        copied = _copied(module)
+        _fill_in(copied, weights.tensors_of(path, f"Copying the head {path!r}"), path)
+        modules[path] = _widened(copied).requires_grad_(True)
     return Head(modules)
 
 
 def _copied(module: nn.Module) -> nn.Module:
     """Copy a module without the forwards that were set on it or its parts: a copy of one would drag the bank along.
 
-    The module itself is only read, since another thread may be running it.
+    Nor are accelerate's hooks copied, which hold the numbers of the whole model. The module itself is only read, since
+    another thread may be running it.
     """
-    held = [part.__dict__["forward"] for part in module.modules() if "forward" in part.__dict__]
-    copied = copy.deepcopy(module, {id(forward): None for forward in held})
+    held = [part.__dict__[name] for part in module.modules() for name in _LEFT_BEHIND if name in part.__dict__]
+    copied = copy.deepcopy(module, {id(one): None for one in held})
     for part in copied.modules():
-        part.__dict__.pop("forward", None)
+        for name in _LEFT_BEHIND:
+            part.__dict__.pop(name, None)
     return copied
+
+
+_LEFT_BEHIND = ("forward", "_old_forward", "_hf_hook")
+
+
+def _fill_in(copied: nn.Module, tensors: Mapping[str, Tensor], path: str) -> None:
+    """Put plain tensors in the place of those that a sharded or offloaded model has."""
+    for name, numbers in tensors.items():
+        inner, _, last = name.removeprefix(f"{path}.").rpartition(".")
+        part = copied.get_submodule(inner)
+        held = getattr(part, last)
+        if held.is_meta or hasattr(held, "full_tensor"):
+            numbers = numbers.detach().clone()
+            setattr(part, last, nn.Parameter(numbers) if isinstance(held, nn.Parameter) else numbers)
 
 
 def _widened(module: nn.Module) -> nn.Module:
@@ -199,7 +219,7 @@ class Head(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Return every parameter and buffer under the name it has in the base, detached."""
         return {
-            f"{path}.{name}": tensor.detach()
+            f"{path}.{name}": whole(tensor.detach())
             for path, part in zip(self.paths, self.parts, strict=True)
             for name, tensor in part.state_dict().items()
         }

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ia3.core.attach import Attachment, attachment_of
+from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
 from ia3.core.labels import count_outputs
 from ia3.core.sites import Site
+from ia3.core.weights import bring_home, is_stand_in, refuse_parts
 from ia3.errors import BankError
 
 
@@ -22,7 +23,8 @@ def merge(attachment: Attachment, adapter: str | int) -> Any:
     """Return a new model whose weights hold one adapter; no trace of the bank is left on it.
 
     An output-side vector multiplies the rows of the weight and the bias, an input-side vector the columns. The product
-    is taken in fp32 (float64 for a float64 base) and rounded once to the weight's dtype.
+    is taken in fp32 (float64 for a float64 base) and rounded once to the weight's dtype. Of a model whose weights
+    accelerate keeps elsewhere (offloaded to memory or disk) the copy lies in memory as a whole, on the CPU.
 
     Args:
         attachment: The handle of the model.
@@ -33,19 +35,25 @@ def merge(attachment: Attachment, adapter: str | int) -> Any:
         counts the head's labels.
 
     Raises:
-        BankError: If the name is unknown, or a weight cannot be scaled because it is quantised or shared with another
-            module.
+        BankError: If the name is unknown, or a weight cannot be scaled because it is quantised, made of other
+            parameters, or shared with another module.
+        BaseError: If the weights are not here as a whole: sharded, or never loaded.
     """
     bank = attachment.bank
     row = bank.row(adapter)
+    refuse_parts(attachment.model, f"Merging adapter {adapter!r}")
+    for site in bank.plan.sites:
+        _check_weight(attachment.model.get_submodule(site.module), site)
     # the bank stays out of the copy: it may hold thousands of rows
     merged = copy.deepcopy(attachment.model, {id(bank): bank})
+    merged._modules.pop(BANK_MODULE)  # the attached model's own
+    bring_home(merged)
     attachment_of(merged).detach()
     users = _users_of_weights(merged)
     values = bank.vector(row)
     for site, span in bank.plan.spans():
         module = merged.get_submodule(site.module)
-        _check_weight(module, site, users)
+        _check_unshared(module, site, users)
         _scale_weight(module, site, values[span])
     head = bank.snapshot.heads.get(row)
     if head is not None:
@@ -63,14 +71,27 @@ def _users_of_weights(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]
     return users
 
 
-def _check_weight(module: Any, site: Site, users: dict[int, list[tuple[str, nn.Module]]]) -> None:
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.itemsize < 2:
-        found = weight.dtype if isinstance(weight, Tensor) else "no weight"
+def _check_weight(module: Any, site: Site) -> None:
+    """Raise unless a weight is a parameter that can be multiplied."""
+    weight: Any = getattr(module, "weight", None)
+    is_plain = isinstance(weight, Tensor) and not is_stand_in(weight)
+    if not is_plain or not weight.is_floating_point() or weight.itemsize < 2:
+        found = weight.dtype if is_plain else f"{type(weight).__name__} for a weight" if weight is not None else None
         raise BankError(
-            f"Merging {site.module!r}: its weight is quantised, got {found}, expected floating point of 16 bits or "
-            "more. Load the base unquantised."
+            f"Merging {site.module!r}: its weight is quantised, got {found or 'no weight'}, expected floating point of "
+            "16 bits or more. Load the base unquantised."
         )
+    if module._parameters.get("weight") is not weight:
+        parts = ", ".join(name for name, _ in module.named_parameters())
+        raise BankError(
+            f"Merging {site.module!r}: its weight is made anew from other parameters ({parts}) whenever it is read, "
+            "expected a parameter. Make it one first: torch.nn.utils.parametrize.remove_parametrizations, or merge "
+            "what else adapts it."
+        )
+
+
+def _check_unshared(module: nn.Module, site: Site, users: dict[int, list[tuple[str, nn.Module]]]) -> None:
+    """Raise if another module holds a weight as well."""
     for parameter in module.parameters(recurse=False):
         others = [path for path, user in users[id(parameter)] if user is not module]
         if others:

@@ -24,6 +24,7 @@ from ia3.core.attach import attach, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.merge import merge
 from ia3.core.sites import Plan
+from ia3.core.weights import refuse_training_apart
 from ia3.errors import AdapterError, BankError, SettingsError, near_matches
 from ia3.peft import rows
 from ia3.peft.arguments import refuse_narrow, refuse_unknown
@@ -71,6 +72,8 @@ def get_peft_model(
         raise SettingsError("Making a PeftModel: mixed is true, expected false: every adapter is an (IA)³ adapter.")
     refuse_narrow(autocast_adapter_dtype)
     selection = select(model, peft_config)
+    if not selection.config.inference_mode:
+        refuse_training_apart(model)
     selection.config.revision = revision or selection.config.revision
     _warn_of_other_base(peft_config, selection.config)
     made = _attach_empty(model, selection.plan, selection.heads)
@@ -324,8 +327,8 @@ class PeftModel(nn.Module):
         if not safe_serialization:
             raise SettingsError("Saving adapters: safe_serialization is false, expected true. Leave it out.")
         names = None if selected_adapters is None else [self._known(name) for name in selected_adapters]
-        if is_main_process:
-            save_adapters(attachment_of(self), save_directory, {**kwargs, "selected_adapters": names})
+        options = {**kwargs, "selected_adapters": names, "is_main_process": is_main_process}
+        save_adapters(attachment_of(self), save_directory, options)
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """Return (numbers that are trained, all numbers): base, vectors and heads, tied ones counted once."""

@@ -11,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.atomic import replace_files
-from ia3.adapters.attached import TRAINER_FILE, adapter_of
+from ia3.adapters.attached import TRAINER_FILE, adapter_of, bank_file
 from ia3.adapters.fitting import plan_of
 from ia3.adapters.folder import save_adapter
-from ia3.core.attach import BANK_MODULE, Attachment
+from ia3.core.attach import Attachment
 from ia3.core.sites import Plan
+from ia3.core.weights import is_in_parts
 from ia3.errors import AdapterError
 from ia3.peft.config import IA3Config, adapter_config
 from ia3.peft.targets import covers
@@ -45,13 +45,20 @@ def save_adapters(attachment: Attachment, folder: str | Path, options: Mapping[s
     Args:
         attachment: The model's handle.
         folder: Gets the adapter `default`, and a folder for each other one.
-        options: `selected_adapters`, names or None for all; `state_dict`, given by transformers' Trainer.
+        options: `selected_adapters`, names or None for all; `state_dict`, given by transformers' Trainer;
+            `is_main_process`, false where nothing is written.
 
     Raises:
         AdapterError: For another option, or where an adapter or the folder cannot be written.
     """
     given = dict(options)
-    is_trainer, state = "state_dict" in given, given.pop("state_dict", None)
+    is_main, is_trainer, state = (
+        given.pop("is_main_process", True),
+        "state_dict" in given,
+        given.pop("state_dict", None),
+    )
+    if not is_main and (state or not is_in_parts(attachment.model)):
+        return
     names = given.pop("selected_adapters", None) or list(attachment.model.peft_config)
     if given.pop("save_embedding_layers", "auto") is True:
         raise AdapterError(
@@ -68,15 +75,19 @@ def save_adapters(attachment: Attachment, folder: str | Path, options: Mapping[s
     for name in names:
         if Path(name).name != name:
             raise AdapterError(f"Saving adapters to {path}: {name!r} cannot be a folder's name. Choose another name.")
-    for name in names:
-        save_adapter(_adapter(attachment, name), path if name == DEFAULT_NAME else path / name)
-    if is_trainer:
-        _write_checkpoint(attachment, path, state)
+    adapters = {name: _adapter(attachment, name, state) for name in names}
+    checkpoint = {TRAINER_FILE: bank_file(attachment, path, state)} if is_trainer else {}
+    if not is_main:  # it was here to give its part of the numbers
+        return
+    for name, adapter in adapters.items():
+        save_adapter(adapter, path if name == DEFAULT_NAME else path / name)
+    if checkpoint:
+        replace_files(path, checkpoint, TRAINER_FILE)
 
 
-def _adapter(attachment: Attachment, name: str) -> Adapter:
+def _adapter(attachment: Attachment, name: str, state: Mapping[str, Tensor] | None) -> Adapter:
     """Return an adapter with the config that the user gave."""
-    adapter = adapter_of(attachment, name)
+    adapter = adapter_of(attachment, name, state)
     config: IA3Config = attachment.model.peft_config[name]
     given = adapter_config(config)
     held = attachment.bank.snapshot.heads.get(attachment.bank.row(name))
@@ -101,15 +112,3 @@ def _adapter(attachment: Attachment, name: str) -> Adapter:
 
 def _auto_mapping(model: Any) -> dict[str, str]:
     return {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
-
-
-def _write_checkpoint(attachment: Attachment, folder: Path, state: Mapping[str, Tensor] | None) -> None:
-    """Write the file from which transformers' Trainer resumes and takes the best model: the bank without the base."""
-    everything = attachment.model.state_dict() if state is None else state
-    tensors = {
-        key: tensor.detach().cpu().clone().contiguous()
-        for key, tensor in everything.items()
-        if key.startswith(f"{BANK_MODULE}.")
-    }
-    content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    replace_files(folder, {TRAINER_FILE: content}, TRAINER_FILE)
