@@ -208,7 +208,7 @@ def test_a_quote_that_is_never_closed_swallows_a_bounded_part_of_the_file(
         (
             "\n\ntext;label\na;b\n",
             "the header (line 3) has one column, 'text;label', which looks separated by ';', expected ','. "
-            "Save the table with that separator.",
+            "Give --delimiter ';', or save the table with that separator.",
         ),
         (
             'text,"label\na,b\n',

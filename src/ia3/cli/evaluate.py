@@ -15,6 +15,7 @@ from ia3.cli.options import (
     add_ensemble,
     add_json,
     load_options,
+    table_as_read,
 )
 from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate an adapter, several, or a base alone, on a table."""
     _check_options(options)
     _check_picture(options.reliability)  # before the base is loaded
+    options.table = table_as_read(options)
     if options.adapter_column is not None:
         several = _evaluate_by_adapter(options)
         metrics, numbers, lines = several.overall, several.to_json(), _lines_by_adapter(several)
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if options.reliability:
         _draw_reliability(metrics, options.reliability)
     if options.json:
-        print_json({"table": options.table, **_measured(options), **numbers})
+        print_json({"table": str(options.table), **_measured(options), **numbers})
     else:
         print_lines(lines)
     return 0

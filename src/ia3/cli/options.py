@@ -127,8 +127,31 @@ def add_precision(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_reading(group: argparse._ActionsContainer) -> None:
+    """Add `--delimiter` and `--quotes`, for CSV and TSV files that are written otherwise than their suffix tells."""
+    group.add_argument(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="What stands between the values of CSV and TSV files, such as ';' or '|', or tab (default: that of the "
+        "suffix; a file of another suffix is read as one if this is given).",
+    )
+    group.add_argument(
+        "--quotes",
+        action=argparse.BooleanOptionalAction,
+        help='Whether " stands around values there; --no-quotes takes quotes as characters and every line as a row '
+        "(default: they stand around values, and lines that look otherwise are an error).",
+    )
+
+
+def table_as_read(options: argparse.Namespace) -> Any:
+    """Return the table of a verb, to be read as its options say."""
+    from ia3.data.table_files import as_read
+
+    return as_read(options.table, options.delimiter, options.quotes)
+
+
 def add_columns(group: argparse._ActionsContainer, *, recorded: bool) -> None:
-    """Add `--text`, `--label` and `--skip-bad-rows`.
+    """Add `--text`, `--label`, `--skip-bad-rows`, and what says how files are read.
 
     Args:
         group: Where they are shown.
@@ -140,3 +163,4 @@ def add_columns(group: argparse._ActionsContainer, *, recorded: bool) -> None:
     group.add_argument(
         "--skip-bad-rows", action="store_true", help="Leave bad rows out and list them, where they are an error else."
     )
+    add_reading(group)

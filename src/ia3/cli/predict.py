@@ -6,7 +6,15 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ia3.cli.evaluate import say_skipped
-from ia3.cli.options import add_adapter, add_adapter_column, add_ensemble, add_json, load_options
+from ia3.cli.options import (
+    add_adapter,
+    add_adapter_column,
+    add_ensemble,
+    add_json,
+    add_reading,
+    load_options,
+    table_as_read,
+)
 from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import Verb
 from ia3.cli.progress import CountedProgress
@@ -32,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--skip-bad-rows", action="store_true", help="Leave bad rows out of the output, where they are an error else."
     )
+    add_reading(group)
     add_json(parser, "a summary")
 
 
@@ -43,17 +52,18 @@ def run(options: argparse.Namespace) -> int:
     from ia3.inference.table_prediction import predict_table
 
     check_output(options.output, overwrite=options.overwrite)  # before the base is loaded
+    table = table_as_read(options)
     given = {"say": say, "ensemble": options.ensemble, **load_options(options)}
     column = options.adapter_column
     if column is None:
         predictor = load_predictor(options.adapter, **given)
     else:
-        names = read_adapter_names(options.table, column, text=options.text)
+        names = read_adapter_names(table, column, text=options.text)
         predictor = load_for_names(options.adapter, names, **given)
     with CountedProgress("rows") as progress:
         summary = predict_table(
             predictor,
-            options.table,
+            table,
             options.output,
             text=options.text,
             adapter_column=column,

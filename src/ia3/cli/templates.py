@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.options import add_json
+from ia3.cli.options import add_json, add_reading, table_as_read
 from ia3.cli.output import print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb, whole_number
 
@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--text", metavar="COLUMN", help="Column of the text (default: found by its name).")
     data.add_argument("--label", metavar="COLUMN", help="Column of the label (default: likewise).")
+    add_reading(data)
     data.add_argument("--rows", type=whole_number, default=3, metavar="N", help="Rows to show (default: %(default)s).")
     add_json(parser)
 
@@ -146,14 +147,14 @@ def _read(options: argparse.Namespace, kind: Kind) -> tuple[Table, tuple[str, ..
 
     if options.rows < 1:
         raise UsageError(f"templates: --rows is {options.rows}, expected at least 1.")
-    text, label, labels = options.text, options.label, None
+    text, label, labels, source = options.text, options.label, None, table_as_read(options)
     if options.adapter is not None:
         from ia3.inference.rows import choose_columns_of
 
         known = _recorded(options.adapter)
-        own = choose_columns_of(options.table, {"text": known.text_column, "label": known.label_column})
+        own = choose_columns_of(source, {"text": known.text_column, "label": known.label_column})
         text, label, labels = text or own["text"], label or own["label"], known.labels
-    table = read_table(options.table, text=text, label=label, labels_required=options.adapter is None)
+    table = read_table(source, text=text, label=label, labels_required=options.adapter is None)
     for note in table.notes:
         say(note)
     if labels is None and table.label_column is not None:

@@ -180,7 +180,7 @@ def training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Return what was read, under the names that the runs have for it; what a verb has no option for is left out."""
     given = vars(options)
     same = ("eval_fraction", "text", "label", "template", "answers", "max_length", "dtype", "device", "precision")
-    flags = ("skip_bad_rows", "drop_duplicates", "resume", "overwrite", "start")
+    flags = ("skip_bad_rows", "drop_duplicates", "delimiter", "quotes", "resume", "overwrite", "start")
     found = {name: given[name] for name in (*same, *flags, *SETTINGS) if name in given}
     if given.get("eval_fraction") is None:  # the run's, or its recipe's
         found.pop("eval_fraction", None)

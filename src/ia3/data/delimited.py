@@ -1,8 +1,9 @@
 """Records of CSV and TSV files.
 
 Knows nothing of text and label columns. Rules: the first line that is not blank is the header; fields may be
-quoted with `"`, as csv, pandas and Excel write both formats; a row with a fault never hides the rows after it,
-so a quote that is never closed is told for its own line and reading goes on at the next.
+quoted with `"`, as csv, pandas and Excel write both formats, unless quotes are said to be characters; lines that look
+like rows of their own inside a quoted value are told; a row with a fault never hides the rows after it, so a quote that
+is never closed is told for its own line and reading goes on at the next.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ from pathlib import Path
 from ia3.data.examples import Fault, Origin, quote
 from ia3.data.lines import Line, describe_bad_byte, read_lines
 from ia3.data.records import Record, Source, describe_bad_character
+from ia3.data.separators import (
+    Layout,
+    check_separator,
+    looks_merged,
+    name_columns,
+    plain_values,
+    quoting,
+    separator_line,
+    take_head,
+)
 from ia3.errors import TableError
 
 MAX_RECORD = 2**24  # characters of one record; bounds what a quote that is never closed can swallow
@@ -26,96 +37,119 @@ _limit_lock = threading.Lock()
 _limit_holders: list[int] = []  # the limit as it was, once for each reader inside `_long_fields`
 
 
-def read_delimited(path: Path, delimiter: str) -> Source:
+def read_delimited(path: Path, delimiter: str, *, quotes: bool | None = None, is_given: bool = False) -> Source:
     """Return the opened CSV or TSV file.
 
     Args:
         path: The file.
-        delimiter: `","` or a tab.
+        delimiter: What stands between values.
+        quotes: As of `TableFile`.
+        is_given: Whether the user named the delimiter; else another one that fits as well is told.
 
     Returns:
         Its columns and records; the line of a record is the physical line where it starts.
 
     Raises:
-        TableError: The file is empty, or its header cannot be read or names a column twice.
+        TableError: The file is empty, its header cannot be read or names a column twice, or it is not clear how it is
+            to be read.
     """
-    rows = _read_rows(path, delimiter)
+    head, lines = take_head(read_lines(path))
+    mark = separator_line(head)
+    if mark is not None:
+        next(lines)
+        head, delimiter, is_given = head[1:], delimiter if is_given else mark, True
+    has_quotes = quotes is not False
+    rows = _read_rows(lines, delimiter, has_quotes=has_quotes)
     header = next(rows, None)
     if header is None:
         raise TableError(f"Reading {path}: the file is empty, expected a header line and rows.")
-    columns = _check_header(path, header, delimiter)
-    return Source(str(path), columns, _read_records(path, rows, columns), has_header=True)
+    check_separator(path, head, delimiter, has_quotes=has_quotes, is_given=is_given)
+    cells = _check_header(path, header)
+    layout = name_columns(path, cells, head, delimiter, has_quotes=has_quotes)
+    seen = plain_values(head, delimiter, layout.width) if quotes is None else ()
+    records = _read_records(path, rows, _Rule(layout, delimiter, seen))
+    return Source(str(path), layout.columns, records, has_header=True, notes=layout.notes)
 
 
-def _check_header(path: Path, row: Row, delimiter: str) -> tuple[str, ...]:
-    where = f"Reading {path}: the header (line {row.line})"
+def _check_header(path: Path, row: Row) -> tuple[str, ...]:
     cells = row.cells or ()
     problem = row.problem or next(filter(None, map(describe_bad_character, cells)), None)
     if problem:
-        raise TableError(f"{where} cannot be read: {problem}.")
-    twice = sorted({name for name in cells if cells.count(name) > 1})
-    if twice:
-        raise TableError(f"{where} names {', '.join(map(quote, twice))} more than once. Rename one of them.")
-    other = next((mark for mark in ",;\t" if mark != delimiter and mark in cells[0]), None)
-    if len(cells) == 1 and other:
-        raise TableError(
-            f"{where} has one column, {quote(cells[0])}, which looks separated by {other!r}, "
-            f"expected {delimiter!r}. Save the table with that separator."
-        )
+        raise TableError(f"Reading {path}: the header (line {row.line}) cannot be read: {problem}.")
     return cells
 
 
-def _read_records(path: Path, rows: Iterator[Row], columns: tuple[str, ...]) -> Generator[Record, None, None]:
+def _read_records(path: Path, rows: Iterator[Row], rule: _Rule) -> Generator[Record, None, None]:
     for row in rows:
         origin = Origin(str(path), row.line)
-        cells = row.cells
-        if row.problem is None and cells is not None and len(cells) == len(columns):
-            yield Record(origin, dict(zip(columns, cells, strict=True)))
+        fault = _find_fault(origin, row, rule)
+        if fault is None and row.cells is not None:
+            pairs = zip(rule.layout.columns, rule.layout.places, strict=True)
+            yield Record(origin, {name: row.cells[place] for name, place in pairs})
         else:
-            yield Record(origin, {}, (_find_fault(origin, row, columns),))
+            yield Record(origin, {}, (fault or Fault(origin, None, row.problem or ""),))
 
 
-def _find_fault(origin: Origin, row: Row, columns: tuple[str, ...]) -> Fault:
-    cells = row.cells
+def _find_fault(origin: Origin, row: Row, rule: _Rule) -> Fault | None:
+    cells, layout = row.cells, rule.layout
     if cells is None:
         return Fault(origin, None, row.problem or "")
-    if len(cells) != len(columns):
+    if rule.seen and len(row.lines) > 1 and looks_merged(row.lines, rule.delimiter, rule.seen):
+        return Fault(origin, None, _describe_merged(row))
+    missing = set(range(len(cells), layout.width))
+    if len(cells) > layout.width or not missing.issubset(layout.empty):
         values = f"{len(cells)} value{'s' * (len(cells) != 1)}"
-        cure = " (a value with a separator in it must stand in quotes)" if len(cells) > len(columns) else ""
-        return Fault(origin, None, f"row has {values}, expected {len(columns)}{cure}")
-    bad = (name for name, cell in zip(columns, cells, strict=True) if describe_bad_character(cell))
-    return Fault(origin, next(bad, None), row.problem or "")
+        cure = " (a value with a separator in it must stand in quotes)" if len(cells) > layout.width else ""
+        return Fault(origin, None, f"row has {values}, expected {layout.width}{cure}")
+    stray = next((place for place in layout.empty if place < len(cells) and cells[place].strip()), None)
+    if stray is not None:
+        what = f"{quote(cells[stray])} stands in column {stray + 1}, which the header does not name"
+        return Fault(origin, None, what)
+    if row.problem is None:
+        return None
+    pairs = zip(layout.columns, layout.places, strict=True)
+    return Fault(
+        origin, next((name for name, place in pairs if describe_bad_character(cells[place])), None), row.problem
+    )
 
 
-def _read_rows(path: Path, delimiter: str) -> Generator[Row, None, None]:
-    feed = _Feed(read_lines(path))
-    reader = csv.reader(feed, delimiter=delimiter, strict=True)
+def _describe_merged(row: Row) -> str:
+    return (
+        f"lines {row.lines[0].number} to {row.lines[-1].number} are one row if quotes stand around values, and "
+        f"{len(row.lines)} rows if they are characters of the texts (say which: --quotes or --no-quotes)"
+    )
+
+
+def _read_rows(lines: Iterator[Line], delimiter: str, *, has_quotes: bool) -> Generator[Row, None, None]:
+    feed = _Feed(lines)
+    reader = csv.reader(feed, delimiter=delimiter, quoting=quoting(has_quotes=has_quotes), strict=True)
     while True:
         feed.taken.clear()
         try:
             with _long_fields():
                 cells = next(reader, None)
         except csv.Error as error:
-            yield Row(feed.taken[0].number, None, _explain(error, feed.taken))
+            yield Row(feed.taken[0].number, None, _explain(error, feed.taken, delimiter))
             feed.put_back()
             continue
         if cells is None:
             return
         if cells:  # a blank line is no row
             problem = next(filter(None, map(describe_bad_byte, feed.taken)), None)
-            yield Row(feed.taken[0].number, tuple(cells), problem)
+            yield Row(feed.taken[0].number, tuple(cells), problem, tuple(feed.taken))
 
 
-def _explain(error: csv.Error, taken: list[Line]) -> str:
+def _explain(error: csv.Error, taken: list[Line], delimiter: str) -> str:
     """Return what csv's error means for the person who wrote the file."""
+    hint = ", or give --no-quotes if quotes are characters of the texts" if delimiter == "\t" else ""
     if "unexpected end of data" in str(error):
-        return "a quoted value starts here and its quote is never closed"
+        return f"a quoted value starts here and its quote is never closed{hint}"
     if "larger than field limit" in str(error):
         return f"a value is longer than {MAX_RECORD:,} characters (is its quote never closed?)"
     if "expected after" in str(error) and len(taken) > 1:
-        return f"a quoted value starts here and its quote is not closed before line {taken[-1].number}"
+        return f"a quoted value starts here and its quote is not closed before line {taken[-1].number}{hint}"
     if "expected after" in str(error):
-        return 'text follows a closing quote (a quote inside a quoted value is written twice: "")'
+        return f'text follows a closing quote (a quote inside a quoted value is written twice: ""{hint})'
     return str(error)
 
 
@@ -170,3 +204,13 @@ class Row:
     line: int  # 1-based physical line where it starts
     cells: tuple[str, ...] | None  # None: it could not be parsed
     problem: str | None
+    lines: tuple[Line, ...] = ()  # that it stands on
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a row must have."""
+
+    layout: Layout
+    delimiter: str
+    seen: tuple[frozenset[str], ...]  # values of each column elsewhere; empty where quotes are not asked about

@@ -19,6 +19,7 @@ from ia3.data.hub import is_hub_id, read_hub
 from ia3.data.objects import COLUMN_RECORDS, name_kind, open_objects, read_json, read_jsonl
 from ia3.data.parquet import read_parquet
 from ia3.data.records import Record, Source
+from ia3.data.table_files import DELIMITED, LIKELY, TableFile, not_delimited
 from ia3.data.values import plain
 from ia3.errors import TableError, near_matches
 
@@ -26,7 +27,7 @@ ROWS_NAME = "<rows>"
 _SAVED_TO_DISK = ("state.json", "dataset_dict.json")  # beside a data set's Arrow files
 
 
-def open_source(source: str | Path | Iterable[Any]) -> Source:
+def open_source(source: str | Path | TableFile | Iterable[Any]) -> Source:
     """Return the opened source.
 
     Args:
@@ -43,20 +44,28 @@ def open_source(source: str | Path | Iterable[Any]) -> Source:
     if isinstance(source, str) and not source:
         raise TableError("Reading '': the path is empty, expected a file, a folder or a hub id.")
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
-        if path.is_dir():
-            return _open_folder(path)
-        if path.exists():
-            return _open_file(path)
-        if isinstance(source, str) and _can_be_hub_id(source, path):
-            return read_hub(source)
-        raise _missing(source, path)
+        return _open_address(source, TableFile(source))
+    if isinstance(source, TableFile):
+        return _open_address(source.path, source)
     return _open_rows(source)
+
+
+def _open_address(address: str | Path, file: TableFile) -> Source:
+    path = Path(address).expanduser()
+    if path.is_dir():
+        return _open_folder(path, file)
+    if path.exists():
+        return _open_file(path, file)
+    if isinstance(address, str) and _can_be_hub_id(address, path):
+        if file.is_asked:
+            raise not_delimited(address)
+        return read_hub(address)
+    raise _missing(address, path)
 
 
 def is_rereadable(source: Any) -> bool:
     """Tell whether a source gives the same rows each time it is opened."""
-    return isinstance(source, str | Path | Sequence) or is_frame(source)
+    return isinstance(source, str | Path | TableFile | Sequence) or is_frame(source)
 
 
 def _can_be_hub_id(source: str, path: Path) -> bool:
@@ -72,15 +81,22 @@ def _missing(source: str | Path, path: Path) -> TableError:
     return TableError(f"Reading {source}: no such file or folder.{near}")
 
 
-def _open_file(path: Path) -> Source:
-    reader = _READERS.get(path.suffix.lower())
+def _open_file(path: Path, file: TableFile) -> Source:
+    suffix = path.suffix.lower()
+    delimiter = file.delimiter or DELIMITED.get(suffix)
+    if suffix not in _READERS and delimiter is not None:
+        return read_delimited(path, delimiter, quotes=file.quotes, is_given=file.delimiter is not None)
+    reader = _READERS.get(suffix)
     if reader is None:
         got = f"the suffix {quote(path.suffix)}" if path.suffix else "no suffix"
-        raise TableError(f"Reading {path}: the file has {got}, expected one of {' '.join(SUFFIXES)}.")
+        hint = " Name what stands between its values: --delimiter CHARACTER." if suffix in LIKELY else ""
+        raise TableError(f"Reading {path}: the file has {got}, expected one of {' '.join(SUFFIXES)}.{hint}")
+    if file.is_asked:
+        raise not_delimited(path)
     return reader(path)
 
 
-def _open_folder(folder: Path) -> Source:
+def _open_folder(folder: Path, file: TableFile) -> Source:
     if any((folder / name).is_file() for name in _SAVED_TO_DISK):
         raise TableError(
             f"Reading {folder}: it is a data set that save_to_disk of datasets has written, expected a folder of "
@@ -90,15 +106,20 @@ def _open_folder(folder: Path) -> Source:
     files = sorted(p for p in folder.iterdir() if _is_table(p))
     if not files:
         raise TableError(f"Reading {folder}: the folder has no table file, expected one of {' '.join(SUFFIXES)}.")
-    first = _open_file(files[0])
+    first = _open_one(files[0], file)
     first.records.close()
-    others = [_open_file(path) for path in files[1:]]
+    others = [_open_one(path, file) for path in files[1:]]
     for other in others:
         _check_columns(folder, first, other)
     schema = first.schema if all(other.schema == first.schema for other in others) else None
     names = ", ".join(p.name for p in files[:5]) + (", …" if len(files) > 5 else "")
     note = f"rows: {len(files)} file{'s' * (len(files) != 1)} of {folder} ({names})"
-    return replace(first, name=str(folder), records=_chain(files), notes=(note, *first.notes), schema=schema)
+    return replace(first, name=str(folder), records=_chain(files, file), notes=(note, *first.notes), schema=schema)
+
+
+def _open_one(path: Path, file: TableFile) -> Source:
+    """Return a file of a folder; what is asked for holds for those that have delimiters."""
+    return _open_file(path, file if path.suffix.lower() in DELIMITED else TableFile(path))
 
 
 def _is_table(path: Path) -> bool:
@@ -122,9 +143,9 @@ def _check_columns(folder: Path, first: Source, other: Source) -> None:
         )
 
 
-def _chain(files: Sequence[Path]) -> Generator[Record, None, None]:
+def _chain(files: Sequence[Path], file: TableFile) -> Generator[Record, None, None]:
     for path in files:
-        yield from _open_file(path).records
+        yield from _open_one(path, file).records
 
 
 def _open_rows(rows: Iterable[Any]) -> Source:
@@ -195,19 +216,9 @@ def _broken(origin: Origin, what: str) -> Record:
     return Record(origin, {}, (Fault(origin, None, what),))
 
 
-def _read_csv(path: Path) -> Source:
-    return read_delimited(path, ",")
-
-
-def _read_tsv(path: Path) -> Source:
-    return read_delimited(path, "\t")
-
-
 _READERS: Mapping[str, Callable[[Path], Source]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
     ".jsonl": read_jsonl,
     ".json": read_json,
     ".parquet": read_parquet,
 }
-SUFFIXES = tuple(_READERS)
+SUFFIXES = (*DELIMITED, *_READERS)

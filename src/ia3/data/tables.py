@@ -28,6 +28,7 @@ from ia3.data.labels import describe_missing_words, describe_similar_labels
 from ia3.data.objects import name_kind
 from ia3.data.records import Record, Source, describe_bad_character, look_ahead, spell
 from ia3.data.sources import open_source
+from ia3.data.table_files import TableFile, as_read
 from ia3.data.values import is_missing, plain
 from ia3.errors import SettingsError, TableError, near_matches
 
@@ -36,7 +37,7 @@ _FIRST = 100  # records looked at where columns are chosen by their values
 
 
 def read_table(
-    source: str | Path | Iterable[Any],
+    source: str | Path | TableFile | Iterable[Any],
     *,
     text: str | None = None,
     label: str | None = None,
@@ -44,18 +45,25 @@ def read_table(
     known_labels: Sequence[str] | None = None,
     choices: str | None = None,
     skip_bad_rows: bool = False,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
 ) -> Table:
     """Return the whole table.
 
     Args:
         source: A path of a CSV, TSV, JSONL, JSON or Parquet file or of a folder of those; a hub id (`user/name` or
-            `user/name:split`); or rows in memory: (text, label) pairs, strings, or dicts.
+            `user/name:split`); a `TableFile`; or rows in memory: (text, label) pairs, strings, dicts, or a table of
+            pandas, numpy, Arrow or `datasets`.
         text: The text column; by default the one with a usual name.
         label: The label column; by default the one with a usual name.
         labels_required: Whether every row must have a label; if not, a row without one has the label None.
         known_labels: The only labels that may occur; None allows all.
         choices: The column with the choices of each row; see `ia3.data.choices`.
         skip_bad_rows: Leave bad rows out and list them in `Table.faults`, where they are an error by default.
+        delimiter: What stands between the values of a CSV or TSV file, one character or `tab`; by default that of its
+            suffix.
+        quotes: Whether `"` stands around values there. False takes quotes as characters and every line as a row, True
+            asks nothing; by default they stand around values, and lines that look otherwise are an error.
 
     Returns:
         At least one example, in the order of the source.
@@ -68,7 +76,7 @@ def read_table(
         >>> table.examples[1].label
         'negative'
     """
-    opened = open_source(source)
+    opened = open_source(as_read(source, delimiter, quotes))
     opened, choice = _choose(opened, text, label, labels_required)
     known = None if known_labels is None else tuple(known_labels)
     rule = _RowRule(choice, opened.columns, labels_required, known, _choices_column(opened, choice, choices))
@@ -92,13 +100,15 @@ def read_table(
 
 
 def stream_table(
-    source: str | Path | Iterable[Any],
+    source: str | Path | TableFile | Iterable[Any],
     *,
     text: str | None = None,
     label: str | None = None,
     choices: str | None = None,
     skip_bad_rows: bool = False,
     on_fault: Callable[[Fault], object] | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
 ) -> TableStream:
     """Return a table that is read while it is iterated, for tables larger than memory.
 
@@ -111,6 +121,8 @@ def stream_table(
         choices: As for `read_table`.
         skip_bad_rows: Hand the faults of bad rows to `on_fault` and go on, where the first one is an error by default.
         on_fault: Is called with every fault of a row that is skipped.
+        delimiter: As for `read_table`.
+        quotes: Likewise.
 
     Returns:
         The columns at once, the examples when they are asked for.
@@ -124,7 +136,7 @@ def stream_table(
             "Reading a table as a stream: bad rows are to be skipped but nothing takes their faults, "
             "got on_fault=None. Give a function, such as on_fault=faults.append."
         )
-    opened, choice = _choose(open_source(source), text, label, labels_required=False)
+    opened, choice = _choose(open_source(as_read(source, delimiter, quotes)), text, label, labels_required=False)
     own = _choices_column(opened, choice, choices)
     rule = _RowRule(choice, opened.columns, labels_required=False, known_labels=None, choices=own)
     examples = _read_examples(opened, rule, on_fault if skip_bad_rows else None)

@@ -17,6 +17,7 @@ from ia3.adapters.places import find_stored
 from ia3.adapters.store import Store
 from ia3.data.choices import check_choices, split_choices
 from ia3.data.examples import Example, Fault, Table, fingerprint, quote
+from ia3.data.table_files import TableFile
 from ia3.data.tables import SHOWN_FAULTS, read_table, stream_table
 from ia3.errors import AdapterError, SettingsError, TableError, near_matches
 from ia3.inference.loading import load_predictor
@@ -25,7 +26,7 @@ from ia3.inference.rows import choose_columns_of
 
 
 def read_adapter_names(
-    source: str | Path, column: str, *, text: str | None = None, label: str | None = None
+    source: str | Path | TableFile, column: str, *, text: str | None = None, label: str | None = None
 ) -> dict[str, str]:
     """Return the adapters that a column names, each with the first row that does; bad rows are passed over.
 
@@ -103,7 +104,7 @@ def load_for_names(address: str | Path, names: Mapping[str, str], **options: Any
 
 
 def read_answered_rows(
-    source: str | Path,
+    source: str | Path | TableFile,
     column: str,
     own: Mapping[str, Predictor],
     *,

@@ -7,7 +7,7 @@ This file knows predictors; how rows of a batch reach the model is the core's ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def read_strengths(strengths: Strengths | None, count: int) -> list[float] | Non
 
 def classify_mixed(
     predictor: Predictor,
-    texts: Sequence[Row],
+    texts: Iterable[Row],
     adapters: Sequence[str],
     on_progress: Progress | None = None,
     strengths: Strengths | None = None,
@@ -81,7 +81,7 @@ def classify_mixed(
 
 def generate_mixed(
     predictor: Predictor,
-    texts: Sequence[Row],
+    texts: Iterable[Row],
     adapters: Sequence[str],
     max_new_tokens: int | None = None,
     on_progress: Progress | None = None,

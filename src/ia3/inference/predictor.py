@@ -6,7 +6,7 @@ brings together the rooms before it; formats of tables that are written are `out
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from ia3.core.attach import Attachment
 from ia3.core.strengths import at_strength
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, Table
+from ia3.data.table_files import TableFile, as_read
 from ia3.data.tables import read_table
 from ia3.data.templates import check_prompt
 from ia3.errors import SettingsError
@@ -100,7 +101,7 @@ class Predictor:
 
     def classify(
         self,
-        texts: Sequence[Row],
+        texts: Iterable[Row],
         on_progress: Progress | None = None,
         *,
         adapters: Sequence[str] | None = None,
@@ -109,7 +110,8 @@ class Predictor:
         """Return the most probable label of each text, with the probability of every label.
 
         Args:
-            texts: Texts, dicts with the columns of the template, or examples; any number.
+            texts: Texts, dicts with the columns of the template, or examples, any number; or a table or a column of
+                pandas, numpy, Arrow or `datasets`.
             on_progress: Told the number of texts done, and of all.
             adapters: Name of the adapter of each text, all in this predictor's bank; they meet in the same batches,
                 each with its own template and labels; if this predictor is an ensemble, with all templates that it
@@ -139,7 +141,7 @@ class Predictor:
 
     def generate(
         self,
-        texts: Sequence[Row],
+        texts: Iterable[Row],
         max_new_tokens: int | None = None,
         on_progress: Progress | None = None,
         *,
@@ -168,7 +170,7 @@ class Predictor:
         chosen = turned(self.adapter, strengths, len(encoded)).get("adapter")
         return self.answers(encoded, limit, on_progress, chosen)
 
-    def encode(self, texts: Sequence[Row], max_new_tokens: int | None = None) -> tuple[list[Example], list[Encoded]]:
+    def encode(self, texts: Iterable[Row], max_new_tokens: int | None = None) -> tuple[list[Example], list[Encoded]]:
         """Return texts as examples and as token ids, without labels.
 
         Args:
@@ -181,11 +183,13 @@ class Predictor:
 
     def evaluate(
         self,
-        table: Table | str | Path | Sequence[Any],
+        table: Table | str | Path | TableFile | Iterable[Any],
         *,
         text: str | None = None,
         label: str | None = None,
         skip_bad_rows: bool = False,
+        delimiter: str | None = None,
+        quotes: bool | None = None,
         on_progress: Progress | None = None,
     ) -> Metrics:
         """Return how good the adapter is on a table with labels.
@@ -195,6 +199,8 @@ class Predictor:
             text: Text column; by default the one trained on, if the table has it.
             label: Label column; by default the one trained on, if the table has it.
             skip_bad_rows: Leave bad rows, and rows with an unknown label, out.
+            delimiter: As for `read_table`.
+            quotes: Likewise.
             on_progress: Told the number of rows done, and of all.
 
         Returns:
@@ -205,9 +211,10 @@ class Predictor:
             TableError: For bad rows and unknown labels, all of them at once.
         """
         if not isinstance(table, Table):
-            own = choose_columns_of(table, {"text": self.encoding.text_column, "label": self.encoding.label_column})
+            source = as_read(table, delimiter, quotes)
+            own = choose_columns_of(source, {"text": self.encoding.text_column, "label": self.encoding.label_column})
             table = read_table(
-                table,
+                source,
                 text=text or own["text"],
                 label=label or own["label"],
                 known_labels=self.labels or None,

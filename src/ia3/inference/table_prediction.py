@@ -16,6 +16,7 @@ from typing import Any
 
 from ia3.data.examples import Example, Fault, quote
 from ia3.data.sources import is_rereadable, open_source
+from ia3.data.table_files import TableFile, as_read
 from ia3.data.tables import SHOWN_FAULTS, TableStream, stream_table
 from ia3.data.templates import check_prompt
 from ia3.errors import TableError
@@ -30,13 +31,15 @@ WINDOW_ROWS = 4096  # sorted by length and predicted together
 
 def predict_table(
     predictor: Predictor,
-    source: str | Path | Iterable[Any],
+    source: str | Path | TableFile | Iterable[Any],
     output: str | Path,
     *,
     text: str | None = None,
     adapter_column: str | None = None,
     strength: float | None = None,
     skip_bad_rows: bool = False,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
     overwrite: bool = False,
     on_progress: Progress | None = None,
     window_rows: int = WINDOW_ROWS,
@@ -60,6 +63,8 @@ def predict_table(
         strength: How much of its adapter each row gets, whichever that is; see `Predictor.classify`. Left out, the
             predictor's own, and all of any other adapter.
         skip_bad_rows: Leave bad rows out instead of stopping; a row that is left out is not in the output.
+        delimiter: As for `read_table`.
+        quotes: Likewise.
         overwrite: Whether a file of this name is replaced.
         on_progress: Told the number of rows done, and of all (None for rows in memory that can be read only once).
         window_rows: Rows that are in memory at once.
@@ -73,6 +78,7 @@ def predict_table(
         TemplateError: If the adapter's template needs a column that the table does not have.
     """
     check_output(output, overwrite=overwrite)
+    source = as_read(source, delimiter, quotes)
     own = choose_columns_of(source, {"text": predictor.encoding.text_column})
     # rows of other adapters need not bring choices; those that need them are read when they are answered
     choices = predictor.encoding.choices_column if adapter_column is None else None
@@ -98,7 +104,9 @@ def predict_table(
     return PredictSummary(str(output), done, len({fault.origin for fault in survey.faults}), shown, labels)
 
 
-def _survey(source: str | Path | Iterable[Any], text: str | None, choices: str | None, skip_bad_rows: bool) -> _Survey:
+def _survey(
+    source: str | Path | TableFile | Iterable[Any], text: str | None, choices: str | None, skip_bad_rows: bool
+) -> _Survey:
     """Read the table once without running anything; rows that can be read only once are not looked at."""
     faults: list[Fault] = []
     named: dict[str, Any] = {"text": text, "choices": choices}

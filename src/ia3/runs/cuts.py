@@ -28,7 +28,10 @@ from ia3.runs.watch import Say
 from ia3.runs.wording import Words, encode_worded, read_words, settled_words
 from ia3.training.settings import Settings, settings_for
 
-_WORDS = ("text", "label", "choices", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates")
+_WORDS = (
+    "text", "label", "choices", "template", "answers", "max_length", "skip_bad_rows", "drop_duplicates", "delimiter",
+    "quotes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ def read_whole(
     max_length: int | None = None,
     skip_bad_rows: bool = False,
     drop_duplicates: bool = False,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
 ) -> Whole:
     """Read a table, with the options of `train_adapter`, and load the base; what was decided is said.
 
@@ -156,6 +161,8 @@ def read_whole(
         max_length: Most tokens of an example.
         skip_bad_rows: Leave bad rows out.
         drop_duplicates: Leave eval rows out whose text is trained on.
+        delimiter: What stands between the values of CSV and TSV files; by default that of their suffix.
+        quotes: Whether `"` stands around values there; False takes quotes as characters and every line as a row.
     """
     words = read_words(template)
     has_start = is_named(start)
@@ -171,6 +178,8 @@ def read_whole(
         kind=kind,
         skip_bad_rows=skip_bad_rows,
         drop_duplicates=drop_duplicates,
+        delimiter=delimiter,
+        quotes=quotes,
     )
     check_answers(rows, kind)
     check_weights(rows, settings)

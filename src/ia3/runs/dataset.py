@@ -19,6 +19,7 @@ from ia3.data.examples import Table
 from ia3.data.labels import label_set
 from ia3.data.splits import split_table
 from ia3.data.statistics import TableReport, describe_table
+from ia3.data.table_files import TableFile, as_read
 from ia3.data.tables import read_table
 from ia3.data.template_sets import TemplateLike, templates_of
 from ia3.data.templates import check_template, default_template
@@ -74,6 +75,8 @@ def read_rows(
     labels: Sequence[str] | None = None,
     skip_bad_rows: bool = False,
     drop_duplicates: bool = False,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
     seed: int = 0,
 ) -> Rows:
     """Read the table (and the eval table), find the label set and hold rows out.
@@ -90,6 +93,8 @@ def read_rows(
         labels: The closed label set, where it is known already; empty for free text.
         skip_bad_rows: Leave bad rows out instead of stopping.
         drop_duplicates: Leave eval rows out whose text is trained on, instead of telling which they are.
+        delimiter: As for `read_table`; also of the eval table, if it is a file that has one.
+        quotes: Likewise.
         seed: Decides the split.
 
     Raises:
@@ -97,6 +102,8 @@ def read_rows(
         SettingsError: For a fraction outside its range.
     """
     is_read = isinstance(source, Table)
+    source = source if is_read else as_read(source, delimiter, quotes)
+    eval_source = as_read(eval_source, delimiter, quotes, is_one_of_several=True)
     options: dict[str, Any] = {"choices": choices, "skip_bad_rows": skip_bad_rows}
     table = source if is_read else read_table(source, text=text, label=label, **options)
     if labels is None:
@@ -231,7 +238,7 @@ def data_name(source: Any, part: str = "") -> str:
         source: What was read, or a table.
         part: What a table that was read already is called beside others of its file.
     """
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | TableFile):
         return Path(source).name if Path(source).exists() else str(source)
     if isinstance(source, Table) and source.examples:
         return f"{Path(source.examples[0].origin.file).name}{f' ({part})' if part else ''}"

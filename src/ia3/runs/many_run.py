@@ -62,6 +62,8 @@ def train_tasks(
     precision: str = "float",
     skip_bad_rows: bool = False,
     drop_duplicates: bool = False,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
     sampling: str = "equal",
     temperature: float = 2.0,
     batches: str = "mixed",
@@ -97,6 +99,8 @@ def train_tasks(
         precision: `float`, or `int8` for the weights of its blocks. A loaded one has its own.
         skip_bad_rows: Leave bad rows out, listed in the record, instead of stopping.
         drop_duplicates: Leave eval rows out whose text is trained on.
+        delimiter: What stands between the values of CSV and TSV files; by default that of their suffix.
+        quotes: Whether `"` stands around values there; False takes quotes as characters and every line as a row.
         sampling: How often a task has its turn: `equal`, `proportional` to its steps, or by `temperature`.
         temperature: With `temperature`: 1 is proportional, the higher the more equal.
         batches: `mixed`, or `apart` for one task each: slower, in the same bits as training alone with
@@ -141,7 +145,7 @@ def train_tasks(
     read_starts(starts)  # before the base, which takes longer
     shared: dict[str, Any] = {"text": text, "label": label, "choices": choices, "eval_fraction": eval_fraction}
     shared |= {"template": template, "answers": answers, "max_length": max_length}
-    filled = [filled_spec(spec, shared) for spec in specs]
+    filled = [filled_spec(spec, shared).as_read(delimiter, quotes) for spec in specs]
     has_start = [begun is not None or shared_steps > 0 for begun in starts]
     given = [{**settings, **spec.settings} for spec in filled]
     each = [settings_for(kind, has_start=begins, **own) for begins, own in zip(has_start, given, strict=True)]
@@ -212,7 +216,7 @@ def train_by_column(
     say = options.get("say", lambda sentence: None)
     placed = {name: options[name] for name in ("dtype", "device", "precision") if name in options}
     kind = kind_of_base(base, Placement(**placed), say)
-    names = ("text", "label", "choices", "answers", "skip_bad_rows")
+    names = ("text", "label", "choices", "answers", "skip_bad_rows", "delimiter", "quotes")
     given = {name: options[name] for name in names if name in options}
     specs, notes = tasks_by_column(source, column, eval_source=options.pop("eval_source", None), kind=kind, **given)
     for note in notes:

@@ -205,6 +205,8 @@ def sweep(
     precision: str = "float",
     skip_bad_rows: bool = False,
     drop_duplicates: bool = False,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
     batches: str = "mixed",
     resume: bool = False,
     overwrite: bool = False,
@@ -236,6 +238,8 @@ def sweep(
         precision: `float`, or `int8` for the weights of its blocks.
         skip_bad_rows: Leave bad rows out.
         drop_duplicates: Leave eval rows out whose text is trained on.
+        delimiter: What stands between the values of CSV and TSV files; by default that of their suffix.
+        quotes: Whether `"` stands around values there; False takes quotes as characters and every line as a row.
         batches: `mixed`, or `apart` for one run each.
         resume: Go on from the folder's last checkpoint.
         overwrite: Replace the run in the folder.
@@ -272,6 +276,8 @@ def sweep(
         kind=kind,
         skip_bad_rows=skip_bad_rows,
         drop_duplicates=drop_duplicates,
+        delimiter=delimiter,
+        quotes=quotes,
     )
     check_answers(rows, kind)
     for own in each:

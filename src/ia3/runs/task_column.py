@@ -11,6 +11,7 @@ from typing import Any
 
 from ia3.bases.kinds import Kind
 from ia3.data.examples import Table, choose_examples, quote
+from ia3.data.table_files import as_read
 from ia3.data.tables import read_table
 from ia3.errors import TableError, near_matches
 from ia3.runs.dataset import Answers, closed_labels
@@ -30,6 +31,8 @@ def tasks_by_column(
     answers: Answers = "auto",
     kind: Kind | None = None,
     skip_bad_rows: bool = False,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
 ) -> tuple[list[TaskSpec], tuple[str, ...]]:
     """Return a task for each value of a column, in the order in which they occur, and what was decided in words.
 
@@ -43,11 +46,15 @@ def tasks_by_column(
         answers: Whether the labels are a closed set, free text, or to be found out.
         kind: Of the base, if known.
         skip_bad_rows: Leave bad rows out instead of stopping.
+        delimiter: As for `read_table`, of both tables.
+        quotes: Likewise.
 
     Raises:
         TableError: If the table has no such column, or a row has no value there.
         SettingsError: For values that can be no folder's name, all of them at once.
     """
+    source = as_read(source, delimiter, quotes)
+    eval_source = as_read(eval_source, delimiter, quotes, is_one_of_several=True)
     table = read_table(source, text=text, label=label, choices=choices, skip_bad_rows=skip_bad_rows)
     labels, note = closed_labels(table, answers, kind)
     groups = _groups(table, column)

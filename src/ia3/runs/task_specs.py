@@ -14,6 +14,7 @@ from typing import Any
 
 from ia3.data.examples import quote
 from ia3.data.sources import is_rereadable
+from ia3.data.table_files import TableFile, as_read
 from ia3.errors import SettingsError, near_matches
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
 from ia3.runs.packaged_starts import AUTO, NONE, start_names
@@ -23,11 +24,11 @@ from ia3.training.loop import OF_THE_RUN
 from ia3.training.settings import Settings
 
 KEYS = (
-    "name", "table", "text", "label", "choices", "eval", "eval_fraction", "template", "templates", "answers",
-    "max_length", "start", "settings",
+    "name", "table", "delimiter", "quotes", "text", "label", "choices", "eval", "eval_fraction", "template",
+    "templates", "answers", "max_length", "start", "settings",
 )  # fmt: skip
 # keys whose values are text
-TEXTS = ("name", "table", "text", "label", "choices", "eval", "template", "templates", "start")
+TEXTS = ("name", "table", "delimiter", "text", "label", "choices", "eval", "template", "templates", "start")
 _PLAIN = ("name", "text", "label", "choices")
 _ANSWERS = ("auto", "labels", "text")
 _SHOWN = 20  # faults
@@ -43,7 +44,7 @@ class TaskSpec:
 
     Attributes:
         name: Of its adapter and its folder.
-        table: What `read_table` reads, or a table.
+        table: What `read_table` reads, or a table; as plain values `delimiter` and `quotes` say how a file is read.
         text: Text column; found by its name if left out.
         label: Label column; likewise.
         choices: Column with each row's own choices, where there is no one label set; None for that of the run.
@@ -73,6 +74,13 @@ class TaskSpec:
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     labels: tuple[str, ...] | None = None
     origin: str = ""
+
+    def as_read(self, delimiter: str | None, quotes: bool | None) -> TaskSpec:
+        """Return the task with its files read so, where it does not say itself how, and where they have delimiters."""
+        table, held_out = (
+            as_read(source, delimiter, quotes, is_one_of_several=True) for source in (self.table, self.eval)
+        )
+        return replace(self, table=table, eval=held_out)
 
 
 @dataclass(frozen=True)
@@ -236,6 +244,7 @@ def _value_faults(found: Found) -> list[str]:
     share = values.get("eval_fraction")
     if share is not None and not (type(share) in (int, float) and 0 <= share < 1):
         faults.append(f"{found.at('eval_fraction')}: eval_fraction is {share!r}, expected a share in [0, 1)")
+    faults += _reading_faults(found)
     length = values.get("max_length")
     if length is not None and not (type(length) is int and length > 0):
         faults.append(f"{found.at('max_length')}: max_length is {length!r}, expected a whole number of at least 1")
@@ -243,6 +252,21 @@ def _value_faults(found: Found) -> list[str]:
     if settings is not None and not isinstance(settings, Mapping):
         return [*faults, f"{found.at('settings')}: settings is {settings!r}, expected names with values"]
     return faults + _settings_faults(found, settings or {})
+
+
+def _reading_faults(found: Found) -> list[str]:
+    """Return what is wrong with how the table is to be read."""
+    table, delimiter, quotes = (found.values.get(key) for key in ("table", "delimiter", "quotes"))
+    faults = []
+    if quotes is not None and not isinstance(quotes, bool):
+        faults.append(f"{found.at('quotes')}: quotes is {quotes!r}, expected true or false")
+        quotes = None
+    key = "quotes" if delimiter is None else "delimiter"
+    try:
+        as_read(table, delimiter, quotes)
+    except SettingsError as error:
+        faults.append(f"{found.at(key)}: {str(error).removeprefix('Reading a table: ').removesuffix('.')}")
+    return faults
 
 
 def _settings_faults(found: Found, settings: Mapping[Any, Any]) -> list[str]:
@@ -267,6 +291,8 @@ def _table_fault(table: Any, folder: Path | None) -> str:
     """Return why there is no such table, "" if there may be."""
     if table is None:
         return ""
+    if isinstance(table, TableFile):
+        table = table.path
     if not isinstance(table, str | Path):  # rows in memory; a file names files
         is_rows = folder is None and (is_rereadable(table) or hasattr(table, "examples"))
         return "" if is_rows else f"is {table!r}, expected the name of a file"
@@ -292,6 +318,7 @@ def _spec(found: Found, folder: Path | None) -> TaskSpec:
     values = {key: value for key, value in found.values.items() if value is not None}
     own: dict[str, Any] = {key: values[key] for key in KEYS if key in values and key != "templates"}
     own |= {"name": _name(found), "table": placed(values["table"], folder), "origin": found.origin}
+    reading = own.pop("delimiter", None), own.pop("quotes", None)
     own["template"] = templates_in(values, folder) or None
     if "start" in values:
         whole = placed(values["start"], folder)
@@ -299,4 +326,4 @@ def _spec(found: Found, folder: Path | None) -> TaskSpec:
         own["start"] = values["start"] if is_ours or values["start"] in (AUTO, NONE) else whole
     if "eval" in values:
         own["eval"] = placed(values["eval"], folder)
-    return TaskSpec(**own)
+    return TaskSpec(**own).as_read(*reading)

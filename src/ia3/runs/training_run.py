@@ -77,6 +77,8 @@ def train_adapter(
     precision: str = "float",
     skip_bad_rows: bool = False,
     drop_duplicates: bool = False,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
     start: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -108,6 +110,8 @@ def train_adapter(
         precision: `float`, or `int8` for the weights of the base's blocks. A loaded base has its own.
         skip_bad_rows: Leave bad rows out, listed in the record, instead of stopping.
         drop_duplicates: Leave rows of `eval_source` out whose text is trained on, instead of telling which they are.
+        delimiter: What stands between the values of CSV and TSV files; by default that of their suffix.
+        quotes: Whether `"` stands around values there; False takes quotes as characters and every line as a row.
         start: Folder or hub id of an adapter of the same base whose numbers are begun with in place of ones; the head's
             only where it has the same labels. `auto` chooses one of those that come with the project, as the recipe
             for few rows does where nothing is given; `none` begins with ones.
@@ -147,6 +151,8 @@ def train_adapter(
         kind=kind,
         skip_bad_rows=skip_bad_rows,
         drop_duplicates=drop_duplicates,
+        delimiter=delimiter,
+        quotes=quotes,
     )
     check_answers(rows, kind)
     check_weights(rows, chosen)
