@@ -51,6 +51,23 @@ def test_a_hub_data_set_is_read_with_class_names_as_labels(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    ("source", "name", "revision", "split"),
+    [
+        ("user/set@v1", "user/set", "v1", "train"),
+        ("user/set@refs/pr/1:test", "user/set", "refs/pr/1", "test"),
+        ("imdb@0a1b2c3:train[:10%]", "imdb", "0a1b2c3", "train[:10%]"),
+    ],
+)
+def test_a_revision_follows_an_at_sign(
+    monkeypatch: pytest.MonkeyPatch, source: str, name: str, revision: str, split: str
+) -> None:
+    calls = _serve(monkeypatch, _Rows([{"text": "a", "label": 1}]))
+    table = read_table(source)
+    assert calls == [{"name": name, "split": split, "streaming": True, "revision": revision}]
+    assert table.notes[0] == f"rows: split '{split}' of the hub data set '{name}@{revision}'"
+
+
+@pytest.mark.parametrize(
     ("source", "name", "split"), [("user/set:test", "user/set", "test"), ("imdb:train", "imdb", "train")]
 )
 def test_the_split_follows_a_colon(monkeypatch: pytest.MonkeyPatch, source: str, name: str, split: str) -> None:

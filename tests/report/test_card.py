@@ -215,6 +215,13 @@ def test_the_python_lines_are_python_and_load_the_kind_of_base(kind: Any, name: 
     assert ('AutoTokenizer.from_pretrained("org/base")' in code) == (hub is not None)
 
 
+def test_a_revision_of_the_base_stands_in_words_and_in_the_python_lines() -> None:
+    card = write_card(replace(FACTS, base_hub_id="org/base", base_revision="refs/pr/1"))
+    assert front_of(card)["base_model"] == "org/base"
+    assert "[org/base](https://huggingface.co/org/base) at revision `refs/pr/1`" in card
+    assert 'AutoTokenizer.from_pretrained("org/base", revision="refs/pr/1")' in code_of(card, "python")[0]
+
+
 def test_an_encoder_is_not_asked_to_generate() -> None:
     assert "ia3 generate" in write_card(FACTS)
     assert "generate" not in write_card(replace(FACTS, kind="encoder"))

@@ -16,8 +16,17 @@ from torch import Tensor
 from ia3.adapters.config import AdapterConfig, kind_of_task
 from ia3.adapters.layout import lay_out
 from ia3.bases.kinds import Kind
+from ia3.bases.revisions import address_in
 from ia3.core.sites import Plan, Site
 from ia3.errors import AdapterError
+
+
+def told_of_base(config: AdapterConfig, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record says of the base, and at least the name and the revision that PEFT's config says."""
+    base = record.get("base") or {}
+    name, named = base.get("name"), config.base_model_name_or_path
+    revision = base.get("revision") or (config.revision if name in (None, named) else None)
+    return {**base, "name": name or named} | ({"revision": revision} if revision else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +64,13 @@ class Adapter:
 
     @property
     def base_name(self) -> str | None:
-        """Hub id or folder of the base it was trained on, if known."""
-        named = self.record.get("base", {}).get("name")
-        return named or self.config.base_model_name_or_path
+        """Folder or hub id of the base it was trained on, with its revision (`NAME@REVISION`), if known."""
+        return address_in(told_of_base(self.config, self.record))
+
+    @property
+    def base_facts(self) -> dict[str, Any]:
+        """What is known of the base: the record's word, else that of PEFT's config."""
+        return told_of_base(self.config, self.record) | {"kind": self.kind}
 
     @property
     def kind(self) -> Kind | None:

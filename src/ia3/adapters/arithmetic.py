@@ -35,6 +35,7 @@ from ia3.adapters.task_vectors import (
     multiply_rows,
     scale_row,
 )
+from ia3.bases.revisions import differ
 from ia3.core.sites import Plan
 from ia3.errors import AdapterError, SettingsError
 
@@ -306,6 +307,16 @@ def _check_bases(adapters: Mapping[str, Adapter]) -> None:
                 f"{other.base_name or 'one without a name'!r} (fingerprint {short(expected)}), {name!r} on "
                 f"{adapter.base_name or 'one without a name'!r} (fingerprint {short(print_)}). Leave one of them out."
             )
+    seen: dict[Any, tuple[str, Adapter]] = {}  # by the name of the base, those that say a revision and no fingerprint
+    for name, adapter, print_ in known:
+        facts = adapter.base_facts
+        if not print_ and facts.get("revision"):
+            first, other = seen.setdefault(facts["name"], (name, adapter))
+            if differ(facts, other.base_facts):
+                raise AdapterError(
+                    f"Combining adapters {first!r} and {name!r}: they were trained on different bases, {first!r} on "
+                    f"{other.base_name!r}, {name!r} on {adapter.base_name!r}. Leave one of them out."
+                )
     heads = {adapter.pooling: name for name, adapter in adapters.items() if adapter.head_modules}
     if len(heads) > 1:
         of = " and ".join(f"that of {name!r} reads {pooling!r}" for pooling, name in heads.items())
@@ -319,12 +330,15 @@ def _config(adapters: Sequence[Adapter], plan: Plan, modules_to_save: tuple[str,
     first = adapters[0].config
     if not same:
         first = replace(first, target_modules=None, feedforward_modules=None, exclude_modules=None)
-    tasks, revisions = {a.config.task_type for a in adapters}, {a.config.revision for a in adapters}
+    tasks = {a.config.task_type for a in adapters}
+    named = [a.config for a in adapters if a.config.base_model_name_or_path]
+    named.sort(key=lambda config: config.revision is None)  # of one base, perhaps one of them says the revision
+    base = named[0] if named else first
     return replace(
         same[0] if same else first,
-        base_model_name_or_path=next(filter(None, (a.config.base_model_name_or_path for a in adapters)), None),
+        base_model_name_or_path=base.base_model_name_or_path,
         modules_to_save=modules_to_save,
-        revision=revisions.pop() if len(revisions) == 1 else None,
+        revision=base.revision,
         task_type=tasks.pop() if len(tasks) == 1 else None,
         inference_mode=True,
     )

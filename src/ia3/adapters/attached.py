@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ia3.adapters.adapter import Adapter
+from ia3.adapters.adapter import Adapter, told_of_base
 from ia3.adapters.atomic import replace_files
 from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model
 from ia3.adapters.fitting import build_head, named_modules, plan_of
@@ -128,9 +128,7 @@ def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = F
 
 def record_on_model(config: AdapterConfig, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a bank knows of an adapter: its record, and of its base at least what PEFT's config says."""
-    base = record.get("base") or {}
-    known = {"name": base.get("name") or config.base_model_name_or_path}
-    return {**record, "base": known | ({"revision": config.revision} if config.revision else {}) | base}
+    return {**record, "base": told_of_base(config, record)}
 
 
 def adapter_of(attachment: Attachment, name: str | int, state: Mapping[str, Tensor] | None = None) -> Adapter:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ia3.bases.kinds import Kind
+from ia3.bases.revisions import at_revision
 from ia3.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
@@ -167,7 +168,9 @@ class AdapterConfig:
     @property
     def base(self) -> str:
         """The base in words, for errors."""
-        return f"{self.base_model_name_or_path} ({CONFIG_FILE})" if self.base_model_name_or_path else "an unnamed base"
+        if not self.base_model_name_or_path:
+            return "an unnamed base"
+        return f"{at_revision(self.base_model_name_or_path, self.revision)} ({CONFIG_FILE})"
 
     def to_json(self) -> str:
         """Return the text of `adapter_config.json`, its fields in PEFT's order."""

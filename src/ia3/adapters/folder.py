@@ -34,6 +34,7 @@ from ia3.adapters.places import find_folder, find_stored
 from ia3.adapters.record import RECORD_FILE, read_record, write_record
 from ia3.adapters.store import Store
 from ia3.adapters.targets import full_targets, is_feedforward, is_target
+from ia3.bases.revisions import address_of, is_at_another
 from ia3.core.sites import Site
 from ia3.errors import AdapterError
 
@@ -81,12 +82,14 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, extra_files: Mapping[s
     return path
 
 
-def load_adapter(folder: str | Path, model: nn.Module | None = None) -> Adapter:
+def load_adapter(folder: str | Path, model: nn.Module | None = None, *, revision: str | None = None) -> Adapter:
     """Return the adapter in a folder of ours or of PEFT's, or in a packed store.
 
     Args:
-        folder: A folder, an id on the hub (`owner/name`), or `STORE:NAME` for one in a packed store.
+        folder: A folder, an id on the hub (`owner/name`, `owner/name/folder`, either with `@REVISION` behind it), or
+            `STORE:NAME` for one in a packed store.
         model: The model it is for, with or without a bank; checked if given.
+        revision: Of an id on the hub, where it is not spelled in the name.
 
     Returns:
         The adapter. `adapter.row(plan)` lays it out for a plan.
@@ -94,10 +97,10 @@ def load_adapter(folder: str | Path, model: nn.Module | None = None) -> Adapter:
     Raises:
         AdapterError: If there is no adapter, it is incomplete or broken, or it is one of another base than `model`.
     """
-    stored = find_stored(folder)
+    stored = None if revision is not None else find_stored(folder)
     if stored is not None:
         return _load_stored(*stored, model)
-    path = find_folder(folder)
+    path = find_folder(folder, revision=revision)
     files = _read_files(path)
     where = str(path / files.weights_name)
     config = read_config(files.config, str(path / CONFIG_FILE))
@@ -280,11 +283,15 @@ def _check_base(adapter: Adapter, model: nn.Module, doing: str) -> None:
     """Raise if the record says that the adapter was trained on another base."""
     differ = _fingerprints(adapter, model)
     if differ is not None:
-        name = getattr(model, "name_or_path", None) or type(model).__name__
         raise AdapterError(
             f"{doing}: it was trained on base {adapter.base_name or 'without a name'!r} (fingerprint "
-            f"{short(differ[0])}), this model is {name!r} (fingerprint {short(differ[1])}). Load it on that base, or "
-            "train again on this one."
+            f"{short(differ[0])}), this model is {address_of(model)!r} (fingerprint {short(differ[1])}). Load it on "
+            "that base, or train again on this one."
+        )
+    if not adapter.base_facts.get("fingerprint") and is_at_another(adapter.base_facts, model):
+        raise AdapterError(
+            f"{doing}: it was trained on base {adapter.base_name!r}, this model is {address_of(model)!r}. Load it on "
+            "that base, or train again on this one."
         )
 
 

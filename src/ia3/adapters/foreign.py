@@ -268,6 +268,7 @@ def _config(adapter: Adapter, model: nn.Module, modules: Mapping[str, nn.Module]
         fan_in_fan_out=any(type(modules[module]).__name__ == "Conv1D" for module in (*outputs, *inputs)),
         feedforward_modules=feedforward,
         modules_to_save=adapter.head_modules or None,
+        revision=adapter.record["base"].get("revision"),
         target_modules=targets,
         task_type=TASK_TYPES[kind] if kind else None,
     )

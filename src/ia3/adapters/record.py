@@ -20,6 +20,7 @@ from ia3.adapters.config import kind_of_model, read_object
 from ia3.adapters.identity import fingerprint
 from ia3.bases.pooling import pooling_of
 from ia3.bases.precision import precision_of
+from ia3.bases.revisions import revision_of, split_revision
 from ia3.core.sites import Channels, Site
 from ia3.errors import AdapterError
 
@@ -71,14 +72,21 @@ def describe_base(
 ) -> dict[str, Any]:
     """Return what a record says of a base: name, fingerprint, kind, class, precision, pooling, and its heads.
 
+    A base of the hub at a revision has that as well.
+
     Args:
         model: The base, with or without a bank.
-        name: Hub id or folder; left out, what the model was loaded from.
+        name: Hub id, perhaps `NAME@REVISION`, or folder; left out, what the model was loaded from.
         head_modules: Paths of modules that the base's checkpoint does not have.
         state: Whole parameters that are already there, by name; of a sharded model.
     """
+    own = getattr(model, "name_or_path", None) or None
+    called, revision = split_revision(name) if name else (own, None)
+    if called == own:
+        revision = revision_of(model) or revision
     return {
-        "name": name or getattr(model, "name_or_path", None) or None,
+        "name": called,
+        **({"revision": revision} if revision else {}),
         "fingerprint": fingerprint(model, head_modules, state),
         "kind": kind_of_model(model),
         "class": type(model).__name__,
@@ -177,7 +185,7 @@ def _check_types(record: Mapping[str, Any]) -> None:
         if not isinstance(record.get(name), kind | None):
             raise ValueError(f"{name!r} is {type(record[name]).__name__}, expected {kind.__name__} or null")
     base = record.get("base") or {}
-    for name in ("name", "fingerprint", "kind"):
+    for name in ("name", "revision", "fingerprint", "kind"):
         if not isinstance(base.get(name), str | None):
             raise ValueError(f"'base.{name}' is {type(base[name]).__name__}, expected text or null")
 

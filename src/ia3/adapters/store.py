@@ -40,6 +40,7 @@ from ia3.adapters.store_writing import (
     remove_adapters,
     rename_adapter,
 )
+from ia3.bases.revisions import address_of, is_at_another
 from ia3.core.sites import Plan
 from ia3.errors import AdapterError
 
@@ -273,12 +274,11 @@ class Store:
         Raises:
             AdapterError: Naming both.
         """
-        known = self.base
-        if known.get("fingerprint") is None:
-            return
-        got = fingerprint(model, known.get("head_modules") or ())
-        if got != known["fingerprint"]:
-            given = {"name": getattr(model, "name_or_path", None) or type(model).__name__, "fingerprint": got}
+        known, got = self.base, None
+        if known.get("fingerprint"):
+            got = fingerprint(model, known.get("head_modules") or ())
+        if got != known["fingerprint"] if got else is_at_another(known, model):
+            given = {"name": address_of(model), "fingerprint": got}
             raise AdapterError(
                 f"{doing}: {self.path} holds adapters of base {told_base(known)}, this model is {told_base(given)}. "
                 "Load them on that base."

@@ -17,6 +17,7 @@ from ia3.adapters.identity import short
 from ia3.adapters.store_index import name_fault
 from ia3.adapters.store_records import Parts, find_misfit, pack_adapter, pack_description
 from ia3.adapters.store_writing import Writer
+from ia3.bases.revisions import address_in, differ
 from ia3.core.sites import Plan
 from ia3.errors import AdapterError
 
@@ -67,7 +68,8 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def told_base(base: Mapping[str, Any]) -> str:
     """Return a base in words."""
-    return f"{base.get('name') or 'without a name'!r} (fingerprint {short(base['fingerprint'])})"
+    print_ = base.get("fingerprint")
+    return f"{address_in(base) or 'without a name'!r} (fingerprint {short(print_) if print_ else 'not known'})"
 
 
 def _told(doing: str, faults: Sequence[str]) -> str:
@@ -96,9 +98,9 @@ class Additions:
         Raises:
             AdapterError: If it is of another base, does not fit the plan, or cannot be written.
         """
-        own = adapter.record.get("base") or {}
+        own = adapter.base_facts
         is_known = bool(own.get("fingerprint") and self.base.get("fingerprint"))
-        if is_known and own["fingerprint"] != self.base["fingerprint"]:
+        if own["fingerprint"] != self.base["fingerprint"] if is_known else differ(own, self.base):
             raise AdapterError(
                 f"it was trained on base {told_base(own)}, the store holds adapters of base {told_base(self.base)}. "
                 "Pack it into a store of its own."
@@ -137,7 +139,7 @@ class Additions:
 
     def _learn_base(self, adapter: Adapter) -> None:
         own = adapter.record.get("base") or {}
-        known = {"name": adapter.base_name, "kind": adapter.kind} | own
+        known = adapter.base_facts
         is_better = own.get("fingerprint") or (known["name"] and not self.base)
         if is_better and not self.base.get("fingerprint"):
             self.base = known

@@ -16,6 +16,7 @@ from transformers import __version__ as transformers_version
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ia3.bases.quiet import quiet
+from ia3.bases.revisions import at_revision
 from ia3.errors import BaseError, near_matches
 
 _ADAPTER, _CONFIG = "adapter_config.json", "config.json"
@@ -182,6 +183,7 @@ def _bad_config(file: Path, model_type: str, name: str, error: Exception) -> Bas
 def _is_an_adapter(folder: Path, name: str) -> BaseError:
     raw = _read_json(folder / _ADAPTER, name)
     base = raw.get("base_model_name_or_path")
+    base = at_revision(base, raw.get("revision")) if isinstance(base, str) else None
     return BaseError(
         f"Loading base {name!r}: {folder} holds an adapter ({raw.get('peft_type', 'of unknown type')}), not a base. "
         + (f"It was made on {base!r}; give that one." if base else "Its base is not named in it; give the base.")

@@ -20,26 +20,33 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from ia3.bases.cache import Say
 from ia3.bases.named import find_by_hub_id, named_base_names
+from ia3.bases.revisions import CachedRepository, at_revision
 from ia3.errors import BaseError
 
 _TEXT_FILES = (".json", ".txt", ".model", ".spm", ".jinja")
 
 
-def fetch_config(hub_id: str) -> Path:
+def fetch_config(hub_id: str, revision: str | None = None) -> Path:
     """Return the folder in the hub's cache that holds a model's config, fetched if it is not there.
 
+    Args:
+        hub_id: The model.
+        revision: A branch, a tag, a pull request or a commit; left out, main.
+
     Raises:
-        BaseError: If there is no such model, or the hub is needed and cannot be asked.
+        BaseError: If there is no such model or revision, or the hub is needed and cannot be asked.
     """
-    with _patient(), _explained(hub_id):
-        return Path(hf_hub_download(hub_id, "config.json", local_files_only=not can_ask_hub())).parent
+    with _patient(), _explained(hub_id, revision):
+        is_local = not can_ask_hub()
+        return Path(hf_hub_download(hub_id, "config.json", revision=revision, local_files_only=is_local)).parent
 
 
-def fetch_model(hub_id: str, say: Say) -> Path:
+def fetch_model(hub_id: str, say: Say, revision: str | None = None) -> Path:
     """Return the folder in the hub's cache that holds a model, its tokenizer and config, fetched if not there.
 
     Only the files that are read are fetched: of several formats the safetensors, and no sub-folders but the pooling's.
@@ -47,13 +54,13 @@ def fetch_model(hub_id: str, say: Say) -> Path:
     Raises:
         BaseError: As for `fetch_config`.
     """
-    folder = fetch_config(hub_id)
+    folder = fetch_config(hub_id, revision)
     if not can_ask_hub():
         return folder
-    with _patient(), _explained(hub_id):
+    with _patient(), _explained(hub_id, revision):
         wanted = wanted_files(HfApi().list_repo_files(hub_id, revision=folder.name))
         if any(not (folder / file).exists() for file in wanted):
-            say(f"fetching {hub_id} from the hub")
+            say(f"fetching {at_revision(hub_id, revision)} from the hub")
         return Path(snapshot_download(hub_id, revision=folder.name, allow_patterns=wanted))
 
 
@@ -96,47 +103,57 @@ def _patient() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(hub_id: str) -> Iterator[None]:
+def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
     """Turn the hub client's errors into one sentence each; the order goes from the special to the general."""
+    name = at_revision(hub_id, revision)
+    by_hand = f"hf download {hub_id}{'' if revision is None else f' --revision {revision}'} --local-dir DIR"
     try:
         yield
     except HFValidationError as error:
         raise BaseError(
-            f"Loading base {hub_id!r}: it is no local path, and not a hub id either, expected 'owner/name'."
+            f"Loading base {name!r}: it is no local path, and not a hub id either, expected 'owner/name'."
         ) from error
     except GatedRepoError as error:
         raise BaseError(
-            f"Loading base {hub_id!r}: the hub gives it only to those who accepted its terms. Accept them on "
+            f"Loading base {name!r}: the hub gives it only to those who accepted its terms. Accept them on "
             f"{constants.ENDPOINT}/{hub_id} and run 'hf auth login'{_or_named(hub_id)}."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise BaseError(
+            f"Loading base {name!r}: the hub has the model without a revision {revision!r}, expected a branch, a tag "
+            f"or a commit of {constants.ENDPOINT}/{hub_id}/commits/main."
         ) from error
     except RepositoryNotFoundError as error:
         raise BaseError(
-            f"Loading base {hub_id!r}: there is no such local path, and the hub has no such model, or only for those "
+            f"Loading base {name!r}: there is no such local path, and the hub has no such model, or only for those "
             f"who log in ('hf auth login')."
         ) from error
     except LocalEntryNotFoundError as error:
-        raise BaseError(no_hub_sentence(hub_id)) from error
+        raise BaseError(no_hub_sentence(hub_id, revision, by_hand)) from error
     except EntryNotFoundError as error:
         raise BaseError(
-            f"Loading base {hub_id!r}: the hub's model has no config.json; it is not a transformers model (an adapter "
+            f"Loading base {name!r}: the hub's model has no config.json; it is not a transformers model (an adapter "
             f"or a GGUF file, perhaps)."
         ) from error
     except Exception as error:  # of whichever HTTP library this release of the client uses
         raise BaseError(
-            f"Loading base {hub_id!r}: the hub answered with an error: {' '.join(str(error).split())[:200]}. Try "
-            f"again, or fetch it by hand: hf download {hub_id} --local-dir DIR, and give DIR."
+            f"Loading base {name!r}: the hub answered with an error: {' '.join(str(error).split())[:200]}. Try "
+            f"again, or fetch it by hand: {by_hand}, and give DIR."
         ) from error
 
 
-def no_hub_sentence(hub_id: str) -> str:
+def no_hub_sentence(hub_id: str, revision: str | None, by_hand: str) -> str:
     """Return what to do about a model that is not on this machine while the hub cannot be asked."""
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
     unset = "unset HF_HUB_OFFLINE, or " if constants.HF_HUB_OFFLINE else ""
     named = " and ".join(repr(name) for name in named_base_names())
     others = _or_named(hub_id) or f"; the named bases {named} need no hub"
+    doing = f"Loading base {at_revision(hub_id, revision)!r}"
+    if there := CachedRepository.read(hub_id).others(revision):
+        return f"{doing}: {reason}, and {there}; or {unset}run '{by_hand}' on a connected machine and give DIR."
     return (
-        f"Loading base {hub_id!r}: it is neither a local path nor in the hub's cache, and {reason}; {unset}run "
-        f"'hf download {hub_id} --local-dir DIR' on a connected machine and give DIR{others}."
+        f"{doing}: it is neither a local path nor in the hub's cache, and {reason}; {unset}run "
+        f"'{by_hand}' on a connected machine and give DIR{others}."
     )
 
 

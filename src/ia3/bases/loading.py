@@ -24,6 +24,7 @@ from ia3.bases.locating import Place, locate, say_on_stderr
 from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_mean
 from ia3.bases.precision import Precision, check_precision, to_int8
 from ia3.bases.quiet import quiet
+from ia3.bases.revisions import at_revision
 from ia3.errors import BaseError, SettingsError, near_matches
 
 _DTYPES = {
@@ -37,6 +38,7 @@ _DTYPES = {
 def load_base(
     name_or_path: str | Path,
     *,
+    revision: str | None = None,
     kind: Kind | None = None,
     labels: Sequence[str] | None = None,
     num_labels: int | None = None,
@@ -50,7 +52,9 @@ def load_base(
     """Return a frozen base, ready to be adapted.
 
     Args:
-        name_or_path: A local folder, a GGUF file, a named base (`minilm`, `gemma-3-270m`) or a hub id.
+        name_or_path: A local folder, a GGUF file, a named base (`minilm`, `gemma-3-270m`) or a hub id, with its
+            revision behind it if need be: `NAME@REVISION`.
+        revision: Of a hub id: a branch, a tag, a pull request or a commit; left out, what the name says, else main.
         kind: What it is used as; by default what its config says (`kind_of`).
         labels: For an encoder, the labels in the order of the head's outputs. A classifier in the checkpoint is kept
             if it was saved with these labels, else drawn anew.
@@ -83,14 +87,14 @@ def load_base(
     where = _resolve_device(device)
     number_type = _resolve_dtype(dtype, where, say)
     held = check_precision(precision, number_type, str(name_or_path))
-    place = locate(name_or_path, say)
-    config = read_config(place.folder, place.name)
-    check_weights(place.folder, place.name)
+    place = locate(name_or_path, say, revision=revision)
+    config = read_config(place.folder, place.address)
+    check_weights(place.folder, place.address)
     kind = kind or kind_of(config)
     _choose_pooling(config, pooling, kind, place)
-    auto = auto_class(config, kind, place.name)
+    auto = auto_class(config, kind, place.address)
     is_as_saved = kind != "encoder" or _set_labels(config, labels, num_labels)
-    tokenizer = load_tokenizer(place.folder, place.name)
+    tokenizer = load_tokenizer(place.folder, place.address)
     model, fresh = _read_model(auto, place, config, number_type)
     if not is_as_saved:
         fresh |= label_weights(config)
@@ -103,7 +107,8 @@ def load_base(
         say(f"base in int8: {saved.count} projections, {saved.bytes_saved / 1e6:,.0f} MB less")
     if getattr(model, "quantization_method", None) is None:  # a quantised model is already where it must be
         model.to(where)
-    return Base(model, tokenizer, kind, place.name, str(name_or_path), str(place.folder), heads, held)
+    given = place.address if place.is_on_hub else str(name_or_path)
+    return Base(model, tokenizer, kind, place.name, given, str(place.folder), heads, held, place.revision)
 
 
 def load_config(name_or_path: str | Path, say: Say = say_on_stderr) -> Any:
@@ -113,12 +118,12 @@ def load_config(name_or_path: str | Path, say: Say = say_on_stderr) -> Any:
         BaseError: If the base cannot be found or its config not be read.
     """
     place = locate(name_or_path, say, with_weights=False)
-    return read_config(place.folder, place.name)
+    return read_config(place.folder, place.address)
 
 
 def _choose_pooling(config: Any, pooling: str, kind: Kind, place: Place) -> None:
     """Write into the config what a head shall read."""
-    doing = f"Loading base {place.name!r}"
+    doing = f"Loading base {place.address!r}"
     if pooling not in POOLINGS:
         raise SettingsError(f"{doing}: pooling {pooling!r} is unknown.{near_matches(pooling, POOLINGS)}")
     if pooling == "mean" and kind != "encoder":
@@ -160,7 +165,7 @@ def _read_model(auto: Any, place: Place, config: Any, dtype: torch.dtype) -> tup
             )
     except Exception as error:  # torch, safetensors and transformers each have their own
         raise BaseError(
-            f"Loading base {place.name!r}: transformers cannot load the weights in {place.folder}: "
+            f"Loading base {place.address!r}: transformers cannot load the weights in {place.folder}: "
             f"{' '.join(str(error).split())[:300]}."
         ) from error
     return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
@@ -173,8 +178,8 @@ def _refuse_holes(model: Any, fresh: set[str], kind: Kind, place: Place) -> None
         total = len(model.state_dict())
         shown = ", ".join(repr(key) for key in holes[:3])
         raise BaseError(
-            f"Loading base {place.name!r} as {kind}: {len(holes)} of {total} weights are missing from {place.folder} "
-            f"or have another shape there, first {shown}; expected every weight"
+            f"Loading base {place.address!r} as {kind}: {len(holes)} of {total} weights are missing from "
+            f"{place.folder} or have another shape there, first {shown}; expected every weight"
             f"{' outside the head' if kind == 'encoder' else ''}. The checkpoint is damaged, or of another model or "
             f"kind."
         )
@@ -183,8 +188,7 @@ def _refuse_holes(model: Any, fresh: set[str], kind: Kind, place: Place) -> None
 def _settle(model: Any, tokenizer: Any, place: Place) -> None:
     """Freeze the model and mend what its config says wrongly about it."""
     model.eval().requires_grad_(False)
-    # PEFT writes this as base_model_name_or_path; for a named base the hub id, never a path in site-packages.
-    model.name_or_path = model.config.name_or_path = place.name
+    place.name_model(model)
     output, given = model.get_output_embeddings(), model.get_input_embeddings()
     if output is not None and output.weight is not given.weight:
         # transformers 5.23 forces the tie in the configs of T5, mT5, UMT5 and LongT5 and keeps a checkpoint's own head
@@ -205,7 +209,7 @@ def _give_pad_token(model: Any, tokenizer: Any, place: Place) -> None:
         stand_in = tokenizer.eos_token or tokenizer.unk_token
         if stand_in is None:
             raise BaseError(
-                f"Loading base {place.name!r}: its tokenizer has no pad, end or unknown token, expected one to pad "
+                f"Loading base {place.address!r}: its tokenizer has no pad, end or unknown token, expected one to pad "
                 f"batches with. Set tokenizer.pad_token and save it again in {place.folder}."
             )
         tokenizer.pad_token = stand_in
@@ -256,11 +260,12 @@ class Base:
         model: A transformers model in eval mode, no parameter requiring a gradient.
         tokenizer: Always with a pad token.
         kind: seq2seq, causal or encoder.
-        name: The hub id for named bases, else what was given.
-        given: What it was loaded by, and can be loaded by again.
+        name: The hub id, for named bases too, else the path.
+        given: What it was loaded by, and can be loaded by again; a hub id with its revision.
         folder: Where its files lie.
         head_modules: Paths of the modules that the checkpoint does not have.
         precision: Whether the weights of its blocks are as they were saved, or in int8; see `load_base`.
+        revision: Of the hub id; None is main, or a base that is not of the hub.
     """
 
     model: PreTrainedModel
@@ -271,6 +276,12 @@ class Base:
     folder: str
     head_modules: tuple[str, ...]
     precision: Precision = "float"
+    revision: str | None = None
+
+    @property
+    def address(self) -> str:
+        """The name with the revision, as people and `load_base` take it."""
+        return at_revision(self.name, self.revision)
 
     @property
     def pooling(self) -> Pooling:

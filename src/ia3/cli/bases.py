@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     missing = [(f"to install {s.base.name}:", s.install_command) for s in found if not s.is_installed]
     if missing:
         print_lines(["", *align_columns(missing)])
-    print_lines(["", "--base also takes a folder, a GGUF file or a hub id."])
+    print_lines(["", "--base also takes a folder, a GGUF file or a hub id, at a revision NAME@REVISION."])
     return 0
 
 

@@ -116,11 +116,13 @@ def load_adapters(folders: Sequence[str]) -> dict[str, Adapter]:
         SettingsError: If one is given twice.
     """
     from ia3.adapters.folder import load_adapter
+    from ia3.bases.revisions import at_revision, split_revision
 
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
     if twice is not None:
         raise SettingsError(f"Loading adapters: {twice!r} is given twice, expected each once. Give it more weight.")
-    short = [Path(folder).expanduser().resolve().name for folder in folders]
+    parts = [split_revision(str(Path(folder).expanduser())) for folder in folders]
+    short = [at_revision(Path(name).resolve().name, revision) for name, revision in parts]
     names = short if len(set(short)) == len(short) else list(folders)
     return {name: load_adapter(folder) for name, folder in zip(names, folders, strict=True)}
 

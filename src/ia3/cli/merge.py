@@ -51,13 +51,13 @@ def run(options: argparse.Namespace) -> int:
     write_folder(output, merged, base.tokenizer)
     files = {path.name: path.stat().st_size for path in sorted(output.iterdir())}
     if options.json:
-        found = {"adapter": options.adapter, "base": base.name, "output": str(output), "files": files}
+        found = {"adapter": options.adapter, "base": base.address, "output": str(output), "files": files}
         print_json({**found, "class": type(merged).__name__})
         return 0
     size = size_in_words(sum(files.values()))
     print_lines(
         [
-            f"{output}: {type(merged).__name__} of {base.name} with {options.adapter} merged in, {size}",
+            f"{output}: {type(merged).__name__} of {base.address} with {options.adapter} merged in, {size}",
             f"files: {', '.join(files)}",
         ]
     )

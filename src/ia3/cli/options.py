@@ -30,7 +30,8 @@ def add_adapter(parser: argparse.ArgumentParser, *, words: bool, required: bool 
         "--adapter",
         required=required,
         metavar="DIR",
-        help="Adapter folder that 'ia3 train' or PEFT has written, or STORE:NAME for one of a packed store.",
+        help="Adapter folder that 'ia3 train' or PEFT has written, a hub id (NAME@REVISION), or STORE:NAME for one of "
+        "a packed store.",
     )
     group.add_argument(
         "--strength",
@@ -85,7 +86,8 @@ def add_base(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--base",
         metavar="BASE",
-        help="Base of the adapter: folder, GGUF file, named base or hub id (default: the one its files name).",
+        help="Base of the adapter: folder, GGUF file, named base or hub id, at a revision NAME@REVISION (default: the "
+        "one its files name).",
     )
     add_placement(group)
 

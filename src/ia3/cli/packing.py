@@ -141,7 +141,7 @@ def find_folders(given: Sequence[str]) -> dict[str, Path]:
     Raises:
         AdapterError: If one is no adapter and holds none, or two have one name.
     """
-    from ia3.adapters.places import find_folder
+    from ia3.adapters.places import find_folder, name_of
 
     found: dict[str, Path] = {}
     for name in given:
@@ -149,7 +149,7 @@ def find_folders(given: Sequence[str]) -> dict[str, Path]:
         inner = [] if _is_adapter(path) or not path.is_dir() else sorted(p for p in path.iterdir() if _is_adapter(p))
         fetched = [] if inner else [find_folder(path if path.is_dir() else name)]
         for folder in inner or fetched:
-            called = folder.name if inner else path.resolve().name
+            called = folder.name if inner else name_of(path)
             if called in found and found[called].resolve() != folder.resolve():
                 raise AdapterError(
                     f"Packing {folder}: {found[called]} is called {called!r} as well, expected another name for each. "
@@ -235,8 +235,8 @@ class _Base:
         from ia3.core.sites import Plan
 
         if name is None:
-            known = {"name": first.base_name, "kind": first.kind} | (first.record.get("base") or {})
-            has_order = (first.record.get("base") or {}).get("fingerprint")  # tensors of PEFT's files come in any
+            known = first.base_facts
+            has_order = known.get("fingerprint")  # tensors of PEFT's files come in any
             sites = first.sites if has_order else tuple(sorted(first.sites, key=lambda site: site.name))
             return cls(Plan(sites, str(known.get("class") or "unknown"), "adapter"), known)
         from ia3.adapters.record import describe_base

@@ -28,7 +28,9 @@ _MAY_OWN_HEAD = ("t5", "mt5", "umt5", "longt5")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
-        "base", metavar="BASE", help="Folder (a config.json is enough), GGUF file, named base or hub id."
+        "base",
+        metavar="BASE",
+        help="Folder (a config.json is enough), GGUF file, named base or hub id (NAME@REVISION).",
     )
     group = parser.add_argument_group("targets, with PEFT's meaning (default: the paper's keys, values, feed-forward)")
     names = "names, matched at the end of a path, or one regular expression in quotes"

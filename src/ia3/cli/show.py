@@ -73,7 +73,7 @@ def describe_adapter(adapter: Adapter, folder: Path | None) -> dict[str, Any]:
     files = sorted(folder.iterdir()) if folder else []
     return {
         "folder": None if folder is None else str(folder),
-        "base": {"name": adapter.base_name, "kind": adapter.kind, **(record.get("base") or {})},
+        "base": adapter.base_facts,
         "labels": record.get("labels"),
         "template": record.get("template"),
         "template_search": record.get("template_search"),
@@ -134,6 +134,8 @@ def role_of(site: Site) -> str:
 
 
 def _lines(content: Mapping[str, Any]) -> list[str]:
+    from ia3.bases.revisions import address_in
+
     base, data, template = content["base"], content["data"] or {}, content["template"] or {}
     labels = content["labels"]
     columns = {name: content[f"{name}_column"] for name in ("text", "label")}
@@ -142,7 +144,7 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
         ("adapter", content["folder"]),
         (
             "base",
-            _join(base.get("name") or "not named", base.get("kind"), _part(base.get("fingerprint"), "fingerprint")),
+            _join(address_in(base) or "not named", base.get("kind"), _part(base.get("fingerprint"), "fingerprint")),
         ),
         ("labels", ", ".join(map(repr, labels)) if labels else None),
         *_templates(template, is_closed=bool(labels) or template.get("choices_column") is not None),

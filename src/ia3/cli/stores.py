@@ -160,8 +160,10 @@ def _describe(store: StoreFile, name: str, *, is_long: bool) -> dict[str, Any]:
 
 
 def _told(shared: Mapping[str, Any]) -> str:
+    from ia3.bases.revisions import address_in
+
     base = shared["base"]
-    parts = [base.get("name") or "a base without a name", base.get("kind")]
+    parts = [address_in(base) or "a base without a name", base.get("kind")]
     parts.append(f"fingerprint {base['fingerprint'][:12]}" if base.get("fingerprint") else "fingerprint not known")
     told = ", ".join(part for part in parts if part)
     return f"{shared['store']}: {told}; {shared['width']:,} numbers an adapter, {size_in_words(shared['bytes'])}"

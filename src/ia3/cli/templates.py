@@ -191,7 +191,7 @@ def _tokenizer(base: str) -> Any:
     from ia3.bases.locating import locate
 
     place = locate(base, say)
-    return load_tokenizer(place.folder, place.name)
+    return load_tokenizer(place.folder, place.address)
 
 
 def _prompt_ids(tokenizer: Any, kind: Kind, prompt: str) -> Sequence[int]:

@@ -27,7 +27,10 @@ def add_places(parser: argparse.ArgumentParser, output: str) -> None:
     """Add `--base`, `--output` and what goes with them; `output` is the help of that option."""
     group = parser.add_argument_group("base and output")
     group.add_argument(
-        "--base", required=True, metavar="BASE", help="Folder, GGUF file, named base ('ia3 bases') or hub id."
+        "--base",
+        required=True,
+        metavar="BASE",
+        help="Folder, GGUF file, named base ('ia3 bases') or hub id (NAME@REVISION).",
     )
     group.add_argument("--output", required=True, metavar="DIR", help=output)
     either = group.add_mutually_exclusive_group()

@@ -11,17 +11,18 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ia3.bases.revisions import at_revision
 from ia3.data.classes import name_classes, names_in_features
 from ia3.data.examples import Origin
 from ia3.data.objects import open_objects
 from ia3.data.records import Record, Source
 from ia3.errors import TableError
 
-_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+|[\w.-]+(?=:))(:(?P<split>[\w.\[\]:%+-]+))?")
+_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+|[\w.-]+(?=[:@]))(@(?P<revision>[^:\s]+))?(:(?P<split>[\w.\[\]:%+-]+))?")
 
 
 def is_hub_id(source: str) -> bool:
-    """Tell whether the text has the form `user/name`, `user/name:split` or `name:split`."""
+    """Tell whether the text has the form `user/name` or `name`, then `@revision`, `:split` or both."""
     return _HUB_ID.fullmatch(source) is not None
 
 
@@ -29,7 +30,7 @@ def read_hub(source: str) -> Source:
     """Return the opened split of a hub data set; its rows are streamed.
 
     Args:
-        source: `user/name`, which means its split "train", or `user/name:split`.
+        source: `user/name`, which means its split "train", `user/name:split` or `user/name@revision:split`.
 
     Returns:
         Columns and records.
@@ -40,12 +41,12 @@ def read_hub(source: str) -> Source:
     match = _HUB_ID.fullmatch(source)
     assert match is not None, source
     name, split = match["name"], match["split"] or "train"
-    rows = _load(source, name, split)
-    note = f"rows: split '{split}' of the hub data set '{name}'"
+    rows = _load(source, name, match["revision"], split)
+    note = f"rows: split '{split}' of the hub data set '{at_revision(name, match['revision'])}'"
     return replace(open_objects(source, read_rows(source, rows)), has_free_columns=False, notes=(note,))
 
 
-def _load(source: str, name: str, split: str) -> Any:
+def _load(source: str, name: str, revision: str | None, split: str) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -54,7 +55,8 @@ def _load(source: str, name: str, split: str) -> Any:
             'Install it: pip install "ia3[datasets]".'
         ) from error
     try:
-        return datasets.load_dataset(name, split=split, streaming=True)
+        more = {} if revision is None else {"revision": revision}
+        return datasets.load_dataset(name, split=split, streaming=True, **more)
     except ConnectionError as error:
         raise TableError(
             f"Reading {source}: the hub cannot be reached ({_first_line(error)}). "

@@ -32,8 +32,8 @@ def open_source(source: str | Path | TableFile | Iterable[Any]) -> Source:
 
     Args:
         source: A path of a CSV, TSV, JSONL, JSON or Parquet file or of a folder of those; a hub id (`user/name` or
-            `user/name:split`); or rows in memory: (text, label) pairs, strings, mappings, or a table of pandas, numpy,
-            Arrow or `datasets`.
+            `user/name:split`, with a revision `user/name@revision:split`); or rows in memory: (text, label) pairs,
+            strings, mappings, or a table of pandas, numpy, Arrow or `datasets`.
 
     Returns:
         Its columns and records.

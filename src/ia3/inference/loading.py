@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import load, put_on
 from ia3.adapters.folder import choose_stored, load_adapter
-from ia3.adapters.places import find_stored
+from ia3.adapters.places import find_folder, find_stored, name_of
 from ia3.adapters.store import Store
 from ia3.adapters.stored import attach_store
 from ia3.bases.kinds import kind_of
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.locating import say_on_stderr
+from ia3.bases.revisions import split_revision
 from ia3.core.attach import Attachment
 from ia3.core.fast.acceleration import keep_accelerated
 from ia3.data.encoding import Encoding
@@ -33,6 +34,7 @@ T = TypeVar("T")
 def load_predictor(
     adapter_folder: str | Path,
     *,
+    revision: str | None = None,
     base: str | Path | Base | None = None,
     labels: Sequence[str] | None = None,
     template: Template | str | None = None,
@@ -49,6 +51,7 @@ def load_predictor(
     Args:
         adapter_folder: A folder of ours or of PEFT's, an id on the hub, or `STORE:NAME` for an adapter of a packed
             store; all of the store's adapters are then there by name, each read when it is asked for.
+        revision: Of an adapter on the hub, where it is not spelled behind its id (`NAME@REVISION`).
         base: Another place for the base than the one the adapter names, or a loaded base.
         labels: The label set, for a folder that does not record one; for encoders in the order of the head's outputs.
         template: The template, for a folder that does not record one.
@@ -75,6 +78,9 @@ def load_predictor(
         'positive'
     """
     doing = f"Loading adapter from {adapter_folder}"
+    if revision is not None:
+        name = name or name_of(adapter_folder)
+        adapter_folder = find_folder(adapter_folder, revision=revision)
     adapter, name, store = _find_adapter(doing, adapter_folder, name)
     known = Recorded.read(doing, adapter.record)
     chosen = _agreed(doing, "label set", tuple(labels) if labels else None, known.labels)
@@ -92,7 +98,7 @@ def load_predictor(
             raise BaseError(f"{error}{hint}") from error
     if adapter.kind is not None and adapter.kind != base.kind:
         raise AdapterError(
-            f"{doing}: it is for a base of kind {adapter.kind}, got {base.name!r}, which is {base.kind}."
+            f"{doing}: it is for a base of kind {adapter.kind}, got {base.given!r}, which is {base.kind}."
         )
     encoding = encoding_of(base, known, words, chosen)
     others = _further_encodings(doing, encoding, known.others) if ensemble else ()
@@ -136,7 +142,7 @@ def _find_adapter(doing: str, address: str | Path, name: str | None) -> tuple[Ad
     """Return an adapter, its name in the bank, and the store that it lies in, if it does."""
     stored = find_stored(address)
     if stored is None:
-        return load_adapter(address), name or Path(address).absolute().name, None
+        return load_adapter(address), name or Path(split_revision(str(address))[0]).absolute().name, None
     if name and stored[1] and name != stored[1]:
         raise SettingsError(f"{doing}: an adapter of a store keeps its name, got name={name!r}. Leave it out.")
     store = Store.open(stored[0])

@@ -15,7 +15,7 @@ _WITHOUT_EFFECT = (
     "device_map", "dtype", "ephemeral_gpu_offload", "low_cpu_mem_usage", "max_memory", "offload_dir", "offload_folder",
     "torch_device", "torch_dtype",
 )  # fmt: skip
-_KNOWN = ("adapter_name", "config", "is_trainable", "subfolder", *_WITHOUT_EFFECT)
+_KNOWN = ("adapter_name", "config", "is_trainable", "revision", "subfolder", *_WITHOUT_EFFECT)
 
 
 def refuse_narrow(autocast_adapter_dtype: bool) -> None:

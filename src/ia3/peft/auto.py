@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.folder import load_adapter
+from ia3.adapters.places import find_folder
 from ia3.bases.locating import locate
 from ia3.bases.named import find_by_hub_id, is_installed
 from ia3.bases.quiet import quiet
+from ia3.bases.revisions import at_revision
 from ia3.errors import AdapterError, BaseError, SettingsError
-from ia3.peft.config import IA3Config, PeftConfig, TaskType, adapter_folder
+from ia3.peft.config import IA3Config, PeftConfig, TaskType
 from ia3.peft.model import PeftModel
 
 # The last layer of a classifier's head, whose rows are the labels.
@@ -37,10 +39,11 @@ def _load(
     is_trainable: bool,
     config: IA3Config | None,
     subfolder: str | None,
+    revision: str | None,
     arguments: dict[str, Any],
 ) -> Any:
     """Return the base of an adapter as a PeftModel."""
-    folder = adapter_folder(place, subfolder)
+    folder = find_folder(place, revision=revision, subfolder=subfolder)
     saved = PeftConfig.from_pretrained(folder)
     if saved.task_type not in (None, task):
         right = next((c.__name__ for c in _AUTO_CLASSES if c.task == saved.task_type), "PeftModel.from_pretrained")
@@ -54,12 +57,12 @@ def _load(
         )
     if task == TaskType.SEQ_CLS:
         arguments = _label_arguments(adapter, arguments) | arguments
-    *before, last = _candidates(adapter, name)
+    *before, last = [at_revision(name, saved.revision)] if saved.revision else _candidates(adapter, name)
     for base in before:
         with suppress(AdapterError, BaseError):
-            model = _load_base(auto, base, None, arguments)
+            model = _load_base(auto, base, arguments)
             return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, config)
-    model = _load_base(auto, last, saved.revision, arguments)
+    model = _load_base(auto, last, arguments)
     return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, config)
 
 
@@ -74,20 +77,16 @@ def _candidates(adapter: Adapter, name: str) -> list[str]:
     return [named.name, name] if named and is_checked and is_installed(named) else [name]
 
 
-def _load_base(auto: Any, name: str, revision: str | None, arguments: dict[str, Any]) -> Any:
-    if revision is not None and not Path(name).is_dir():
-        try:
-            return auto.from_pretrained(name, revision=revision, **arguments)
-        except OSError as error:
-            raise BaseError(
-                f"Loading base {name!r}, revision {revision!r}: {str(error).strip().partition(chr(10))[0]} Load the "
-                "base yourself and call PeftModel.from_pretrained(base, folder)."
-            ) from error
-    place = locate(name)
+def _load_base(auto: Any, name: str, arguments: dict[str, Any]) -> Any:
+    try:
+        place = locate(name)
+    except BaseError as error:
+        raise BaseError(
+            f"{error} Or load the base yourself and call PeftModel.from_pretrained(base, folder)."
+        ) from error
     with quiet():
         model = auto.from_pretrained(str(place.folder), **arguments)
-    # what an adapter trained on it is saved with: the hub id of a named base, never a path of this machine
-    model.name_or_path = model.config.name_or_path = place.name
+    place.name_model(model)  # what an adapter trained on it is saved with
     return model
 
 
@@ -118,6 +117,7 @@ class _Auto:
         adapter_name: str = "default",
         is_trainable: bool = False,
         config: IA3Config | None = None,
+        revision: str | None = None,
         *,
         subfolder: str | None = None,
         **kwargs: Any,
@@ -129,6 +129,7 @@ class _Auto:
             adapter_name: The name it gets.
             is_trainable: Whether to train it on; else it is frozen and the model is in eval mode.
             config: Used in place of the saved one.
+            revision: Of the adapter on the hub; that of the base stands in the adapter's config.
             subfolder: Folder inside it.
             kwargs: For transformers' `from_pretrained` of the base: dtype, device_map, num_labels, …
 
@@ -137,9 +138,8 @@ class _Auto:
             BaseError: If the base cannot be found.
             SettingsError: If the adapter is for another task.
         """
-        return _load(
-            cls.auto, cls.task, pretrained_model_name_or_path, adapter_name, is_trainable, config, subfolder, kwargs
-        )
+        place = pretrained_model_name_or_path
+        return _load(cls.auto, cls.task, place, adapter_name, is_trainable, config, subfolder, revision, kwargs)
 
 
 class AutoPeftModelForSeq2SeqLM(_Auto):

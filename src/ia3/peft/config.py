@@ -74,17 +74,20 @@ class PeftConfig:
         self.peft_version = self.peft_version or PEFT_VERSION
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None) -> IA3Config:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, *, revision: str | None = None
+    ) -> IA3Config:
         """Return the config in an adapter's folder, ours or PEFT's.
 
         Args:
             pretrained_model_name_or_path: A folder, or an id on the hub.
             subfolder: Folder inside it.
+            revision: Of the id on the hub; not of the base.
 
         Raises:
             AdapterError: If there is no (IA)³ adapter, or its config is broken.
         """
-        path = adapter_folder(pretrained_model_name_or_path, subfolder) / CONFIG_FILE
+        path = find_folder(pretrained_model_name_or_path, revision=revision, subfolder=subfolder) / CONFIG_FILE
         try:
             text = path.read_bytes()
         except OSError as error:
@@ -145,11 +148,6 @@ class IA3Config(PeftConfig):
                 f"Making an IA3Config: feedforward_modules has {extra}, which target_modules has not; expected a "
                 "subset of it. Add the names to target_modules."
             )
-
-
-def adapter_folder(name: str | Path, subfolder: str | None = None) -> Path:
-    """Return the folder of an adapter, or of one inside it; one on the hub is fetched first."""
-    return find_folder(name) if subfolder is None else find_folder(Path(name) / subfolder)
 
 
 def config_of(saved: AdapterConfig) -> IA3Config:

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 
 from ia3.adapters.folder import load_adapter
+from ia3.adapters.places import find_folder
+from ia3.bases.revisions import address_of, is_at_another, revision_of
 from ia3.core.attach import attach, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.merge import merge
@@ -28,7 +30,7 @@ from ia3.core.weights import refuse_training_apart
 from ia3.errors import AdapterError, BankError, SettingsError, near_matches
 from ia3.peft import rows
 from ia3.peft.arguments import refuse_narrow, refuse_unknown
-from ia3.peft.config import PEFT_TYPE, IA3Config, PeftConfig, adapter_folder, config_of
+from ia3.peft.config import PEFT_TYPE, IA3Config, PeftConfig, config_of
 from ia3.peft.storage import plan_for, save_adapters
 from ia3.peft.targets import covers, select
 
@@ -53,7 +55,8 @@ def get_peft_model(
         adapter_name: Name of the adapter.
         mixed: Must be false: there is one kind of adapter.
         autocast_adapter_dtype: Must be true: vectors are fp32 whatever the base's dtype.
-        revision: Revision of the base on the hub, to be noted in the config.
+        revision: Revision of the base on the hub, to be noted in the config; left out, the config's, else the one
+            that `ia3.load_base` has loaded.
         low_cpu_mem_usage: Without effect; a row takes no time to make.
 
     Raises:
@@ -74,7 +77,13 @@ def get_peft_model(
     selection = select(model, peft_config)
     if not selection.config.inference_mode:
         refuse_training_apart(model)
-    selection.config.revision = revision or selection.config.revision
+    wanted = revision or selection.config.revision
+    if is_at_another({"name": selection.config.base_model_name_or_path, "revision": wanted}, model):
+        raise SettingsError(
+            f"Making a PeftModel: revision is {wanted!r}, the model was loaded from {address_of(model)!r}. Leave the "
+            "revision out, or load the base at that one."
+        )
+    selection.config.revision = wanted or revision_of(model)
     _warn_of_other_base(peft_config, selection.config)
     made = _attach_empty(model, selection.plan, selection.heads)
     try:
@@ -149,6 +158,7 @@ class PeftModel(nn.Module):
         autocast_adapter_dtype: bool = True,
         *,
         subfolder: str | None = None,
+        revision: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """Put a saved adapter on a model and return the model as a `PeftModel`.
@@ -161,6 +171,7 @@ class PeftModel(nn.Module):
             config: Used in place of the saved one.
             autocast_adapter_dtype: Must be true; see `get_peft_model`.
             subfolder: Folder inside `model_id`.
+            revision: Of `model_id` on the hub; not of the base.
             kwargs: PEFT's arguments about where and how tensors are loaded (`device_map`, `torch_dtype`, …), which have
                 no effect: vectors are fp32 and lie where the model does.
 
@@ -171,7 +182,7 @@ class PeftModel(nn.Module):
         """
         refuse_narrow(autocast_adapter_dtype)
         refuse_unknown(kwargs)
-        adapter = load_adapter(adapter_folder(model_id, subfolder), model)
+        adapter = load_adapter(find_folder(model_id, revision=revision, subfolder=subfolder), model)
         if config is None:
             plan, own = plan_for(adapter, model), config_of(adapter.config)
         else:
@@ -241,6 +252,7 @@ class PeftModel(nn.Module):
         autocast_adapter_dtype: bool = True,
         *,
         subfolder: str | None = None,
+        revision: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Load a saved adapter beside those on the model, or over the one of this name; it does not become active.
@@ -255,6 +267,7 @@ class PeftModel(nn.Module):
             torch_device: Without effect; vectors lie where the model does.
             autocast_adapter_dtype: Must be true; see `get_peft_model`.
             subfolder: Folder inside `model_id`.
+            revision: Of `model_id` on the hub; not of the base.
             kwargs: As for `from_pretrained`.
 
         Raises:
@@ -264,7 +277,7 @@ class PeftModel(nn.Module):
         """
         refuse_narrow(autocast_adapter_dtype)
         refuse_unknown(kwargs)
-        adapter = load_adapter(adapter_folder(model_id, subfolder), self)
+        adapter = load_adapter(find_folder(model_id, revision=revision, subfolder=subfolder), self)
         if adapter_name in self.peft_config:
             rows.overwrite(self, adapter_name, adapter)
         else:

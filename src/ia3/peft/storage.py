@@ -105,6 +105,7 @@ def _adapter(attachment: Attachment, name: str, state: Mapping[str, Tensor] | No
         auto_mapping=None if given.task_type else _auto_mapping(attachment.model),
         base_model_name_or_path=adapter.config.base_model_name_or_path,
         inference_mode=True,
+        revision=given.revision or adapter.config.revision,
     )
     head = {key: t for key, t in adapter.head.items() if any(key.startswith(f"{path}.") for path in paths)}
     return replace(adapter, config=merged, head=head, head_modules=tuple(paths))

@@ -148,7 +148,8 @@ def _python(facts: CardFacts) -> list[str]:
     lines = [f"from ia3.peft import {name}  # or: from peft import {name}"]
     labels = f", num_labels={len(facts.labels)}" if facts.kind == "encoder" else ""
     if facts.base_hub_id:
-        source = _literal(facts.base_hub_id)
+        revision = f", revision={_literal(facts.base_revision)}" if facts.base_revision else ""
+        source = _literal(facts.base_hub_id) + revision
         load = [f'model = {name}.from_pretrained("{_FOLDER}"{labels})']
         lines.append("from transformers import AutoTokenizer")
     else:
@@ -283,7 +284,8 @@ def _versions(facts: CardFacts) -> str:
 
 def _base(facts: CardFacts) -> str:
     if facts.base_hub_id:
-        return f"[{_plain(facts.base_hub_id)}](https://huggingface.co/{facts.base_hub_id})"
+        revision = f" at revision {_code(facts.base_revision)}" if facts.base_revision else ""
+        return f"[{_plain(facts.base_hub_id)}](https://huggingface.co/{facts.base_hub_id}){revision}"
     return _code(_without_folders(facts.base_name))
 
 
@@ -387,6 +389,7 @@ class CardFacts:
     searched: Mapping[str, Any] | None = None  # `Search.to_json()`, where the template was searched
     folds: int | None = None  # how many there were, if the metrics are those of a cross-validation
     pooling: str = "own"  # what an encoder's head reads; `mean` is for ia3 alone
+    base_revision: str | None = None  # of the base on the hub; None is main
     license: str | None = None  # of the adapter, as the hub spells it; None leaves it to the user
 
     def __post_init__(self) -> None:

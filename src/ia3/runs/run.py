@@ -56,7 +56,9 @@ class Run:
         for task in setup.tasks:  # measured once, for every time that one is written
             attachment.records[attachment.bank.row(task.adapter)] = {"base": measured}
         self.base_facts = (
-            measured | {"name": base.given} | {"kind": base.kind, "dtype": str(base.model.dtype).removeprefix("torch.")}
+            measured
+            | {"name": base.name if base.revision else base.given}
+            | {"kind": base.kind, "dtype": str(base.model.dtype).removeprefix("torch.")}
         )
         self.metrics: dict[str, Metrics] = {}  # by adapter: of the numbers that the row has now
         self.saved_metrics: dict[str, Metrics | None] = {}  # of its best numbers so far

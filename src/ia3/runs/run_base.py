@@ -44,7 +44,7 @@ def kind_of_base(base: str | Path | Base, placement: Placement, say: Say) -> Kin
     if given:
         raise SettingsError(
             f"Training {base.name!r}: {' and '.join(given)} cannot be given to a base that is loaded already. Load it "
-            f"so: ia3.load_base({base.name!r}, …)."
+            f"so: ia3.load_base({base.given!r}, …)."
         )
     return base.kind
 
@@ -82,7 +82,7 @@ def load_for(
         if pooling == "mean" and base.pooling != "mean":
             raise SettingsError(
                 f"Training {base.name!r}: pooling is 'mean', and the head of the loaded base reads another place. Load "
-                f"it so: ia3.load_base({base.name!r}, pooling='mean', …)."
+                f"it so: ia3.load_base({base.given!r}, pooling='mean', …)."
             )
         is_own = base.kind == "encoder" and base.pooling == "own"
         if pooling == "auto" and is_own and pooling_in(Path(base.folder)) == "mean":
@@ -135,6 +135,6 @@ def in_order_of(base: Base, rows: Rows, *, is_strict: bool = True) -> Rows:
             return rows
         raise SettingsError(
             f"Training {base.name!r}: its head has the labels {list(labels)}, the table {list(rows.labels)}. Load it "
-            f"for the table: ia3.load_base({base.name!r}, labels={list(rows.labels)})."
+            f"for the table: ia3.load_base({base.given!r}, labels={list(rows.labels)})."
         )
     return replace(rows, labels=labels)

@@ -186,6 +186,7 @@ def _card(task: RunTask, folder: Path, base: Base, progressed: Progressed, train
         name=folder.resolve().name,
         base_name=name,
         base_hub_id=name if "/" in name and not Path(name).exists() else None,
+        base_revision=base.revision,
         kind=base.kind,
         pooling=base.pooling,
         labels=encoding.labels,

@@ -89,7 +89,7 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
     try:
         return _read(given, folder, base)
     except AdapterError as error:
-        hint = "" if Path(folder).exists() else near_matches(str(given), start_names())
+        hint = "" if Path(folder).exists() or "/" in str(given) else near_matches(str(given), start_names())
         raise AdapterError(f"Starting from {given}: {error}{hint}") from error
 
 
