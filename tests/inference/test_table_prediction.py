@@ -6,6 +6,8 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ia3.bases.loading import load_base
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template
 from ia3.errors import IA3Error, RunError, TableError, TemplateError
+from ia3.inference.column_types import ColumnTypes
 from ia3.inference.predictor import Predictor
 from ia3.inference.table_prediction import PredictSummary, predict_table
 from tests.models import save_tiny_base
@@ -134,12 +137,163 @@ def test_free_text_has_a_prediction_and_no_probability(predictors: Mapping[str, 
 
 def test_values_keep_their_spelling(predictors: Mapping[str, Predictor], tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
-    source.write_text('{"text": "a", "id": 7.50, "tags": ["x", 1], "big": 12345678901234567890, "no": null}\n')
+    rows = [
+        '{"text": "a", "id": 7.50, "tags": ["x", 1e2, null], "big": 12345678901234567890, "no": null, "is": true}',
+        '{"is": false, "text": "b", "deep": {"b": [1.0, {}], "a": NaN}, "id": -0}',
+    ]
+    source.write_text("".join(f"{row}\n" for row in rows))
 
     predict_table(predictors["encoder"], source, tmp_path / "out.jsonl")
+    predict_table(predictors["encoder"], source, tmp_path / "out.csv")
 
-    line = json.loads((tmp_path / "out.jsonl").read_text())
-    assert (line["id"], line["tags"], line["big"], line["no"]) == ("7.50", '["x", 1]', "12345678901234567890", "")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [line.partition(', "prediction"')[0] + "}" for line in lines] == rows
+    first = read_csv(tmp_path / "out.csv")[0]
+    assert (first["id"], first["tags"], first["big"], first["no"]) == (
+        "7.50",
+        '["x", 1e2, null]',
+        "12345678901234567890",
+        "",
+    )
+
+
+WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TYPED: Mapping[str, pyarrow.Array] = {
+    "text": pyarrow.array([f"row {i}" for i in range(5)], pyarrow.large_string()),
+    "int64": pyarrow.array([7, None, 2**60 + 1, -1, 0]),
+    "uint8": pyarrow.array([1, None, 255, 0, 3], pyarrow.uint8()),
+    "float32": pyarrow.array([0.1, None, float("nan"), 1e30, -0.0], pyarrow.float32()),
+    "bool": pyarrow.array([True, None, False, True, True]),
+    "decimal": pyarrow.array(
+        [Decimal("1.50"), None, Decimal("-2.25"), Decimal(0), Decimal(9)], pyarrow.decimal128(9, 2)
+    ),
+    "date": pyarrow.array([WHEN.date(), None, WHEN.date(), None, None], pyarrow.date32()),
+    "time": pyarrow.array([WHEN, None, WHEN, None, WHEN], pyarrow.timestamp("us", "Europe/Berlin")),
+    "nanoseconds": pyarrow.array([1, None, 3, 10**18 + 1, 5], pyarrow.int64()).cast(pyarrow.timestamp("ns")),
+    "duration": pyarrow.array([1, None, 3, 4, 5], pyarrow.int64()).cast(pyarrow.duration("ns")),
+    "bytes": pyarrow.array([b"\x00\xff", None, b"", b"a", b"b"]),
+    "list": pyarrow.array([[1, None], [], None, [2], [3]]),
+    "struct": pyarrow.array([{"a": 1, "b": None}, None, {"a": None, "b": "x"}, {"a": 2, "b": "y"}, None]),
+    "map": pyarrow.array([[("k", 1)], None, [], [("l", 2)], None], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+    "category": pyarrow.array(["u", None, "v", "u", "u"]).dictionary_encode(),
+    "nothing": pyarrow.nulls(5),
+}
+
+
+def _typed(path: Path) -> pyarrow.Table:
+    """Write a table of many types in row groups of two, and return it as Parquet gives it."""
+    table = pyarrow.table(TYPED).replace_schema_metadata({"from": "a test"})
+    pyarrow.parquet.write_table(table, path, row_group_size=2)
+    return pyarrow.parquet.read_table(path)
+
+
+@pytest.mark.parametrize("window", [1, 3, 4096])
+def test_parquet_from_parquet_keeps_types_nulls_and_metadata(
+    predictors: Mapping[str, Predictor], tmp_path: Path, window: int
+) -> None:
+    """Every column came back as text: a null of an id was an empty string, and a list of tags was JSON."""
+    table = _typed(tmp_path / "in.parquet")
+
+    predict_table(predictors["encoder"], tmp_path / "in.parquet", tmp_path / "out.parquet", window_rows=window)
+
+    out = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    same = [name for name in table.column_names if name != "float32"]
+    assert out.select(same).equals(table.select(same))
+    assert str(out["float32"].to_pylist()) == str(table["float32"].to_pylist())  # NaN is not equal to NaN
+    assert out.schema.metadata == table.schema.metadata
+    assert out.column_names[-4:] == ["prediction", "probability", "probability_down", "probability_up"]
+
+
+def test_rows_left_out_of_parquet_leave_the_others_what_they_are(
+    predictors: Mapping[str, Predictor], tmp_path: Path
+) -> None:
+    table = pyarrow.table({"text": ["a", None, "b", "", "c"], "id": [1, 2, None, 4, 5]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    predict_table(predictors["encoder"], tmp_path / "in.parquet", tmp_path / "out.parquet", skip_bad_rows=True)
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [1, None, 5]
+
+
+def test_a_table_in_memory_is_written_with_its_types(predictors: Mapping[str, Predictor], tmp_path: Path) -> None:
+    table = pyarrow.table(TYPED)
+    predict_table(predictors["encoder"], table, tmp_path / "table.parquet")
+    assert (
+        pyarrow.parquet.read_schema(tmp_path / "table.parquet").field("struct").type
+        == table.schema.field("struct").type
+    )
+    predict_table(predictors["encoder"], table.to_reader(), tmp_path / "reader.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "reader.parquet")["list"].to_pylist() == table["list"].to_pylist()
+
+
+def test_class_numbers_stay_in_parquet_and_are_names_in_text(
+    predictors: Mapping[str, Predictor], tmp_path: Path
+) -> None:
+    features = {"info": {"features": {"label": {"names": ["down", "up"], "_type": "ClassLabel"}}}}
+    table = pyarrow.table({"text": ["a", "b", "c"], "label": [1, 0, -1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    for suffix in ("parquet", "csv", "jsonl"):
+        predict_table(predictors["encoder"], tmp_path / "in.parquet", tmp_path / f"out.{suffix}")
+    out = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert out["label"].to_pylist() == [1, 0, -1] and b"huggingface" in out.schema.metadata
+    assert [row["label"] for row in read_csv(tmp_path / "out.csv")] == ["up", "down", ""]
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["up", "down", None]
+
+
+def test_json_lines_from_parquet_have_its_values(predictors: Mapping[str, Predictor], tmp_path: Path) -> None:
+    _typed(tmp_path / "in.parquet")
+    predict_table(predictors["encoder"], tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    first, second, third, *_ = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert all(second[name] is None for name in TYPED if name not in ("text", "list"))
+    assert (first["int64"], first["uint8"], first["float32"], first["bool"], first["decimal"]) == (7, 1, 0.1, True, 1.5)
+    assert (first["bytes"], first["list"], first["struct"]) == ("AP8=", [1, None], {"a": 1, "b": None})
+    assert (third["int64"], third["float32"], first["category"]) == (2**60 + 1, None, "u")
+    assert first["date"] == "2026-01-02"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "read"),
+    [
+        (["1", "null", "3"], "int64", [1, None, 3]),
+        (["1", "2.5", "1e2"], "double", [1.0, 2.5, 100.0]),
+        ([str(2**53 + 1), "0.5", "1"], "string", [str(2**53 + 1), "0.5", "1"]),
+        ([str(2**64), "1", "null"], "string", [str(2**64), "1", None]),
+        (["true", "null", "false"], "bool", [True, None, False]),
+        (["true", "1", '"a"'], "string", ["true", "1", "a"]),
+        (["null", "null", "null"], "string", [None, None, None]),
+        (["[1]", "[]", "null"], "list<element: int64>", [[1], [], None]),
+        (['{"a": 1}', '{"b": [null]}', "null"], "string", None),
+        (['{"a": 1}', '{"b": ["x"]}', "null"], None, [{"a": 1, "b": None}, {"a": None, "b": ["x"]}, None]),
+        (["{}", "{}", "null"], "string", ["{}", "{}", None]),
+        (['"a"', '""', "null"], "string", ["a", "", None]),
+    ],
+)
+def test_parquet_from_json_has_the_type_that_all_values_share(
+    predictors: Mapping[str, Predictor], tmp_path: Path, values: list[str], kind: str | None, read: list[Any] | None
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(f'{{"text": "a", "x": {value}}}\n' for value in values))
+    predict_table(predictors["encoder"], source, tmp_path / "out.parquet", window_rows=2)
+    out = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert kind in (None, str(out.schema.field("x").type))
+    assert read in (None, out["x"].to_pylist())
+
+
+def test_types_hold_over_the_whole_table(predictors: Mapping[str, Predictor]) -> None:
+    """What is found in the first thousand rows is not the type of the next thousand."""
+    for first, later, kind in (
+        (1, 1.5, pyarrow.float64()),
+        (2**53 + 1, 1.5, pyarrow.string()),
+        (1.5, 2**53 + 1, pyarrow.string()),
+        (None, "a", pyarrow.string()),
+        ([], [1], pyarrow.list_(pyarrow.int64())),
+        ([1], [1.5], pyarrow.string()),
+        ({"a": 1}, {"b": None}, pyarrow.string()),
+    ):
+        types = ColumnTypes()
+        for value in (*[first] * 1500, *[later] * 1500):
+            types.look({"x": value})
+        assert types.found() == {"x": kind}, (first, later)
 
 
 def test_a_column_called_labels_may_hold_anything(predictors: Mapping[str, Predictor], tmp_path: Path) -> None:

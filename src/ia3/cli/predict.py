@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
             skip_bad_rows=options.skip_bad_rows,
             overwrite=options.overwrite,
             on_progress=progress.show,
+            say=say,
         )
     say_skipped([str(fault) for fault in summary.faults], summary.skipped)
     if options.json:

@@ -83,6 +83,8 @@ class Example:
     fields: Mapping[str, str] = field(hash=False)  # every column of the row as a string, text and label included
     origin: Origin
     choices: tuple[str, ...] = ()  # the answers that the row could have, where rows bring their own
+    values: Mapping[str, object] = field(default_factory=dict, hash=False, compare=False, repr=False)  # of a streamed
+    # row, as its source has them: with their types, without the columns that the row leaves out
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import json
 import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from ia3.data.examples import Fault, Origin
-from ia3.data.values import Constant, Number
+from ia3.data.values import Constant, Number, plain
 
 _BAD_CHARACTER = re.compile("[\x00\ud800-\udfff]")
 
@@ -32,7 +33,7 @@ def spell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, Mapping | list | tuple):
-        return _spell_nested(value)
+        return spell_json(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, bool):
@@ -40,15 +41,16 @@ def spell(value: object) -> str:
     return str(value)
 
 
-def _spell_nested(value: object) -> str:
-    """Return JSON in which numbers keep the spelling of the source."""
+def spell_json(value: object) -> str:
+    """Return JSON in which numbers keep the spelling of the source; null for what is missing."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_spell_nested(str(k))}: {_spell_nested(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{spell_json(str(k))}: {spell_json(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_spell_nested(item) for item in value) + "]"
-    if value is None:
-        return "null"
+        return "[" + ", ".join(spell_json(item) for item in value) + "]"
     if isinstance(value, Number | Constant):
+        return str(value)
+    value = plain(value)
+    if isinstance(value, Number | Decimal):
         return str(value)
     return json.dumps(value, ensure_ascii=False, default=spell)
 

@@ -138,10 +138,10 @@ def stream_table(
         )
     opened, choice = _choose(open_source(as_read(source, delimiter, quotes)), text, label, labels_required=False)
     own = _choices_column(opened, choice, choices)
-    rule = _RowRule(choice, opened.columns, labels_required=False, known_labels=None, choices=own)
+    rule = _RowRule(choice, opened.columns, labels_required=False, known_labels=None, choices=own, keeps_values=True)
     examples = _read_examples(opened, rule, on_fault if skip_bad_rows else None)
     notes = (*opened.notes, *choice.notes)
-    return TableStream(opened.name, opened.columns, choice.text, choice.label, notes, examples)
+    return TableStream(opened.name, opened.columns, choice.text, choice.label, notes, examples, opened.schema)
 
 
 def _choose(source: Source, text: str | None, label: str | None, labels_required: bool) -> tuple[Source, ColumnChoice]:
@@ -226,7 +226,7 @@ def _read_row(record: Record, rule: _RowRule) -> Example | tuple[Fault, ...]:
     if faults:
         return faults
     answer = fields[label] if label is not None and has_label else None
-    return Example(fields[text], answer, fields, record.origin, choices)
+    return Example(fields[text], answer, fields, record.origin, choices, record.values if rule.keeps_values else {})
 
 
 def _read_choices(value: object, label: str | None) -> tuple[tuple[str, ...], str]:
@@ -309,6 +309,7 @@ class _RowRule:
     labels_required: bool
     known_labels: tuple[str, ...] | None
     choices: str | None = None  # the column with the rows' own choices
+    keeps_values: bool = False  # whether examples have the values of their source
 
 
 @dataclass(frozen=True)
@@ -321,6 +322,7 @@ class TableStream:
     label_column: str | None
     notes: tuple[str, ...]
     _examples: Generator[Example, None, None] = field(repr=False)
+    schema: Any = None  # of Arrow, where the values of the examples are rows of its batches
 
     def __iter__(self) -> Iterator[Example]:
         """Return the examples; raises TableError when they were read before."""

@@ -1,40 +1,52 @@
 """Output tables: rows written as CSV, TSV, JSONL or Parquet by the suffix of the file, atomically.
 
 Rows go into a hidden file beside the output, which takes the output's name when all of them are written through; until
-then, and after an error or Ctrl-C, nothing stands under that name but what stood there before. This file knows columns
-of text and of numbers; it knows nothing of predictions.
+then, and after an error or Ctrl-C, nothing stands under that name but what stood there before. Columns of a table that
+was read keep the types that they have there. This file knows columns and types; it knows nothing of predictions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ia3.adapters.atomic import sync_folder
+from ia3.data.arrow import first_line
+from ia3.data.records import spell, spell_json
+from ia3.data.values import plain
 from ia3.errors import RunError, near_matches
+from ia3.inference.column_types import arrow_array
 
-OutputRow = Mapping[str, str | float]
+OutputRow = Mapping[str, Any]
 Write = Callable[[Sequence[OutputRow]], None]
 _QUOTED = re.compile('[",\t\r\n]')
 
 
 @contextmanager
 def open_output(
-    path: str | Path, text_columns: Sequence[str], number_columns: Sequence[str] = (), *, overwrite: bool = False
+    path: str | Path,
+    columns: Sequence[str],
+    number_columns: Sequence[str] = (),
+    *,
+    types: Mapping[str, Any] | None = None,
+    schema: Any = None,
+    overwrite: bool = False,
 ) -> Iterator[Write]:
     """Give a function that writes rows; the file is there, whole, when the scope ends without an error.
 
     Args:
         path: The file; its suffix decides the format.
-        text_columns: Columns of strings, the first ones.
+        columns: The first columns: of strings, or of the values that a table has. A row that lacks one lacks it in
+            JSONL, and has nothing there elsewhere.
         number_columns: Columns of numbers, after them. In CSV, TSV and JSONL they have nine significant digits.
+        types: Arrow types of the first columns for Parquet; strings if left out.
+        schema: Of the Arrow table whose rows (`ArrowRow`) the first columns are: they are written as they came.
         overwrite: Whether a file of this name is replaced.
 
     Raises:
@@ -51,7 +63,7 @@ def open_output(
     try:
         with file:
             with _telling_faults(output):
-                table = _OPENERS[output.suffix.lower()](file, text_columns, number_columns)
+                table = _OPENERS[output.suffix.lower()](file, _Columns(columns, number_columns, types or {}, schema))
             try:
                 yield _told(table.write, output)
             except BaseException:
@@ -110,53 +122,88 @@ def _told(write: Write, output: Path) -> Write:
     return told
 
 
-def _open_delimited(
-    file: IO[bytes], text_columns: Sequence[str], number_columns: Sequence[str], delimiter: str
-) -> _OpenTable:
-    columns = [*text_columns, *number_columns]
-
+def _open_delimited(file: IO[bytes], columns: _Columns, delimiter: str) -> _OpenTable:
     def line(values: Sequence[str]) -> bytes:
         # Python's csv leaves a lone \r unquoted before 3.13, and then reads two rows
         cells = ['"' + v.replace('"', '""') + '"' if _QUOTED.search(v) else v for v in values]
         return (delimiter.join(cells) + "\n").encode()
 
-    def write(rows: Sequence[OutputRow]) -> None:
-        file.write(b"".join(line([_spell(row[name]) for name in columns]) for row in rows))
+    def cells(row: OutputRow) -> list[str]:
+        return [
+            *(spell(plain(row.get(name))) for name in columns.first),
+            *(f"{row[name]:.9g}" for name in columns.numbers),
+        ]
 
-    file.write(line(columns))
+    def write(rows: Sequence[OutputRow]) -> None:
+        file.write(b"".join(line(cells(row)) for row in rows))
+
+    file.write(line([*columns.first, *columns.numbers]))
     return _OpenTable(write)
 
 
-def _open_jsonl(file: IO[bytes], text_columns: Sequence[str], number_columns: Sequence[str]) -> _OpenTable:
-    columns = [*text_columns, *number_columns]
-
-    def plain(value: str | float) -> str | float:
-        return value if isinstance(value, str) else float(_spell(value))
+def _open_jsonl(file: IO[bytes], columns: _Columns) -> _OpenTable:
+    def line(row: OutputRow) -> str:
+        numbers = {name: float(f"{row[name]:.9g}") for name in columns.numbers}
+        return spell_json({**row, **numbers})
 
     def write(rows: Sequence[OutputRow]) -> None:
-        lines = (json.dumps({name: plain(row[name]) for name in columns}, ensure_ascii=False) for row in rows)
-        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.write("".join(f"{line(row)}\n" for row in rows).encode())
 
     return _OpenTable(write)
 
 
-def _open_parquet(file: IO[bytes], text_columns: Sequence[str], number_columns: Sequence[str]) -> _OpenTable:
+def _open_parquet(file: IO[bytes], columns: _Columns) -> _OpenTable:
     import pyarrow
     import pyarrow.parquet
 
-    texts = [(name, pyarrow.string()) for name in text_columns]
-    schema = pyarrow.schema([*texts, *((name, pyarrow.float64()) for name in number_columns)])
-    writer = pyarrow.parquet.ParquetWriter(file, schema)
+    kept = [] if columns.schema is None else [*columns.schema]
+    names = {field.name for field in kept}
+    text = pyarrow.string()
+    added = [(name, columns.types.get(name, text)) for name in columns.first if name not in names]
+    added += [(name, pyarrow.float64()) for name in columns.numbers]
+    whole = pyarrow.schema([*kept, *(pyarrow.field(*one) for one in added)])
+    if columns.schema is not None:
+        whole = whole.with_metadata(columns.schema.metadata)
+    try:
+        writer = pyarrow.parquet.ParquetWriter(file, whole)
+    except pyarrow.ArrowException as error:
+        raise RunError(f"Writing Parquet: it has no type for a column of the table: {first_line(error)}.") from error
 
     def write(rows: Sequence[OutputRow]) -> None:
-        columns = {name: [row[name] for row in rows] for name in schema.names}
-        writer.write_table(pyarrow.table(columns, schema=schema))
+        if not rows:
+            return
+        arrays = [arrow_array([row.get(name) for row in rows], kind) for name, kind in added]
+        if columns.schema is not None:
+            arrays = [*_arrow_rows(rows, columns.schema).columns, *arrays]
+        writer.write_table(pyarrow.table(arrays, schema=whole).unify_dictionaries())
 
     return _OpenTable(write, writer.close)
 
 
-def _spell(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:.9g}"
+def _arrow_rows(rows: Sequence[OutputRow], schema: Any) -> Any:
+    """Return the Arrow rows that output rows came from, as a table."""
+    import pyarrow
+
+    slices: list[tuple[Any, int, int]] = []  # batch, first row, number of rows
+    for row in rows:
+        batch, first, count = slices[-1] if slices else (None, 0, 0)
+        if row.batch is batch and row.index == first + count:  # type: ignore[attr-defined]
+            slices[-1] = (batch, first, count + 1)
+        else:
+            slices.append((row.batch, row.index, 1))  # type: ignore[attr-defined]
+    return pyarrow.Table.from_batches([batch.slice(first, count) for batch, first, count in slices]).select(
+        schema.names
+    )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What an output table has."""
+
+    first: Sequence[str]
+    numbers: Sequence[str]  # behind them
+    types: Mapping[str, Any]
+    schema: Any
 
 
 @dataclass(frozen=True)
@@ -167,10 +214,10 @@ class _OpenTable:
     close: Callable[[], object] = lambda: None  # writes what comes after the rows; the file stays open
 
 
-_Opener = Callable[[IO[bytes], Sequence[str], Sequence[str]], _OpenTable]
+_Opener = Callable[[IO[bytes], _Columns], _OpenTable]
 _OPENERS: Mapping[str, _Opener] = {
-    ".csv": lambda file, texts, numbers: _open_delimited(file, texts, numbers, ","),
-    ".tsv": lambda file, texts, numbers: _open_delimited(file, texts, numbers, "\t"),
+    ".csv": lambda file, columns: _open_delimited(file, columns, ","),
+    ".tsv": lambda file, columns: _open_delimited(file, columns, "\t"),
     ".jsonl": _open_jsonl,
     ".parquet": _open_parquet,
 }

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ia3.data.arrow import ArrowRow
 from ia3.data.examples import Example, Fault, quote
 from ia3.data.sources import is_rereadable, open_source
 from ia3.data.table_files import TableFile, as_read
@@ -21,6 +22,7 @@ from ia3.data.tables import SHOWN_FAULTS, TableStream, stream_table
 from ia3.data.templates import check_prompt
 from ia3.errors import TableError
 from ia3.inference.adapter_column import check_adapter_column, name_in
+from ia3.inference.column_types import ColumnTypes
 from ia3.inference.evaluate import Progress
 from ia3.inference.outputs import OutputRow, check_output, open_output
 from ia3.inference.predictor import Predictor
@@ -42,13 +44,18 @@ def predict_table(
     quotes: bool | None = None,
     overwrite: bool = False,
     on_progress: Progress | None = None,
+    say: Callable[[str], object] = lambda line: None,
     window_rows: int = WINDOW_ROWS,
 ) -> PredictSummary:
     """Write every row of a table with its prediction to a CSV, TSV, JSONL or Parquet file.
 
-    The output has every column of the table as strings, then `prediction` and for a label set `probability` (of the
-    prediction) and `probability_<label>` for each label. Where rows bring their own choices, `probabilities` has those
-    of a row as JSON in place of these. A table without rows gives a file without rows.
+    The output has every column of the table, then `prediction` and for a label set `probability` (of the prediction)
+    and `probability_<label>` for each label. Where rows bring their own choices, `probabilities` has those of a row as
+    JSON in place of these. A table without rows gives a file without rows.
+
+    Parquet from Parquet has the columns, types and schema metadata that were read. JSONL has the values that were read,
+    numbers as they are spelt, without the keys that a row leaves out. Parquet from rows without a schema has the types
+    that all values of a column share, else strings, as has CSV; strings too from rows that can be read only once.
 
     With a column that names each row's adapter the rows are answered in mixed batches; their labels differ, so there is
     `prediction` and, if the adapters have labels or rows their own choices, `probability` alone.
@@ -67,6 +74,7 @@ def predict_table(
         quotes: Likewise.
         overwrite: Whether a file of this name is replaced.
         on_progress: Told the number of rows done, and of all (None for rows in memory that can be read only once).
+        say: Told what was chosen and left out while the table was read.
         window_rows: Rows that are in memory at once.
 
     Returns:
@@ -82,7 +90,10 @@ def predict_table(
     own = choose_columns_of(source, {"text": predictor.encoding.text_column})
     # rows of other adapters need not bring choices; those that need them are read when they are answered
     choices = predictor.encoding.choices_column if adapter_column is None else None
-    survey = _survey(source, text or own["text"], choices, skip_bad_rows)
+    needs_types = Path(output).suffix.lower() == ".parquet"
+    survey = _survey(source, text or own["text"], choices, skip_bad_rows, needs_types=needs_types)
+    for note in survey.table.notes:
+        say(note)
     numbers = [] if predictor.is_free else ["probability"]
     words = ["prediction"] if choices is None else ["prediction", "probabilities"]
     if adapter_column is None:
@@ -92,7 +103,9 @@ def predict_table(
     _check_columns(survey, [*words, *numbers], predictor)
     counts: Counter[str] = Counter()
     done = 0
-    with open_output(output, [*survey.columns, *words], numbers, overwrite=overwrite) as write:
+    schema, types = survey.table.schema, survey.types.found()
+    columns = [*survey.columns, *words]
+    with open_output(output, columns, numbers, types=types, schema=schema, overwrite=overwrite) as write:
         for window in _windows(survey.stream, window_rows):
             names = None if adapter_column is None else [name_in(example, adapter_column) for example in window]
             rows = _predict(predictor, window, survey.columns, on_progress, done, survey.rows, names, strength)
@@ -105,29 +118,37 @@ def predict_table(
 
 
 def _survey(
-    source: str | Path | TableFile | Iterable[Any], text: str | None, choices: str | None, skip_bad_rows: bool
+    source: str | Path | TableFile | Iterable[Any],
+    text: str | None,
+    choices: str | None,
+    skip_bad_rows: bool,
+    *,
+    needs_types: bool,
 ) -> _Survey:
     """Read the table once without running anything; rows that can be read only once are not looked at."""
     faults: list[Fault] = []
+    types = ColumnTypes()
     named: dict[str, Any] = {"text": text, "choices": choices}
     if not is_rereadable(source):
         stream = stream_table(source, **named, skip_bad_rows=skip_bad_rows, on_fault=faults.append)
-        return _Survey(stream, stream, stream.columns, None, faults)
+        return _Survey(stream, stream, stream.columns, None, faults, types)
     first = stream_table(source, **named, skip_bad_rows=True, on_fault=faults.append)
     columns, rows = dict.fromkeys(first.columns), 0
     try:
         for example in first:
             rows += 1
             columns |= dict.fromkeys(example.fields)
+            if needs_types and first.schema is None:
+                types.look(example.values)
     except TableError:
         if not faults and _has_no_rows(source):
-            return _Survey((), first, first.columns, 0, faults)
+            return _Survey((), first, first.columns, 0, faults, types)
         if not faults:
             raise
     if faults and not (skip_bad_rows and rows):
         raise _explain_faults(first.name, faults, rows)
     again = stream_table(source, **named, skip_bad_rows=skip_bad_rows, on_fault=lambda fault: None)
-    return _Survey(again, first, tuple(columns), rows, faults)
+    return _Survey(again, first, tuple(columns), rows, faults, types)
 
 
 def _explain_faults(name: str, faults: Sequence[Fault], good: int) -> TableError:
@@ -192,31 +213,41 @@ def _predict(
         if on_progress is not None:
             on_progress(before + done, total)
 
-    kept = [{name: example.fields.get(name, "") for name in columns} for example in window]
     given = {"adapters": names, "strengths": strength}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if predictor.is_free:
         answers = predictor.generate(window, on_progress=tell, **asked)
-        return [{**fields, "prediction": answer} for fields, answer in zip(kept, answers, strict=True)]
+        return [_answered(example, {"prediction": answer}) for example, answer in zip(window, answers, strict=True)]
     if predictor.encoding.choices_column is not None and names is None:
         return [
-            {
-                **fields,
-                "prediction": found.prediction,
-                "probability": found.probability,
-                "probabilities": json.dumps(dict(found.probabilities), ensure_ascii=False),
-            }
-            for fields, found in zip(kept, predictor.classify(window, tell, **asked), strict=True)
+            _answered(
+                example,
+                {
+                    "prediction": found.prediction,
+                    "probabilities": json.dumps(dict(found.probabilities), ensure_ascii=False),
+                    "probability": found.probability,
+                },
+            )
+            for example, found in zip(window, predictor.classify(window, tell, **asked), strict=True)
         ]
     return [
-        {
-            **fields,
-            "prediction": found.prediction,
-            "probability": found.probability,
-            **({} if names else {f"probability_{label}": share for label, share in found.probabilities.items()}),
-        }
-        for fields, found in zip(kept, predictor.classify(window, tell, **asked), strict=True)
+        _answered(
+            example,
+            {
+                "prediction": found.prediction,
+                "probability": found.probability,
+                **({} if names else {f"probability_{label}": share for label, share in found.probabilities.items()}),
+            },
+        )
+        for example, found in zip(window, predictor.classify(window, tell, **asked), strict=True)
     ]
+
+
+def _answered(example: Example, answers: Mapping[str, str | float]) -> OutputRow:
+    """Return the values of a row as its source has them, and its answers behind them."""
+    whole = {**example.values, **answers}
+    row = example.values
+    return ArrowRow(whole, row.batch, row.index) if isinstance(row, ArrowRow) else whole
 
 
 @dataclass(frozen=True)
@@ -228,6 +259,7 @@ class _Survey:
     columns: tuple[str, ...]  # all that occur
     rows: int | None  # None if not known
     faults: list[Fault]  # of the rows that are left out; filled while reading where nothing was known before
+    types: ColumnTypes  # of the columns, where they are needed and the source has no schema
 
 
 @dataclass(frozen=True)
