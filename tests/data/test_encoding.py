@@ -324,7 +324,7 @@ def test_labels_and_own_choices_with_such_a_token_are_errors_too() -> None:
     with pytest.raises(BaseError, match=r"Encoding the labels: the answer 'an \[ORG\]': the token '\[ORG\]'"):
         Encoding(tokenizer, "seq2seq", PROMPT, "sentence", ("an [ORG]", "none"), **options)
     coding = Encoding(tokenizer, "seq2seq", PROMPT, "sentence", choices_column="options", **options)
-    with pytest.raises(BaseError, match=r"Encoding news.csv:2: the answer: the token '\[ORG\]'"):
+    with pytest.raises(BaseError, match=r"Encoding news\.csv:2: the choice .\[ORG\].: the token '\[ORG\]'"):
         next(coding.encode([replace(example("x"), choices=("[ORG]", "none"))]))
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ia3.adapters.attached import adapter_of, attach
@@ -30,7 +31,7 @@ from ia3.inference.loading import load_predictor
 from ia3.inference.metrics import MetricsError
 from ia3.inference.predictions import Prediction, predictions_of
 from ia3.inference.predictor import Predictor
-from tests.models import save_tiny_base
+from tests.models import save_tiny_base, tiny_tokenizer
 
 KINDS = ("causal", "seq2seq", "encoder")
 LABELS = ("negative", "neutral", "positive")
@@ -310,6 +311,22 @@ def test_an_answer_has_the_room_that_the_positions_leave(writers: Mapping[str, P
         "Generating: max_new_tokens is 40, and the base has 40 positions for prompt and answer. Ask for fewer."
     )
     assert len(short.encode(["word " * 20], 10)[1][0].prompt_ids) <= 30
+
+
+def test_texts_that_the_base_cannot_read_are_told(predictors: Mapping[str, Predictor]) -> None:
+    predictor = predictors["encoder"]
+    tokenizer = tiny_tokenizer("encoder")
+    tokenizer.backend_tokenizer.pre_tokenizer = Whitespace()
+    heard: list[str] = []
+    deaf = replace(predictor, encoding=replace(predictor.encoding, tokenizer=tokenizer), say=heard.append)
+
+    deaf.classify(["abc", "利润"])
+    deaf.evaluate([("利润", LABELS[0])])
+
+    assert [note.partition(" to the base")[0] for note in heard] == [
+        "1 of 2 texts is mostly unknown",
+        "1 of 1 texts is mostly unknown",
+    ]
 
 
 def test_rotary_positions_run_on_and_leave_the_prompt_at_least_half_of_the_trained_length(

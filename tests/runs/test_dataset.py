@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.pre_tokenizers import Whitespace
 
 from ia3.bases.limits import Limits
 from ia3.data.templates import Template
@@ -191,6 +192,17 @@ def test_long_texts_are_cut_to_max_length_and_their_answers_never(kind: Any) -> 
         if kind != "encoder":
             assert encoded.target_ids == data.encoding.target_ids(label)
         assert (len(encoded) if kind == "causal" else len(encoded.prompt_ids)) <= 60
+
+
+def test_what_the_base_does_not_know_is_told_of_both_parts() -> None:
+    tokenizer = tiny_tokenizer("seq2seq")
+    tokenizer.backend_tokenizer.pre_tokenizer = Whitespace()  # letters that are no bytes' names are unknown then
+    rows = read_rows([("abc", "d"), ("利润", "e")], eval_source=[("上升", "d")], answers="text")
+    notes = encode_rows(rows, tokenizer, Limits(), "seq2seq").notes
+    assert [note.partition(" to the base")[0] for note in notes] == ["2 of 3 texts are mostly unknown"]
+    rows = read_rows([("abc", "好"), ("abd", "e")], eval_fraction=0, answers="text")
+    (note,) = encode_rows(rows, tokenizer, Limits(), "seq2seq").notes
+    assert note.startswith("1 of 2 answers has tokens unknown to the base (<unk>)")
 
 
 def test_what_the_base_cannot_read_is_cut_and_told() -> None:

@@ -15,6 +15,7 @@ from ia3.bases.kinds import Kind
 from ia3.bases.limits import NO_LIMITS, Limits
 from ia3.data.examples import Example, quote
 from ia3.data.templates import Template, prompt_of
+from ia3.data.unknown import is_unknown, unknown_id
 from ia3.errors import BaseError, SettingsError, TemplateError, near_matches
 
 _CHUNK = 512  # prompts handed to the tokenizer at once
@@ -69,10 +70,11 @@ class Encoding:
             twice = next(i for i in range(len(ids)) if ids[i] in ids[:i])
             raise TemplateError(
                 f"Encoding the labels: {self.labels[twice]!r} and {self.labels[ids.index(ids[twice])]!r} have the same "
-                "answer tokens, expected a different answer for each. Mend the template's target."
+                f"answer tokens{self._unknown_clause(ids[twice])}, expected a different answer for each. Mend the "
+                "template's target."
             )
         for label, own in zip(self.labels, ids, strict=False):  # an encoder has none
-            self._check_answer(own, f"Encoding the labels: the answer {quote(label)}")
+            self._check_choice(own, f"Encoding the labels: the answer {quote(label)}")
         object.__setattr__(self, "choice_ids", ids)
 
     def target_ids(self, label: str, example: Example | None = None) -> tuple[int, ...]:
@@ -133,9 +135,8 @@ class Encoding:
         target: tuple[int, ...] = ()
         if self.kind != "encoder" and example.label is not None:
             target = choices[choice] if choice >= 0 else self.target_ids(example.label, example)
-        if self.choices_column is not None or choice < 0:  # those of the label set are checked
-            for own in (*(() if self.choices_column is None else choices), target):
-                self._check_answer(own, f"Encoding {example.origin}: the answer")
+        if choice < 0:  # those of a label set or of a row's choices are checked
+            self._check_answer(target, f"Encoding {example.origin}: the answer")
         limit = self._prompt_limit(choices or (target,), example)
         if limit is None or len(ids) <= limit:
             return Encoded(index, ids, target, choice, truncated=False, choices=choices)
@@ -153,8 +154,11 @@ class Encoding:
             twice = next(i for i in range(len(ids)) if ids[i] in ids[:i])
             raise TemplateError(
                 f"Encoding {example.origin}: its choices {example.choices[ids.index(ids[twice])]!r} and "
-                f"{example.choices[twice]!r} have the same answer tokens. Mend the row, or the template's target."
+                f"{example.choices[twice]!r} have the same answer tokens{self._unknown_clause(ids[twice])}. Mend the "
+                "row, or the template's target."
             )
+        for choice, own in zip(example.choices, ids, strict=True):
+            self._check_choice(own, f"Encoding {example.origin}: the choice {quote(choice)}")
         return ids
 
     def _choice(self, example: Example) -> int:
@@ -181,6 +185,20 @@ class Encoding:
                 "answer, or raise --max-length."
             )
         return self.max_length - longest
+
+    def _check_choice(self, ids: tuple[int, ...], doing: str) -> None:
+        """Raise if one of several answers cannot be one, or says nothing to the base."""
+        self._check_answer(ids, doing)
+        if is_unknown(self.tokenizer, ids[:-1]):
+            raise TemplateError(
+                f"{doing} is nothing but unknown tokens ({self.tokenizer.unk_token}) to the base, expected words that "
+                "it knows. Give the labels other words with the template's target, or take a base that knows their "
+                "letters."
+            )
+
+    def _unknown_clause(self, ids: tuple[int, ...]) -> str:
+        found = unknown_id(self.tokenizer)
+        return f" (some are unknown to the base: {self.tokenizer.unk_token})" if found in ids else ""
 
     def _check_answer(self, ids: tuple[int, ...], doing: str) -> None:
         """Raise if an answer has no tokens of its own, an id without embeddings, or no room in the base."""

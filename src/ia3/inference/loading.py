@@ -103,7 +103,8 @@ def load_predictor(
     encoding = encoding_of(base, known, words, chosen)
     others = _further_encodings(doing, encoding, known.others) if ensemble else ()
     attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
-    return _predictor(base, attachment, name, encoding, adapter, known, strength=strength, others=others)
+    changes: dict[str, Any] = {"strength": strength, "others": others, "say": say}
+    return _predictor(base, attachment, name, encoding, adapter, known, **changes)
 
 
 def predictor_of(adapter: Adapter, base: Base, name: str) -> Predictor:

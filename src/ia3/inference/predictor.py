@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ia3.bases.cache import Say
 from ia3.bases.loading import Base
+from ia3.bases.locating import say_on_stderr
 from ia3.core.attach import Attachment
 from ia3.core.strengths import at_strength
 from ia3.data.encoding import Encoded, Encoding
@@ -19,6 +21,7 @@ from ia3.data.examples import Example, Table
 from ia3.data.table_files import TableFile, as_read
 from ia3.data.tables import read_table
 from ia3.data.templates import check_prompt
+from ia3.data.unknown import describe_unknown_texts
 from ia3.errors import SettingsError
 from ia3.inference.ensemble import Wording, average_ranks, evaluate_wordings
 from ia3.inference.evaluate import (
@@ -56,6 +59,7 @@ class Predictor:
         temperature: What that is divided by before it becomes probabilities.
         strength: How much of the adapter is used where a call does not say.
         others: Encodings with further templates, which a closed set's answers are averaged over.
+        say: Told how much of the texts the base cannot read, where it cannot.
     """
 
     base: Base
@@ -68,6 +72,7 @@ class Predictor:
     temperature: float = 1.0
     strength: float = 1.0
     others: tuple[Encoding, ...] = ()
+    say: Say = say_on_stderr
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -250,7 +255,10 @@ class Predictor:
         if examples:
             own = () if encoding.choices_column is None else ("choices",)
             check_prompt(encoding.template, (*examples[0].fields, *own), text_column=encoding.text_column)
-        return list(encoding.encode(examples if is_labelled else [replace(e, label=None) for e in examples]))
+        encoded = list(encoding.encode(examples if is_labelled else [replace(e, label=None) for e in examples]))
+        for note in describe_unknown_texts(encoding.tokenizer, examples, [one.prompt_ids for one in encoded]):
+            self.say(note)
+        return encoded
 
     def answers(
         self,

@@ -13,10 +13,12 @@ import numpy as np
 
 from ia3.bases.kinds import kind_of
 from ia3.bases.loading import Base, load_base, load_config
+from ia3.bases.locating import say_on_stderr
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, Origin, Table
 from ia3.data.labels import label_set
 from ia3.data.templates import Template, check_template, default_template, parse_template
+from ia3.data.unknown import describe_unknown_texts
 from ia3.errors import SettingsError
 from ia3.inference.base_alone import base_alone
 from ia3.inference.calibration import calibrate, content_free_prior
@@ -79,7 +81,7 @@ def load_zero_shot(
     encoding = Encoding(
         base.tokenizer, kind, words, table.text_column, chosen, limits.usual, table.label_column, own, limits
     )
-    return ZeroShot(base, encoding, ranking=ranking)
+    return ZeroShot(base, encoding, ranking=ranking, say=say)
 
 
 def _labels_of(table: Table) -> tuple[str, ...]:
@@ -101,12 +103,14 @@ class ZeroShot:
         encoding: How texts become token ids; it has the labels.
         token_budget: Most tokens of a batch, padding included.
         ranking: What the labels are compared by.
+        say: Told how much of the texts the base cannot read, where it cannot.
     """
 
     base: Base
     encoding: Encoding
     token_budget: int = TOKEN_BUDGET
     ranking: Ranking = "sum"
+    say: Callable[[str], None] = say_on_stderr
 
     def evaluate(self, table: Table, *, is_calibrated: bool = False, on_progress: Progress | None = None) -> Metrics:
         """Return how good the base is on a table with labels.
@@ -122,6 +126,8 @@ class ZeroShot:
             MetricsError: If there are no rows, or a number is NaN.
         """
         encoded = list(self.encoding.encode(table.examples))
+        for note in describe_unknown_texts(self.base.tokenizer, table.examples, [one.prompt_ids for one in encoded]):
+            self.say(note)
         with base_alone(self.base.model):
             return self._evaluate(table, encoded, is_calibrated, on_progress)
 

@@ -23,6 +23,7 @@ from ia3.data.table_files import TableFile, as_read
 from ia3.data.tables import read_table
 from ia3.data.template_sets import TemplateLike, templates_of
 from ia3.data.templates import check_template, default_template
+from ia3.data.unknown import describe_unknown_answers, describe_unknown_texts
 from ia3.errors import SettingsError
 from ia3.inference.metrics import describe_few_rows
 from ia3.inference.template_search import Search
@@ -212,7 +213,8 @@ def encode_rows(
     lengths = [_length(encoded, encoding) for encoded in whole]
     report = describe_table(table, lengths, chosen if is_cut else None)
     variants = tuple(tuple(other.encode(table.examples, seen=seen)) for other in others)
-    notes = (*_length_notes(parts, max_length, limits), *_template_notes(len(templates)))
+    unknown = _unknown_notes(rows, parts, tokenizer, kind)
+    notes = (*_length_notes(parts, max_length, limits), *unknown, *_template_notes(len(templates)))
     held_out = parts[1] if len(parts) > 1 else ()
     return Dataset(rows, encoding, parts[0], held_out, report, notes, tuple(others), variants)
 
@@ -298,6 +300,16 @@ def _length(encoded: Encoded, encoding: Encoding) -> int:
     if encoding.kind != "causal":
         return len(encoded.prompt_ids)
     return len(encoded.prompt_ids) + max(map(len, encoded.choices), default=len(encoded.target_ids))
+
+
+def _unknown_notes(rows: Rows, parts: Sequence[Sequence[Encoded]], tokenizer: Any, kind: Kind) -> tuple[str, ...]:
+    """Return in words what the base cannot read of the texts, or write of free answers."""
+    examples = [example for part in _parts(rows) for example in part.examples]
+    encoded = [one for part in parts for one in part]
+    texts = describe_unknown_texts(tokenizer, examples, [one.prompt_ids for one in encoded])
+    is_free = kind != "encoder" and not rows.labels and rows.train.choices_column is None
+    answers = [one.target_ids for one in encoded]
+    return (*texts, *(describe_unknown_answers(tokenizer, examples, answers) if is_free else ()))
 
 
 def _template_notes(count: int) -> tuple[str, ...]:
