@@ -10,6 +10,8 @@
     ├── SettingsError     settings that contradict each other or lie outside their range
     └── RunError          an output folder in use, a checkpoint that does not belong to the run
 
+    IA3Warning            what goes on, and would mislead if nobody knew; the command line prints it
+
 A message reads `<what we were doing>: <what is wrong>, got <value>, expected <rule>. <what to do>.` This file knows
 nothing of models, files or the command line; it imports nothing of the package.
 """
@@ -47,6 +49,10 @@ def near_matches(name: str, known: Iterable[str], *, most: int = 3) -> str:
 
 class IA3Error(Exception):
     """A user's mistake, told in a sentence; the root of every error of this package."""
+
+
+class IA3Warning(UserWarning):
+    """Something that is no mistake and would mislead if nobody knew: a file with a part missing, rows seen before."""
 
 
 class PlanError(IA3Error):

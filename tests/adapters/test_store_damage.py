@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+import warnings
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ia3.adapters.store import Store, create_store
 from ia3.adapters.store_blocks import HEAD_SIZE
+from ia3.adapters.store_file import lock_of
 from ia3.adapters.store_index import read_state
-from ia3.errors import AdapterError
+from ia3.errors import AdapterError, IA3Warning
 from tests.adapters.store_examples import PLAN, assert_holds, reads, small, small_store
 
 Course = list[tuple[int, tuple[str, ...]]]  # where each commit ends, and the names that it leaves
@@ -58,6 +61,10 @@ def test_cut_at_every_byte_a_store_loses_the_last_append_at_most(course: tuple[b
             assert state.end <= cut
 
 
+TORN = pytest.mark.filterwarnings("ignore:.*behind its last whole commit:ia3.errors.IA3Warning")
+
+
+@TORN
 @pytest.mark.parametrize("tail", [b"\0", b"x" * 64, b"\0" * 5000, b"IA3b" * 16, None])
 def test_anything_behind_the_last_commit_is_of_no_matter(
     tail: bytes | None, course: tuple[bytes, Course], tmp_path: Path
@@ -73,6 +80,7 @@ def test_anything_behind_the_last_commit_is_of_no_matter(
     assert store.verify() == ()
 
 
+@TORN
 @pytest.mark.parametrize("step", [997, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_store_cut_at_any_byte_is_added_to_as_if_nothing_had_been(
     step: int, course: tuple[bytes, Course], tmp_path: Path
@@ -121,16 +129,84 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Course]:
     return path.read_bytes(), commits
 
 
-def test_a_packed_store_that_is_cut_off_holds_every_adapter_before_the_cut(tmp_path: Path) -> None:
-    """Packing is one append, but a copy that broke off still has what came before."""
+def test_a_packed_store_that_is_cut_off_holds_every_adapter_before_the_cut_and_names_the_one_after(
+    tmp_path: Path,
+) -> None:
+    """A copy that broke off still has what came before. It opened with one fewer in silence."""
     path = tmp_path / "s.ia3"
     store = small_store(path, *"abcdef")
     ends = [store._file.block(name).end for name in store.names]
-    content = path.read_bytes()
+    content, named = path.read_bytes(), 0
     for cut in range(ends[0] + HEAD_SIZE, len(content), 97):
         path.write_bytes(content[:cut])
         whole = sum(end + HEAD_SIZE <= cut for end in ends)
-        assert_holds(Store.open(path), {name: small(i) for i, name in enumerate("abcdef"[:whole])})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            opened = Store.open(path)
+        assert_holds(opened, {name: small(i) for i, name in enumerate("abcdef"[:whole])})
+        told = [str(warning.message) for warning in caught if warning.category is IA3Warning]
+        assert len(told) == (opened._file.state.rest > 0), f"cut at {cut}"
+        named += any(
+            f"do not count: adapter {'abcdef'[whole : whole + 1]!r}. Adding was cut short" in one for one in told
+        )
+    assert named > 20
+
+
+def _torn(path: Path, cut: int, *names: str) -> Store:
+    """Return a store whose end is cut, opened with the warning that it must give."""
+    small_store(path, *names)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - cut])
+    with pytest.warns(IA3Warning, match=rf"Opening .*s\.ia3: .* do not count: adapter '{names[-1]}'"):
+        return Store.open(path)
+
+
+@pytest.mark.parametrize("cut", [900, 1200])
+def test_an_adapter_that_is_torn_is_told_by_whoever_is_asked_for_it(cut: int, tmp_path: Path) -> None:
+    store = _torn(tmp_path / "s.ia3", cut, "a", "b", "c")
+    assert store.names == ("a", "b")
+    message = "Looking up adapter 'c': it stands behind the last whole commit of .* and does not count"
+    for ask in (store.adapter, store.vector, store.metadata, store.remove):
+        with pytest.raises(AdapterError, match=message):
+            ask("c")
+    assert next((d.name, d.what) for d in store.verify()) == ("c", "all of it, behind the last whole commit")
+    store.append("c", small(5))  # tidies up
+    assert_holds(Store.open(store.path), {"a": small(0), "b": small(1), "c": small(5)})
+    assert store.verify() == ()
+
+
+def test_where_a_torn_adapter_would_have_replaced_another_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "s.ia3"
+    small_store(path, "a", "b").replace("a", small(7))
+    path.write_bytes(path.read_bytes()[: -3 * HEAD_SIZE])
+    with path.open("r+b") as file:  # the commit's head as well
+        file.truncate(path.stat().st_size - HEAD_SIZE)
+    with pytest.warns(IA3Warning, match=r"do not count: adapter 'a' \(of 'a' the older one is read\)"):
+        assert_holds(Store.open(path), {"a": small(0), "b": small(1)})
+
+
+def test_a_store_that_another_process_is_adding_to_is_opened_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "s.ia3"
+    _torn(path, 1000, "a", "b")
+    with FileLock(lock_of(path)):
+        assert Store.open(path).names == ("a",)
+    with pytest.warns(IA3Warning, match="adapter 'b'"):
+        Store.open(path)
+
+
+def test_bytes_that_are_no_block_under_a_damaged_index_are_told(tmp_path: Path) -> None:
+    """With the index and a block's head damaged the adapter was gone without a word."""
+    path = tmp_path / "s.ia3"
+    store = small_store(path, "a", "b", "c")
+    content = bytearray(path.read_bytes())
+    content[store._file.block("b").place + 9] ^= 4
+    state = store._file.state
+    for place in (state.commit + HEAD_SIZE, store._file.block("b").end + HEAD_SIZE):  # the last index, and b's
+        content[place] ^= 255
+    path.write_bytes(content)
+    with pytest.warns(IA3Warning, match="its index is damaged, and no adapter can be read from .* bytes in it"):
+        damaged = Store.open(path)
+    assert any("bytes that are no block" in damage.what for damage in damaged.verify())
 
 
 @pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])

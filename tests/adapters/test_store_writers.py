@@ -68,6 +68,7 @@ CHANGES: dict[str, tuple[Callable[[Store], None], dict[str, int]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*behind its last whole commit:ia3.errors.IA3Warning")
 @pytest.mark.parametrize("change", CHANGES)
 def test_killed_at_every_step_a_change_is_made_or_not(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -222,6 +223,7 @@ for number in range(int(sys.argv[2]), 100_000):
 """
 
 
+@pytest.mark.filterwarnings("ignore:.*behind its last whole commit:ia3.errors.IA3Warning")
 @pytest.mark.slow
 def test_a_process_killed_while_it_adds_loses_the_last_append_at_most(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}

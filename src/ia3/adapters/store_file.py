@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +18,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ia3.adapters.store_blocks import FIRST, VERSION, Block, parse_head, read_block, read_version
 from ia3.adapters.store_index import State, read_index, read_name, read_state
-from ia3.errors import AdapterError, near_matches
+from ia3.errors import AdapterError, IA3Warning, near_matches
 
 # The system maps up to 64 kB around a page that is asked for, where they are in memory already.
 _AROUND = 1 << 16
+_SHOWN = 8  # names in a message
+_CUT_SHORT = "Adding was cut short, or the file is damaged."
 _MAY_ADVISE = hasattr(mmap.mmap, "madvise")
 
 
@@ -35,7 +40,19 @@ def open_store_file(path: Path, state: State | None = None) -> StoreFile:
 
     Raises:
         AdapterError: If there is none, it is no store, a later version wrote it, or it has no whole commit.
+
+    Warns:
+        IA3Warning: If adapters behind its last commit do not count, unless a process is adding them now.
     """
+    file = _open(path, state)
+    if file.loss() and not _is_being_written(path):
+        file = _open(path, None)  # whoever wrote may have been done in between
+        if told := file.loss():
+            warnings.warn(f"Opening {path}: {told}", IA3Warning, stacklevel=3)
+    return file
+
+
+def _open(path: Path, state: State | None) -> StoreFile:
     doing = f"Opening {path}"
     data = MappedFile(path, doing)
     version = read_version(data)
@@ -56,6 +73,25 @@ def open_store_file(path: Path, state: State | None = None) -> StoreFile:
     raise AdapterError(
         f"{doing}: it is cut off before its first adapter was whole, got {len(data)} bytes. Copy it again."
     )
+
+
+def lock_of(path: Path) -> Path:
+    """Return the file that a store's writer holds."""
+    real = path.resolve()
+    return real.with_name(f".{real.name}.lock")
+
+
+def _is_being_written(path: Path) -> bool:
+    place = lock_of(path)
+    if not place.exists():
+        return False
+    try:
+        with FileLock(place, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # it may not be opened here, so nobody knows
+        return False
 
 
 def file_identity(facts: os.stat_result) -> tuple[int, int]:
@@ -169,12 +205,38 @@ class StoreFile:
         commit = read_block(self.data, self.state.commit)
         return max(0, len(self.data) - FIRST - used - (commit.size if commit else 0))
 
+    def loss(self) -> str | None:
+        """Return what of the file does not count, in words, or None."""
+        names, rest = self.state.lost, f"{self.state.rest:,} bytes behind its last whole commit do not count"
+        if names:
+            shown = ", ".join(map(repr, names[:_SHOWN])) + (f", … ({len(names)})" if len(names) > _SHOWN else "")
+            older = [name for name in names if name in self.state.entries]
+            instead = f" (of {', '.join(map(repr, older[:_SHOWN]))} the older one is read)" if older else ""
+            what = "adapter" if len(names) == 1 else "adapters"
+            return f"{rest}: {what} {shown}{instead}. {_CUT_SHORT} Add again, or take another copy of the file."
+        if self.state.rest:
+            return (
+                f"{rest}, and of which adapter they are cannot be read. {_CUT_SHORT} See what is there with "
+                "'ia3 adapters list'; add again what is not, or take another copy of the file."
+            )
+        if self.state.missing:
+            return (
+                f"its index is damaged, and no adapter can be read from {self.state.missing:,} bytes in it, so one may "
+                "be missing. See what is there with 'ia3 adapters list', or take another copy of the file."
+            )
+        return None
+
     def block(self, name: str) -> Block:
         """Return the head of an adapter's block.
 
         Raises:
-            AdapterError: For an unknown name.
+            AdapterError: For an unknown name, or one that is behind the last commit.
         """
+        if name in self.state.lost and name not in self.state.entries:
+            raise AdapterError(
+                f"Looking up adapter {name!r}: it stands behind the last whole commit of {self.path} and does not "
+                f"count. {_CUT_SHORT} Add it again, or take another copy of the file."
+            )
         if name not in self.state.entries:
             raise AdapterError(
                 f"Looking up adapter {name!r}: {self.path} has no such name.{near_matches(name, self.state.entries)}"
@@ -241,6 +303,7 @@ class StoreFile:
     def find_damage(self) -> tuple[Damage, ...]:
         """Read everything and return what is damaged."""
         found = [Damage(name, what) for name in self.state.entries for what in self._damage_of(name)]
+        found += [Damage(name, "all of it, behind the last whole commit") for name in self.state.lost]
         found += [Damage(None, what) for what in self._shared_damage()]
         self.data.give_back()
         return tuple(found)
@@ -268,6 +331,8 @@ class StoreFile:
             content = self._read(block.text_at, block.text_length)
             if read_block(self.data, block.place) != block or zlib.crc32(content) != block.text_checksum:
                 found.append(f"a copy of the description ({number} of {len(self.state.descriptions)})")
+        if self.state.missing:
+            found.append(f"{self.state.missing:,} bytes that are no block")
         if not self.state.is_clean:
             torn = len(self.data) - self.state.end
             found.append(f"the end of the file ({torn} bytes behind the last whole commit)" if torn else "the index")

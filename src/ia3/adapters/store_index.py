@@ -63,18 +63,31 @@ def _from_commits(data: Bytes, last: Block) -> State | None:
 
 
 def _from_blocks(data: Bytes) -> State | None:
-    """Read the head of every block; what stands behind the last commit does not count."""
-    state, pending, is_committed = State(is_clean=False), list[Change](), False
+    """Read the head of every block; what stands behind the last commit does not count, and is remembered by name."""
+    state, pending, missing, at, committed = State(is_clean=False), list[Change](), 0, FIRST, 0
     for block in scan_blocks(data):
+        missing += block.place - at
         if block.kind is Kind.COMMIT:
             # one that is cut off counts as well: the blocks before it were on disk before its head was written
             end = block.end if block.end <= len(data) else block.place
-            state, pending, is_committed = replace(state.after(pending), end=end), [], True
-        elif block.end <= len(data):
-            name = read_name(data, block)
-            if name is not None:
-                pending.append((block.head(), name))
-    return state if is_committed else None
+            state, pending = replace(_committed(state, data, block, pending, missing), end=end), []
+            missing, committed = 0, block.end
+        elif (name := read_name(data, block)) is not None:
+            pending.append((block.head(), name))
+        else:
+            missing += block.size
+        at = block.end
+    lost = dict.fromkeys(name for head, name in pending if head[_KIND_AT] == Kind.ADAPTER)
+    return replace(state, lost=tuple(lost), rest=max(0, len(data) - committed)) if committed else None
+
+
+def _committed(state: State, data: Bytes, commit: Block, pending: Iterable[Change], missing: int) -> State:
+    """Return the state at a commit: by its index, else by the heads before it, of which some bytes are no block."""
+    index = read_index(data, commit)
+    if index is None:
+        return replace(state.after(pending), missing=state.missing + missing)
+    is_whole = _CHAIN.unpack_from(index)[0] == 0
+    return (State(is_clean=False) if is_whole else state).after(_changes(index))
 
 
 def read_index(data: Bytes, commit: Block) -> bytes | None:
@@ -142,6 +155,10 @@ class State:
         commit: Place of the last commit; 0 if the next one must hold the whole index.
         steps: Number of commits since a whole index.
         is_clean: Whether the file ends with a whole commit, and its indexes are whole.
+        lost: Names of the adapters behind the last commit, which do not count: adding them was cut short, or the
+            file is damaged.
+        rest: Bytes behind the last commit.
+        missing: Bytes before the last commit that are no block, where no index says what they were.
     """
 
     entries: Mapping[str, bytes] = field(default_factory=dict)
@@ -150,6 +167,9 @@ class State:
     commit: int = 0
     steps: int = 0
     is_clean: bool = True
+    lost: tuple[str, ...] = ()
+    rest: int = 0
+    missing: int = 0
 
     def block(self, name: str) -> Block:
         """Return the head of an adapter's block."""

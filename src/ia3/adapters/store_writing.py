@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ia3.adapters.atomic import sync_folder
 from ia3.adapters.store_blocks import Block, Kind, Stored, file_head, padded
-from ia3.adapters.store_file import StoreFile, open_store_file
+from ia3.adapters.store_file import StoreFile, lock_of, open_store_file
 from ia3.adapters.store_index import Change, State, name_fault, write_index
 from ia3.errors import AdapterError
 
@@ -205,7 +205,7 @@ class Writer:
         self._put(Block(Kind.COMMIT, place), "", index)
         if is_durable:
             os.fsync(self._descriptor)
-        self.state = replace(after, end=self._at, commit=place, steps=steps, is_clean=True)
+        self.state = replace(after, end=self._at, commit=place, steps=steps, is_clean=True, lost=(), rest=0, missing=0)
         self._changes = []
 
     def drop(self) -> None:
@@ -270,8 +270,7 @@ def _written_beside(path: Path, doing: str) -> Iterator[Writer]:
 @contextlib.contextmanager
 def _locked(path: Path, doing: str) -> Iterator[None]:
     """Hold the lock of a store's writers, which ends with the process however that ends."""
-    real = path.resolve()
-    lock = FileLock(real.with_name(f".{real.name}.lock"), timeout=LOCK_SECONDS)
+    lock = FileLock(lock_of(path), timeout=LOCK_SECONDS)
     try:
         with _told(doing):
             lock.acquire()

@@ -16,6 +16,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ia3.cli import (
     adapters,
@@ -33,9 +34,10 @@ from ia3.cli import (
     train,
 )
 from ia3.cli.interrupts import Interrupts
+from ia3.cli.output import say
 from ia3.cli.parsing import UsageError, Verb, read_arguments
 from ia3.core.fast.memory import keep_freed_memory
-from ia3.errors import IA3Error, near_matches
+from ia3.errors import IA3Error, IA3Warning, near_matches
 
 # in the order of the help: what there is, making an adapter, using it
 VERBS: tuple[Verb, ...] = (
@@ -137,7 +139,7 @@ def _version() -> str:
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Keep other libraries' warnings off stderr for the length of a command; everything is as before after it."""
+    """Keep other libraries' warnings off stderr for the length of a command, and say ours, each once."""
     import logging
 
     verbosity = os.environ.get("TRANSFORMERS_VERBOSITY")
@@ -147,6 +149,8 @@ def _quiet_libraries() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", IA3Warning)
+        warnings.showwarning = _Warned()
         try:
             yield
         finally:
@@ -154,6 +158,18 @@ def _quiet_libraries() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
             if verbosity is None:
                 del os.environ["TRANSFORMERS_VERBOSITY"]
+
+
+class _Warned:
+    """Says a warning on stderr as a sentence, the same one once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        if (sentence := str(message)) not in self._said:
+            self._said.add(sentence)
+            say(sentence)
 
 
 def _tell(message: str, code: int = 0) -> int:

@@ -96,22 +96,22 @@ def run_verify(options: argparse.Namespace) -> int:
     store = _open(options)
     found = store.find_damage()
     damaged = list(dict.fromkeys(damage.name for damage in found if damage.name is not None))
+    count = len({*store.state.entries, *store.state.lost})
     if options.json:
         parts = [{"name": damage.name, "part": damage.what} for damage in found]
-        print_json({"store": str(store.path), "adapters": len(store.state.entries), "damage": parts})
+        print_json({"store": str(store.path), "adapters": count, "damage": parts})
     else:
-        whole = len(store.state.entries) - len(damaged)
-        print_lines([f"{store.path}: {whole:,} of {_count(store)} whole"])
+        print_lines([f"{store.path}: {count - len(damaged):,} of {_adapters(count)} whole"])
         print_lines(f"damaged: {f'{d.name!r}, ' if d.name is not None else ''}{d.what}" for d in found)
     if damaged:
         raise AdapterError(
-            f"Verifying {store.path}: {len(damaged)} of {_count(store)} damaged. Take another copy of the file, or "
+            f"Verifying {store.path}: {len(damaged)} of {_adapters(count)} damaged. Take another copy of the file, or "
             "remove them and add them again."
         )
     if found:
         raise AdapterError(
-            f"Verifying {store.path}: every adapter is whole, and parts of the file that none needs are damaged. "
-            "'ia3 adapters compact' writes it anew."
+            f"Verifying {store.path}: every adapter that is read is whole, and other parts of the file are damaged. "
+            "'ia3 adapters compact' writes it anew without them."
         )
     return 0
 
@@ -196,7 +196,10 @@ def _plain(text: str) -> str:
 
 
 def _count(store: StoreFile) -> str:
-    count = len(store.state.entries)
+    return _adapters(len(store.state.entries))
+
+
+def _adapters(count: int) -> str:
     return f"{count:,} adapter{'' if count == 1 else 's'}"
 
 
