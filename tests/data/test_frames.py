@@ -52,6 +52,31 @@ def test_a_table_in_memory_is_rows(table: Any) -> None:
     assert [example.text for example in stream_table(table)] == [text for text, _ in ROWS]
 
 
+class _Handed:
+    """A table of a library that nothing here knows, which hands its rows out as Arrow's."""
+
+    columns = ("text", "label")
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return ARROW.__arrow_c_stream__(requested_schema)
+
+
+class _Lazy:
+    """A query that has not been computed."""
+
+    def collect(self) -> _Handed:
+        return _Handed()
+
+    def lazy(self) -> _Lazy:
+        return self
+
+
+def test_a_table_of_any_library_that_hands_out_arrow_is_rows() -> None:
+    assert [(e.text, e.label) for e in read_table(_Handed()).examples] == ROWS  # type: ignore[arg-type]
+    with pytest.raises(TableError, match=r"not computed yet\. Give frame\.collect\(\)"):
+        read_table(_Lazy())  # type: ignore[arg-type]
+
+
 def test_an_arrow_reader_is_read_once() -> None:
     assert [(e.text, e.label) for e in read_table(ARROW.to_reader()).examples] == ROWS
 

@@ -41,6 +41,20 @@ def test_no_rows_are_no_texts(given: Any) -> None:
     assert list_rows(given) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("Profit rose.", "got a single str, expected a list"),
+        ({"sentence": "Profit rose."}, "got a single dict, expected a list"),
+        (5, "got a value of type 'int'"),
+        (datasets.DatasetDict(test=datasets.Dataset.from_dict({"sentence": TEXTS})), r"Give one: data\['test'\]"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_told(given: Any, told: str) -> None:
+    with pytest.raises(TableError, match=told):
+        list_rows(given)
+
+
 def test_a_missing_text_is_told_with_its_row() -> None:
     with pytest.raises(TableError, match="<rows>:1, column 'text': text is missing"):
         read_rows(pd.Series([None, "Profit rose."]), "text")

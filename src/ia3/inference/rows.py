@@ -44,9 +44,10 @@ def list_rows(rows: Iterable[Row]) -> list[Row]:
     Raises:
         TableError: For a single text in place of a list, and for a table whose rows cannot be read.
     """
-    if isinstance(rows, str | Mapping | Example):
+    if isinstance(rows, str | Mapping | Example) and not is_frame(rows):
         raise TableError(f"Reading texts: got a single {type(rows).__name__}, expected a list. Write [text].")
-    if not is_frame(rows):
+    is_read_whole = is_frame(rows) or not isinstance(rows, Iterable)
+    if not is_read_whole:
         return list(rows)
     if isinstance(rows, Sized) and len(rows) == 0:
         return []
