@@ -14,6 +14,7 @@ from ia3.core.discovery import find_plan
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.generate import Tokens, generate_tokens
+from ia3.inference.shortcuts import shortcuts_of
 from tests.families import CASES, make_model
 
 LANGUAGE_MODELS = [name for name, case in CASES.items() if case.kind != "encoder"]
@@ -155,6 +156,7 @@ def test_an_answer_ends_at_the_limit() -> None:
 
 def test_finished_rows_leave_the_batch() -> None:
     model = make_ending("gpt_neo")
+    shortcuts_of(model, "causal", pad_id=0)  # its passes are not of the prompts
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
 

@@ -134,7 +134,7 @@ def test_the_hook_is_gone_also_after_an_error() -> None:
     model = make_model("gpt2")
     inputs, positions = inputs_and_positions("gpt2")
 
-    with pytest.raises(IndexError):
+    with pytest.raises(BaseError, match=r"have shape \(3, 7, 48\) for \d+ of \(3, 6\) tokens, expected a row"):
         logits_at(model, positions[:, :-1], inputs)
 
     assert not model.get_output_embeddings()._forward_pre_hooks

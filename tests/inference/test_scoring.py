@@ -17,6 +17,7 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference import scoring
 from ia3.inference.scoring import score_choices
+from ia3.inference.shortcuts import shortcuts_of
 from tests.families import CASES, make_model
 
 LANGUAGE_MODELS = [name for name, case in CASES.items() if case.kind != "encoder"]
@@ -165,8 +166,11 @@ def test_a_choice_that_begins_with_another_is_not_its_better() -> None:
 
 
 def count_calls(model: Any) -> list[tuple[int, int]]:
-    """Collect the shape of the token ids of every pass through the model or its encoder."""
+    """Collect the shape of the token ids of every pass through the model or its encoder, but of those that try it."""
     shapes: list[tuple[int, int]] = []
+    if model.get_output_embeddings() is not None:
+        kind = "seq2seq" if model.config.is_encoder_decoder else "causal"
+        shortcuts_of(model, kind, pad_id=0, decoder_start_id=start_of(model))
 
     def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids")

@@ -2,7 +2,8 @@
 
 Transformers' own `generate` mixes in whatever the base's generation config says (BART's forced first token, beams,
 penalties), which an adapter was not trained with; this loop does nothing but take the largest logit. Finished rows
-leave the batch. This file knows token ids and models; it knows nothing of templates or tables.
+leave the batch. A base that cannot go on from its cache reads everything again for each token. This file knows token
+ids and models; it knows nothing of templates or tables.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.evaluate import TOKEN_BUDGET, Adapters, Progress, length_batches, rows_of
 from ia3.inference.logits import cache_input, cache_of, known_inputs, run_at
-from ia3.inference.scoring import pad_prompts
+from ia3.inference.scoring import pad_prompts, whole_inputs
+from ia3.inference.shortcuts import selected, shortcuts_of
 
 Tokens = tuple[int, ...]
 
@@ -61,6 +63,7 @@ def generate_tokens(
 
     Raises:
         SettingsError: For an encoder, a limit below one, or a seq2seq base without a first decoder token.
+        BaseError: If the base's logits depend on what stands behind them.
     """
     if kind == "encoder":
         raise SettingsError("Generating: the base is an encoder, which has no words to answer with. Use classify.")
@@ -68,6 +71,7 @@ def generate_tokens(
         raise SettingsError(f"Generating: max_new_tokens is {max_new_tokens}, expected at least 1.")
     if kind == "seq2seq" and decoder_start_id is None:
         raise SettingsError("Generating: the base names no decoder_start_token_id, expected one in its config.")
+    shortcuts = shortcuts_of(model, kind, pad_id=pad_id, decoder_start_id=decoder_start_id)
     answers: dict[int, Tokens] = {}
     with evaluating(model):
         lengths = [len(e.prompt_ids) + max_new_tokens for e in encoded]
@@ -76,12 +80,18 @@ def generate_tokens(
             with still(model):  # an adapter that is replaced meanwhile answers to the end as it began
                 rows = {} if adapter is None else {"rows": _rows_of(model, adapter, part)}
                 batch = [encoded[i] for i in part]
-                if kind == "causal":
-                    inputs = _start_causal(model, batch, pad_id)
-                else:
+                if kind == "seq2seq":
                     assert decoder_start_id is not None
                     inputs = _start_seq2seq(model, batch, pad_id, decoder_start_id, rows)
-                answers |= zip(part, _run_greedily(model, inputs | rows, max_new_tokens, end_id), strict=True)
+                elif shortcuts.pads and shortcuts.steps:
+                    inputs = _start_causal(model, batch, pad_id, shortcuts.has_positions)
+                else:
+                    inputs = {}
+                if inputs:
+                    found = _run_greedily(model, inputs | rows, max_new_tokens, end_id)
+                else:
+                    found = _run_whole(model, batch, rows, max_new_tokens, end_id, pad_id)
+                answers |= zip(part, found, strict=True)
             if on_progress is not None:
                 on_progress(len(answers), len(encoded))
     return [answers[i] for i in range(len(encoded))]
@@ -98,10 +108,11 @@ def _rows_of(model: Any, adapter: Adapters, part: Sequence[int]) -> Any:
     return rows if strengths is None else list(map(at_strength, rows, strengths))
 
 
-def _start_causal(model: Any, encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
+def _start_causal(model: Any, encoded: Sequence[Encoded], pad_id: int, has_positions: bool) -> dict[str, Any]:
     ids, mask = pad_prompts(model, encoded, pad_id, pad_left)
+    inputs = {"input_ids": ids, "attention_mask": mask}
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    return {"input_ids": ids, "attention_mask": mask, **known_inputs(model, position_ids=positions)}
+    return inputs | (known_inputs(model, position_ids=positions) if has_positions else {})
 
 
 def _start_seq2seq(
@@ -134,6 +145,28 @@ def _run_greedily(model: Any, inputs: dict[str, Any], max_new_tokens: int, end_i
     return [tuple(answer) for answer in answers]
 
 
+def _run_whole(
+    model: Any, encoded: Sequence[Encoded], rows: dict[str, Any], max_new_tokens: int, end_id: int, pad_id: int
+) -> list[Tokens]:
+    """Return the answers of one batch, without the end token; every token has a pass of its own over all before it."""
+    answers: list[list[int]] = [[] for _ in encoded]
+    alive = list(range(len(encoded)))
+    for _ in range(max_new_tokens):
+        # whatever stands in the answer's last place is not read, but predicted
+        inputs, wanted = whole_inputs(model, encoded, [(row, (*answers[row], 0)) for row in alive], pad_id)
+        last = (wanted >= 0).cumsum(dim=1) == (wanted >= 0).sum(dim=1, keepdim=True)
+        own = {name: _cut(value, torch.tensor(alive), alive) for name, value in rows.items()}
+        logits, _ = run_at(model, last & (wanted >= 0), {**inputs, "use_cache": False, **own})
+        chosen = logits.argmax(dim=-1).tolist()
+        for row, token in zip(alive, chosen, strict=True):
+            if token != end_id:
+                answers[row].append(token)
+        alive = [row for row, token in zip(alive, chosen, strict=True) if token != end_id]
+        if not alive:
+            break
+    return [tuple(answer) for answer in answers]
+
+
 def _cut(value: Any, goes_on: Tensor, kept: Sequence[int]) -> Any:
     """Return what belongs to the rows that go on."""
     if isinstance(value, list):
@@ -153,7 +186,7 @@ def _next_inputs(
 ) -> dict[str, Any]:
     """Return the inputs of the next step, of the rows that go on; `chosen` has shape (alive,)."""
     if goes_on.numel() < chosen.numel():
-        cache.batch_select_indices(goes_on)
+        selected(cache, goes_on)
         kept = goes_on.tolist()
         inputs = {name: _cut(value, goes_on, kept) for name, value in inputs.items()}
     step = {**inputs, **cache_input(model, cache), tokens_in: chosen[goes_on].unsqueeze(1)}

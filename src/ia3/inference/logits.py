@@ -1,8 +1,9 @@
 """Logits only where they are wanted.
 
 The output head of a small language model can cost more than all its blocks. A hook on the head hands it the wanted
-positions alone; whatever the model does to its logits afterwards (a soft cap, a bias) it does to those. This file knows
-models and positions; it knows nothing of prompts, choices or losses.
+positions alone; whatever the model does to its logits afterwards (a soft cap, a bias) it does to those. A head that is
+given anything else than one activation for each token computes them all. This file knows models and positions; it knows
+nothing of prompts, choices or losses.
 """
 
 from __future__ import annotations
@@ -37,26 +38,44 @@ def run_at(model: Any, positions: Tensor, inputs: Mapping[str, Any]) -> tuple[Te
     """Run the model and return its logits at some positions, and its whole output (for the cache).
 
     Raises:
-        BaseError: If the model has no output head.
+        BaseError: If the model has no output head, or gives something else than a row of the vocabulary for a token.
     """
     head = model.get_output_embeddings()
     if head is None:
         raise BaseError(f"Computing logits: {type(model).__name__} has no output head, expected a language model.")
 
+    unknown = {"use_cache"} - known_inputs(model, use_cache=None).keys()  # a model that has no cache
     thread = threading.get_ident()
+    picked: list[int] = []
 
     def pick(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if threading.get_ident() != thread:  # another thread's pass through the same head has its own positions
             return None
+        if not args or args[0].shape[:-1] != positions.shape:  # ProphetNet's head sees several streams
+            return None
+        picked.append(1)
         return (args[0][positions].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(pick)
     try:
         with only_at(positions):
-            output = model(**inputs)
+            output = model(**{name: value for name, value in inputs.items() if name not in unknown})
     finally:
         handle.remove()
-    return output.logits[0], output
+    return _at(model, output.logits, positions, is_picked=bool(picked)), output
+
+
+def _at(model: Any, logits: Tensor, positions: Tensor, *, is_picked: bool) -> Tensor:
+    """Return the logits of the wanted positions, whether the head has seen those alone or every one."""
+    count = int(positions.sum())
+    if is_picked and logits.shape[:-1] == (1, count):
+        return logits[0]
+    if not is_picked and logits.shape[:-1] == positions.shape:
+        return logits[positions]
+    raise BaseError(
+        f"Computing logits: those of {type(model).__name__} have shape {tuple(logits.shape)} for {count} of "
+        f"{tuple(positions.shape)} tokens, expected a row of the vocabulary for each token."
+    )
 
 
 def class_logits(model: Any, inputs: Mapping[str, Any]) -> Tensor:

@@ -1,6 +1,7 @@
 """Scoring: the log-probability of every choice of a closed set, exactly.
 
-The prompt (or the encoder) is run once for each example; the choices share it. A choice's score is the sum of its
+The prompt (or the encoder) is run once for each example; the choices share it, where the base can go on from its cache
+(`shortcuts`), and else are read whole with their prompt. A choice's score is the sum of its
 tokens' log-probabilities, end token included, so choices of different lengths, and choices that begin with another
 choice, stand side by side as what they are: different answers. Encoders score with their head. This file knows token
 ids and models; templates and tables come before it.
@@ -24,6 +25,7 @@ from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.logits import cache_input, cache_of, class_logits, known_inputs, run_at
+from ia3.inference.shortcuts import selected, shortcuts_of
 
 # Choices are scored in chunks that stay below both: numbers of logits (256 MB in fp32), and numbers of the prompts'
 # cached keys and values (or the encoder's output), which every choice of a chunk has a copy of.
@@ -71,6 +73,7 @@ def score_choices(
 
     Raises:
         SettingsError: If there are no choices, one is empty, or a seq2seq base has no first decoder token.
+        BaseError: If the base's logits depend on what stands behind them.
     """
     if kind == "encoder":
         return _score_with_head(model, encoded, pad_id, rows)
@@ -80,12 +83,18 @@ def score_choices(
     pairs = [_Pair(owner, tuple(ids)) for owner, own in enumerate(choices) for ids in own]
     with still(model):  # an adapter that is replaced meanwhile scores all choices as it began
         if kind == "causal":
-            scores = _score_causal(model, encoded, pairs, pad_id, rows)
+            shortcuts = shortcuts_of(model, kind, pad_id=pad_id)
+            is_cached = shortcuts.pads and (shortcuts.continues or max(len(pair.ids) for pair in pairs) == 1)
+            if is_cached:
+                scores = _score_causal(model, encoded, pairs, pad_id, rows, shortcuts.has_positions)
+            else:
+                scores = _score_whole(model, encoded, pairs, pad_id, rows)
         elif decoder_start_id is None:
             raise SettingsError(
                 "Scoring choices: the base names no decoder_start_token_id, expected one in its config."
             )
         else:
+            shortcuts_of(model, kind, pad_id=pad_id, decoder_start_id=decoder_start_id)  # or it is refused
             scores = _score_seq2seq(model, encoded, pairs, pad_id, decoder_start_id, rows)
     return _in_place(scores, list(map(len, choices)))
 
@@ -98,15 +107,15 @@ def _score_with_head(model: Any, encoded: Sequence[Encoded], pad_id: int, rows: 
 
 
 def _score_causal(
-    model: Any, encoded: Sequence[Encoded], pairs: Sequence[_Pair], pad_id: int, rows: Rows | None
+    model: Any, encoded: Sequence[Encoded], pairs: Sequence[_Pair], pad_id: int, rows: Rows | None, has_positions: bool
 ) -> Tensor:
-    """Return the score of every choice of every example, in order, shape (pairs,)."""
+    """Return the score of every choice of every example, in order, shape (pairs,); prompts are run once."""
     ids, mask = pad_prompts(model, encoded, pad_id, pad_left)
     last = torch.zeros_like(mask, dtype=torch.bool)
     last[:, -1] = True
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, **_rows(rows, range(len(encoded)))}
-    inputs |= known_inputs(model, position_ids=positions)
+    inputs |= known_inputs(model, position_ids=positions) if has_positions else {}
     first, output = run_at(model, last, inputs)  # (batch, vocabulary): every choice's first token
     first = _wide(first).log_softmax(dim=-1)
     scores = first[[pair.owner for pair in pairs], [pair.ids[0] for pair in pairs]]  # pairs
@@ -117,20 +126,60 @@ def _score_causal(
     rest = []
     for number, chunk in enumerate(chunks, start=1):
         copies = _copied_cache(cache, _owners(chunk, ids.device), is_last=number == len(chunks))
-        rest.append(_score_continuations(model, mask, positions, copies, chunk, pad_id, rows))
+        ends = positions[:, -1:] if has_positions else None
+        rest.append(_score_continuations(model, mask, ends, copies, chunk, pad_id, rows))
     return scores + torch.cat(rest)
+
+
+def _score_whole(
+    model: Any, encoded: Sequence[Encoded], pairs: Sequence[_Pair], pad_id: int, rows: Rows | None
+) -> Tensor:
+    """Return the score of every choice of every example, in order, shape (pairs,); each is read with its prompt."""
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    scores = []
+    for chunk in _chunks(pairs, vocabulary, MOST_COPIED // len(encoded)):  # as many in a pass as there are prompts
+        inputs, wanted = whole_inputs(model, encoded, [(pair.owner, pair.ids) for pair in chunk], pad_id)
+        own = _rows(rows, [pair.owner for pair in chunk])
+        logits, _ = run_at(model, wanted >= 0, {**inputs, "use_cache": False, **own})
+        scores.append(_sum_tokens(logits, wanted, wanted >= 0))
+    return torch.cat(scores)
+
+
+def whole_inputs(
+    model: Any, encoded: Sequence[Encoded], answers: Sequence[tuple[int, Sequence[int]]], pad_id: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the ids and mask of prompts with an answer behind each, padded at the end, and the answers' tokens.
+
+    Args:
+        model: The model.
+        encoded: The examples.
+        answers: Position of an example, and the token ids of an answer to it.
+        pad_id: Token id of padding.
+
+    Returns:
+        The model's inputs, and where a position predicts an answer's token that token, else −1; (answers, seq).
+    """
+    device = next(model.parameters()).device
+    prompts = [encoded[owner].prompt_ids for owner, _ in answers]
+    read = [(*prompt, *ids[:-1]) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
+    wanted = [(-1,) * (len(prompt) - 1) + tuple(ids) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
+    inputs = {"input_ids": pad_right(read, pad_id), "attention_mask": pad_right([(1,) * len(row) for row in read], 0)}
+    return {name: value.to(device) for name, value in inputs.items()}, pad_right(wanted, -1).to(device)
 
 
 def _score_continuations(
     model: Any,
     mask: Tensor,
-    positions: Tensor,
+    ends: Tensor | None,
     cache: Any,
     pairs: Sequence[_Pair],
     pad_id: int,
     rows: Rows | None,
 ) -> Tensor:
-    """Return the log-probability of each choice's tokens after the first, shape (pairs,)."""
+    """Return the log-probability of each choice's tokens after the first, shape (pairs,).
+
+    `ends` are the positions of the prompts' last tokens, (batch, 1), where the base is given positions.
+    """
     owners = _owners(pairs, mask.device)
     given = pad_right([pair.ids[:-1] for pair in pairs], pad_id).to(mask.device)  # pairs steps
     wanted = pad_right([pair.ids[1:] for pair in pairs], -1).to(mask.device)
@@ -144,8 +193,9 @@ def _score_continuations(
         "use_cache": True,
         **cache_input(model, cache),
         **_rows(rows, owners.tolist()),
-        **known_inputs(model, position_ids=positions[owners, -1:] + torch.arange(1, steps + 1, device=mask.device)),
     }
+    if ends is not None:
+        inputs |= known_inputs(model, position_ids=ends[owners] + torch.arange(1, steps + 1, device=mask.device))
     logits, _ = run_at(model, is_token, inputs)
     return _sum_tokens(logits, wanted, is_token)
 
@@ -229,13 +279,14 @@ def _copied_cache(cache: Any, owners: Tensor, *, is_last: bool) -> Any:
     """Return the prompts' cache once for each choice; the last chunk may take the cache itself."""
     if not is_last:
         cache = copy.deepcopy(cache)
-    cache.batch_select_indices(owners)
-    return cache
+    return selected(cache, owners)
 
 
 def _count_numbers(cache: Any) -> int:
-    """Return how many numbers a cache holds."""
-    return sum(int(layer.keys.numel() + layer.values.numel()) for layer in cache.layers)
+    """Return how many numbers a cache holds, in whatever states its layers have."""
+    states = [value for layer in cache.layers for value in vars(layer).values()]
+    states += [value for state in states if isinstance(state, dict) for value in state.values()]
+    return sum(state.numel() for state in states if isinstance(state, Tensor))
 
 
 def _chunks(pairs: Sequence[_Pair], vocabulary: int, copied: int) -> list[Sequence[_Pair]]:

@@ -14,6 +14,7 @@ from ia3.bases.kinds import Kind, kind_of
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.pooling import pooling_in
 from ia3.errors import SettingsError
+from ia3.inference.shortcuts import shortcuts_of
 from ia3.runs.dataset import Rows
 from ia3.runs.watch import Say
 from ia3.training.settings import Settings
@@ -70,7 +71,22 @@ def load_for(
     Raises:
         SettingsError: If a loaded encoder has a head of its own, and the tasks other labels; if its head does not read
             what the settings say, or they say different things.
+        BaseError: If a language model's logits depend on what stands behind them.
     """
+    loaded = _loaded(base, kind, rows, placement, settings, say)
+    if loaded.kind != "encoder":  # tried here, before anything is written
+        shortcuts_of(loaded.model, loaded.kind, pad_id=loaded.pad_id, decoder_start_id=loaded.decoder_start_id)
+    return loaded
+
+
+def _loaded(
+    base: str | Path | Base,
+    kind: Kind,
+    rows: Sequence[Rows],
+    placement: Placement,
+    settings: Sequence[Settings],
+    say: Say,
+) -> Base:
     pooling = _one_pooling(settings, say)
     sets = list(dict.fromkeys(one.labels for one in rows))
     if isinstance(base, Base):

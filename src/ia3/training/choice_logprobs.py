@@ -1,10 +1,11 @@
 """The log-probability of every token of every choice, with gradients: what the few-shot losses are made of.
 
 The prompt (or the encoder) is run once for each example and its choices share it: a causal base's choices go on from
-the prompt's cached keys and values, which keep their graph; a seq2seq base's decoder reads the one encoder output.
-Choices go through the base in chunks; where there is more than one, a chunk's activations are not kept but computed
-again in the backward pass, so that memory does not grow with the number of choices, and the numbers stay the same. This
-file knows token ids and models; what the losses are is `t_few`'s matter.
+the prompt's cached keys and values, which keep their graph (where they cannot, the prompt is read again before each);
+a seq2seq base's decoder reads the one encoder output. Choices go through the base in chunks; where there is more than
+one, a chunk's activations are not kept but computed again in the backward pass, so that memory does not grow with the
+number of choices, and the numbers stay the same. This file knows token ids and models; what the losses are is `t_few`'s
+matter.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from ia3.core.strengths import Choice
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.inference.logits import cache_input, known_inputs, logits_at
-from ia3.inference.scoring import Rows, pad_prompts
+from ia3.inference.scoring import Rows, pad_prompts, whole_inputs
+from ia3.inference.shortcuts import selected, shortcuts_of
 
 _NONE = -1  # in place of a token where there is none
 
@@ -75,7 +77,10 @@ def choice_logprobs(
         assert decoder_start_id is not None  # without one no batch could have been made
         flat = _seq2seq(model, encoded, pairs, pad_id, decoder_start_id, rows, token_budget)
         return _in_place(encoded, flat, None)
-    first, flat = _causal(model, encoded, pairs, pad_id, rows, token_budget)
+    shortcuts = shortcuts_of(model, kind, pad_id=pad_id)
+    if not (shortcuts.pads and shortcuts.continues and shortcuts.keeps_graph):
+        return _in_place(encoded, _whole(model, encoded, pairs, pad_id, rows, token_budget), None)
+    first, flat = _causal(model, encoded, pairs, pad_id, rows, token_budget, shortcuts.has_positions)
     return _in_place(encoded, flat, first)
 
 
@@ -99,8 +104,28 @@ def _size(example: Encoded) -> tuple[int, int]:
     return len(example.choices), max(map(len, example.choices))
 
 
-def _causal(
+def _whole(
     model: Any, encoded: Sequence[Encoded], pairs: Sequence[_Pair], pad_id: int, rows: Rows, token_budget: int
+) -> Tensor:
+    """Return the values of all tokens in order; every choice is read with its prompt."""
+    longest = max(len(encoded[pair.owner].prompt_ids) + len(pair.ids) for pair in pairs)
+
+    def run(chunk: Sequence[_Pair]) -> Tensor:
+        inputs, wanted = whole_inputs(model, encoded, [(pair.owner, pair.ids) for pair in chunk], pad_id)
+        passed = {**inputs, "use_cache": False, "rows": _rows_of(rows, chunk)}
+        return _token_logprobs(model, wanted >= 0, passed, wanted[wanted >= 0].unsqueeze(1)).squeeze(1)
+
+    return _in_chunks(run, pairs, longest, token_budget)
+
+
+def _causal(
+    model: Any,
+    encoded: Sequence[Encoded],
+    pairs: Sequence[_Pair],
+    pad_id: int,
+    rows: Rows,
+    token_budget: int,
+    has_positions: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the first tokens' values, shape (batch, choices), and those of all later tokens in order."""
     ids, mask = pad_prompts(model, encoded, pad_id, pad_left)
@@ -109,25 +134,28 @@ def _causal(
     last[:, -1] = True
     cache = DynamicCache(config=model.config)
     inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, "rows": rows}
-    inputs |= cache_input(model, cache) | known_inputs(model, position_ids=places)
+    inputs |= cache_input(model, cache) | (known_inputs(model, position_ids=places) if has_positions else {})
     firsts = pad_right([[choice[0] for choice in example.choices] for example in encoded], 0).to(ids.device)
     first = _token_logprobs(model, last, inputs, firsts)
     longest = max(len(pair.ids) for pair in pairs)
     if longest == 1:
         return first, first.new_zeros(0)
-    run = partial(_continue, model, cache, mask, places[:, -1], pad_id, rows)
+    run = partial(_continue, model, cache, mask, places[:, -1] if has_positions else None, pad_id, rows)
     return first, _in_chunks(run, pairs, ids.shape[1] + longest, token_budget)
 
 
 def _continue(
-    model: Any, cache: Any, mask: Tensor, ends: Tensor, pad_id: int, rows: Rows, pairs: Sequence[_Pair]
+    model: Any, cache: Any, mask: Tensor, ends: Tensor | None, pad_id: int, rows: Rows, pairs: Sequence[_Pair]
 ) -> Tensor:
-    """Return the values of the tokens of some choices after the first, from their prompts' cache."""
+    """Return the values of the tokens of some choices after the first, from their prompts' cache.
+
+    `ends` are the positions of the prompts' last tokens, (batch,), where the base is given positions.
+    """
     device = mask.device
     given = pad_right([pair.ids[:-1] for pair in pairs], pad_id).to(device)  # pairs steps
     wanted = pad_right([pair.ids[1:] for pair in pairs], _NONE).to(device)
     if not given.shape[1]:  # choices of one token each
-        return ends.new_zeros(0, dtype=torch.float32)
+        return torch.zeros(0, device=device)
     owners = torch.tensor([pair.owner for pair in pairs], device=device)
     is_token = wanted >= 0
     inputs = {
@@ -136,10 +164,10 @@ def _continue(
         **cache_input(model, _chosen_cache(cache, owners)),
         "use_cache": True,
         "rows": _rows_of(rows, pairs),
-        **known_inputs(
-            model, position_ids=ends[owners].unsqueeze(1) + torch.arange(1, given.shape[1] + 1, device=device)
-        ),
     }
+    if ends is not None:
+        behind = torch.arange(1, given.shape[1] + 1, device=device)
+        inputs |= known_inputs(model, position_ids=ends[owners].unsqueeze(1) + behind)
     return _token_logprobs(model, is_token, inputs, wanted[is_token].unsqueeze(1)).squeeze(1)
 
 
@@ -212,8 +240,7 @@ def _chosen_cache(cache: Any, owners: Tensor) -> Any:
     """Return the prompts' cache with a copy for each choice; the given one stays, its tensors keep their graph."""
     chosen = copy.copy(cache)
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(owners)
-    return chosen
+    return selected(chosen, owners)
 
 
 def _rows_of(rows: Rows, pairs: Sequence[_Pair]) -> Rows:
