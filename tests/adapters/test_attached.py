@@ -19,7 +19,7 @@ from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.core.attach import attachment_of
 from ia3.core.discovery import find_plan
 from ia3.core.merge import merge
-from ia3.errors import AdapterError, BankError, PlanError
+from ia3.errors import AdapterError, BankError, PlanError, SettingsError
 from tests.adapters.examples import adapter_for, assert_same, spread, whole
 from tests.families import make_inputs, make_model
 
@@ -196,7 +196,9 @@ def test_save_pretrained_knows_its_options(tmp_path: Path) -> None:
     model, _ = adapter_for("t5")
     model.save_pretrained(tmp_path / "other_rank", is_main_process=False)
     assert not (tmp_path / "other_rank").exists()
-    model.save_pretrained(tmp_path / "a", safe_serialization=True, max_shard_size="1GB")
+    model.save_pretrained(tmp_path / "a", safe_serialization=True, max_shard_size="1GB", push_to_hub=False)
+    with pytest.raises(SettingsError, match="push_to_hub is true, and saving sends nothing"):
+        model.save_pretrained(tmp_path / "a", push_to_hub=True)
     assert not (tmp_path / "a" / "model.safetensors").exists()
     with pytest.raises(AdapterError, match=r"got 'adaptor', which it does not know here\. Did you mean 'adapter'\?"):
         model.save_pretrained(tmp_path / "b", adaptor="default")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
-from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
+from ia3.bases.heads import draw_heads, drawn_weights, find_heads, is_head_weight, label_weights
 from ia3.bases.loading import load_base
 from tests.models import VOCABULARY, save_tiny_base, tiny_bert, tiny_tokenizer
 
@@ -152,3 +152,21 @@ def test_drawing_no_head_changes_nothing() -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     draw_heads(model, (), 0)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_what_a_checkpoint_lacks_is_seen_on_any_model_that_was_loaded(tmp_path: Path) -> None:
+    make, config, _ = CHECKPOINTS["bert masked"]
+    _saved(tmp_path, make, config)
+    expected = {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
+    assert drawn_weights(hf.AutoModelForSequenceClassification.from_pretrained(tmp_path)) == expected
+    assert drawn_weights(load_base(tmp_path).model) == expected
+    assert drawn_weights(load_base(tmp_path, dtype="bfloat16").model) == expected
+    assert drawn_weights(hf.AutoModelForMaskedLM.from_pretrained(tmp_path)) == frozenset()
+    assert drawn_weights(hf.AutoModel.from_pretrained(tmp_path)) == frozenset()  # a pooler that may not be read
+    assert drawn_weights(hf.BertForSequenceClassification(config)) == frozenset()  # nothing is known of it
+
+
+def test_a_classifier_that_is_drawn_anew_counts_as_drawn(classifier: Path) -> None:
+    assert drawn_weights(load_base(classifier, num_labels=3).model) == frozenset()
+    other = load_base(classifier, labels=["x", "y", "z"])
+    assert drawn_weights(other.model) == {"classifier.weight", "classifier.bias"}

@@ -55,11 +55,32 @@ MT0_LARGE = {
         (hf.BertConfig(is_decoder=True), "causal"),
         (hf.RobertaConfig(architectures=["RobertaForCausalLM"]), "causal"),
         (hf.GPT2Config(architectures=["GPT2ForSequenceClassification"]), "encoder"),
+        (hf.LlamaConfig(architectures=["LlamaForSequenceClassification"]), "encoder"),
+        (hf.BartConfig(architectures=["BartForSequenceClassification"]), "encoder"),
+        (hf.MBartConfig(architectures=["MBartForSequenceClassification"]), "encoder"),
+        (hf.T5Config(architectures=["T5ForSequenceClassification"]), "encoder"),
+        (hf.UMT5Config(architectures=["UMT5ForSequenceClassification"]), "encoder"),
+        (hf.BartConfig(architectures=["BartForConditionalGeneration"]), "seq2seq"),
+        (hf.BertConfig(architectures=["BertForTokenClassification"]), "encoder"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.model_type,
 )
 def test_a_config_has_one_kind(config: hf.PreTrainedConfig, kind: str) -> None:
     assert kind_of(config) == kind
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (hf.BartConfig(architectures=["BartForQuestionAnswering"]), "seq2seq"),
+        (hf.GPT2Config(architectures=["GPT2ForTokenClassification"]), "causal"),
+    ],
+)
+def test_a_language_model_that_was_saved_with_another_head_is_refused(config: hf.PreTrainedConfig, kind: str) -> None:
+    """With tied embeddings it loaded as a language model, whose output matrix nobody had trained for words."""
+    (saved,) = config.architectures or ()
+    with pytest.raises(BaseError, match=f"was saved as {saved}, expected a language model.*say so: kind='{kind}'"):
+        kind_of(config)
 
 
 def test_the_total_of_mt0_large_is_known_with_and_without_a_head_of_its_own() -> None:

@@ -155,6 +155,22 @@ def test_a_merged_model_generates_and_can_be_attached_to_again() -> None:
     assert torch.equal(_logits(merged, "llama", rows="ones"), _logits(merge(attachment, "news"), "llama"))
 
 
+def test_settings_without_effect_do_not_keep_a_merged_model_from_being_saved(tmp_path: Path) -> None:
+    """Transformers refuses to save a temperature beside do_sample=false, as Llama 2's checkpoints have it."""
+    model, attachment = attached_model("llama", "news")
+    settings = {"do_sample": False, "temperature": 0.9, "top_p": 0.6, "length_penalty": 2.0, "output_scores": True}
+    for name, value in {**settings, "repetition_penalty": 1.5}.items():
+        setattr(model.generation_config, name, value)
+    merged = merge(attachment, "news")
+    merged.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    assert loaded.generation_config.repetition_penalty == 1.5
+    assert model.generation_config.temperature == 0.9
+    ids = make_inputs("llama")["input_ids"]
+    with attachment.use("news"):
+        assert torch.equal(loaded.generate(ids, max_new_tokens=4), model.generate(ids, max_new_tokens=4))
+
+
 def test_an_unknown_adapter_is_refused() -> None:
     _, attachment = attached_model("llama", "news")
     with pytest.raises(BankError, match="Did you mean 'news'"):

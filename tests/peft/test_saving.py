@@ -115,6 +115,45 @@ def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_arguments_of_pefts_save_pretrained_are_followed_or_refused_by_name(tmp_path: Path) -> None:
+    """`push_to_hub=False`, which is PEFT's and transformers' default, was no argument here."""
+    model = get_peft_model(make_model("bert"), IA3Config(task_type="SEQ_CLS"))
+    model.save_pretrained(tmp_path / "a", push_to_hub=False, commit_message="new", token=None, private=True)
+    model.save_pretrained(tmp_path / "b", True, None, "auto", False)  # PEFT's order: the last is is_main_process
+    assert (tmp_path / "a" / "adapter_config.json").exists() and not (tmp_path / "b").exists()
+    model.save_pretrained(tmp_path / "c", selected_adapters="default")
+    assert (tmp_path / "c" / "adapter_config.json").exists()
+    model.save_pretrained(tmp_path / "d", selected_adapters=[])
+    assert not (tmp_path / "d").exists()
+    with pytest.raises(SettingsError, match=r"push_to_hub is true.*call model\.push_to_hub\('owner/name'\)"):
+        model.save_pretrained(tmp_path / "e", push_to_hub=True)
+    with pytest.raises(SettingsError, match="path_initial_model_for_weight_conversion is 'x'"):
+        model.save_pretrained(tmp_path / "e", path_initial_model_for_weight_conversion="x")
+    model.peft_config["default"].save_pretrained(tmp_path / "e", push_to_hub=False)
+    with pytest.raises(SettingsError, match="'variant' is no argument"):
+        model.peft_config["default"].save_pretrained(tmp_path / "e", variant="fp16")
+
+
+def test_the_arguments_of_pefts_from_pretrained_are_followed_or_refused_by_name(tmp_path: Path) -> None:
+    get_peft_model(make_model("bert"), IA3Config(task_type="SEQ_CLS")).save_pretrained(tmp_path)
+    options = {"token": None, "local_files_only": True, "key_mapping": None, "ignore_mismatched_sizes": False}
+    PeftModel.from_pretrained(make_model("bert"), tmp_path, **options)
+    with pytest.raises(SettingsError, match="ignore_mismatched_sizes is True, expected False"):
+        PeftModel.from_pretrained(make_model("bert"), tmp_path, ignore_mismatched_sizes=True)
+    with pytest.raises(SettingsError, match="'cache_dir' cannot be followed here when 'owner/name' is fetched"):
+        PeftModel.from_pretrained(make_model("bert"), "owner/name", cache_dir="x")
+
+
+def test_a_head_that_is_drawn_and_not_saved_is_warned_of(tmp_path: Path) -> None:
+    base = make_model("bert").base_model
+    base.save_pretrained(tmp_path)
+    model = type(make_model("bert")).from_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"'classifier' of the model was drawn at random.*modules_to_save=\['classif"):
+        get_peft_model(model, IA3Config())
+    again = type(make_model("bert")).from_pretrained(tmp_path)
+    get_peft_model(again, IA3Config(task_type="SEQ_CLS"))
+
+
 def test_an_adapter_can_be_trained_on(tmp_path: Path) -> None:
     model = make("bert", task_type="SEQ_CLS")
     model.save_pretrained(tmp_path)
@@ -198,8 +237,8 @@ def test_arguments_about_loading_tensors_have_no_effect_and_unknown_ones_are_err
     assert torch.equal(logits(loaded, "mt5"), logits(model, "mt5"))
     with pytest.raises(SettingsError, match=r"'is_trainble' is no argument\. Did you mean 'is_trainable'"):
         PeftModel.from_pretrained(make_model("mt5"), tmp_path, is_trainble=True)
-    with pytest.raises(SettingsError, match="'cache_dir' is no argument"):
-        loaded.load_adapter(tmp_path, "b", cache_dir="there")
+    with pytest.raises(SettingsError, match="'weights_only' is no argument"):
+        loaded.load_adapter(tmp_path, "b", weights_only="there")
 
 
 def test_an_adapter_of_another_base_is_an_error(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Adapter:
     @property
     def kind(self) -> Kind | None:
         """What the base is for, if known."""
-        return self.record.get("base", {}).get("kind") or kind_of_task(self.config.task_type)
+        return self.record.get("base", {}).get("kind") or kind_of_task(self.config.task)
 
     @property
     def pooling(self) -> str:

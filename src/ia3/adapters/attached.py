@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter, told_of_base
 from ia3.adapters.atomic import replace_files
-from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model
-from ia3.adapters.fitting import build_head, named_modules, plan_of
+from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model, other_task
+from ia3.adapters.fitting import build_head, check_brought, named_modules, plan_of
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.adapters.peft_format import place_vectors
 from ia3.adapters.places import name_of
 from ia3.adapters.record import describe_base, versions
 from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads, spell_targets
+from ia3.bases.heads import drawn_weights
+from ia3.bases.heads import find_heads as find_drawn
 from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
 from ia3.core.attach import attach as attach_bank
 from ia3.core.bank import Bank
@@ -30,13 +32,15 @@ from ia3.core.discovery import find_plan
 from ia3.core.sites import Plan
 from ia3.core.snapshot import BASE_ROW
 from ia3.core.weights import Weights, is_in_parts, is_quantised, refuse_training_apart, whole
-from ia3.errors import AdapterError, BankError, PlanError, near_matches
+from ia3.errors import AdapterError, BankError, PlanError, SettingsError, near_matches
 
 # The name under which transformers' Trainer looks for a checkpoint's weights; ours holds the bank and not the base.
 TRAINER_FILE = "model.safetensors"
 # Options of transformers' save_pretrained that have no meaning for a file of vectors.
-_WITHOUT_MEANING = frozenset(
-    ("max_shard_size", "safe_serialization", "save_function", "save_original_format", "save_peft_format", "token")
+WITHOUT_MEANING = frozenset(("max_shard_size", "save_function", "save_original_format", "save_peft_format"))
+# Options of its push_to_hub, which have one only where something is sent.
+_OF_THE_HUB = frozenset(
+    ("commit_description", "commit_message", "create_pr", "private", "repo_id", "revision", "tags", "token")
 )
 
 
@@ -101,7 +105,8 @@ def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = F
     """Put an adapter on a model that it fits, beside those the model has, and return the handle.
 
     Raises:
-        AdapterError: If it does not fit the model or the bank's plan.
+        AdapterError: If it does not fit the model or the bank's plan, or, unless it is trained on, if a head of the
+            model is random numbers and the adapter brings none.
         BankError: If the bank has an adapter of this name.
     """
     doing = f"Putting adapter {name!r} on the model"
@@ -109,6 +114,8 @@ def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = F
         refuse_training_apart(model)
     head = build_head(adapter, model, doing)
     paths = head.paths if head else ()
+    if not trainable:
+        check_brought(model, paths, doing)
     try:
         attachment, is_new = attachment_of(model), False
     except BankError:
@@ -128,14 +135,16 @@ def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = F
 
 def record_on_model(config: AdapterConfig, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a bank knows of an adapter: its record, and of its base at least what PEFT's config says."""
-    return {**record, "base": told_of_base(config, record)}
+    task = other_task(config)
+    told = {} if task is None else {"task": task}
+    return {**record, **told, "base": told_of_base(config, record)}
 
 
 def adapter_of(attachment: Attachment, name: str | int, state: Mapping[str, Tensor] | None = None) -> Adapter:
     """Return one adapter of an attached model as a value: an fp32 copy on the CPU, ready to be saved.
 
-    On a classifier the head holds every module that PEFT expects in the file (`classifier`, `score`), the base's own
-    where the adapter brings none.
+    On a classifier the head holds every module that PEFT expects in the file (`classifier`, `score`) and every one that
+    the base's checkpoint does not have (a pooler), the model's own where the adapter brings none.
 
     Args:
         attachment: The handle.
@@ -171,7 +180,7 @@ def _head_of(
     """Return the paths of the head that is saved with an adapter, and a copy of its tensors on the CPU."""
     held = attachment.bank.snapshot.heads.get(row)
     own = dict(zip(held.paths, held.parts, strict=True)) if held else {}
-    names = (*own, *(CLASSIFIER_NAMES if kind_of_model(attachment.model) == "encoder" else ()))
+    names = (*own, *(classifier_names(attachment.model) if kind_of_model(attachment.model) == "encoder" else ()))
     # PEFT expects a classifier in the file, but could not read one that is quantised; the base has it anyway
     paths = tuple(p for p in find_heads(modules, names) if p in own or not is_quantised(modules[p]))
     doing = f"Saving the head of adapter {attachment.bank.snapshot.names[row]!r}"
@@ -183,6 +192,11 @@ def _head_of(
         inner = weights.under(f"{BANK_MODULE}.heads.row{row}.parts.{number}", part)
         tensors |= {f"{path}.{key}": tensor for key, tensor in inner.tensors_of("", doing).items()}
     return paths, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the ends of paths of the modules that an adapter of a classifier brings: PEFT's, and what was drawn."""
+    return (*CLASSIFIER_NAMES, *find_drawn(model, drawn_weights(model)))
 
 
 def _attach_empty(model: nn.Module, plan: Plan, head_modules: Sequence[str]) -> Attachment:
@@ -236,7 +250,9 @@ def _save(attachment: Attachment, folder: str | Path, options: Mapping[str, Any]
     given = dict(options)
     is_main, only = given.pop("is_main_process", True), given.pop("adapter", None)
     is_trainer, state = "state_dict" in given, given.pop("state_dict", None)
-    unknown = sorted(set(given) - _WITHOUT_MEANING)
+    without_meaning = {*WITHOUT_MEANING, "safe_serialization"}
+    given = without_hub_options(given, folder)
+    unknown = sorted(set(given) - without_meaning)
     if unknown:
         raise AdapterError(
             f"Saving the adapters of a model: save_pretrained got {unknown[0]!r}, which it does not know here."
@@ -256,6 +272,20 @@ def _save(attachment: Attachment, folder: str | Path, options: Mapping[str, Any]
         save_adapter(adapter, inner, extra_files=checkpoint if inner == path else {})
     if checkpoint and len(names) > 1:
         replace_files(path, checkpoint, TRAINER_FILE)
+
+
+def without_hub_options(options: Mapping[str, Any], folder: Any) -> dict[str, Any]:
+    """Return the options of a `save_pretrained` without those of sending to the hub, which is done by another method.
+
+    Raises:
+        SettingsError: If it shall send.
+    """
+    if options.get("push_to_hub"):
+        raise SettingsError(
+            f"Saving adapters to {folder}: push_to_hub is true, and saving sends nothing. Leave it out, and call "
+            "model.push_to_hub('owner/name'), or: hf upload owner/name FOLDER."
+        )
+    return {name: value for name, value in options.items() if name != "push_to_hub" and name not in _OF_THE_HUB}
 
 
 def _as_folder(name: str) -> str:

@@ -39,6 +39,51 @@ def kind_of_task(task_type: str | None) -> Kind | None:
     return next((kind for kind, task in TASK_TYPES.items() if task == task_type), None)
 
 
+# Tasks by the ends of the names of transformers' classes; the first that fits.
+_TASKS_OF_CLASSES: Mapping[str, str] = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "DoubleHeadsModel": "CAUSAL_LM",
+    "Model": "FEATURE_EXTRACTION",
+}
+_IN_WORDS: Mapping[str, str] = {
+    "TOKEN_CLS": "a label of each token",
+    "QUESTION_ANS": "a place in a text",
+    "FEATURE_EXTRACTION": "hidden states, without a head",
+}
+
+
+def task_of_class(name: str) -> str:
+    """Return PEFT's word for what a class of transformers is for; the class's own name where PEFT has none."""
+    return next((task for end, task in _TASKS_OF_CLASSES.items() if name.endswith(end)), name)
+
+
+def other_task(config: AdapterConfig) -> str | None:
+    """Return an adapter's task if it is neither a label of a text nor text, in words; else None.
+
+    Example:
+        >>> other_task(AdapterConfig(task_type="TOKEN_CLS"))
+        'TOKEN_CLS (a label of each token)'
+    """
+    task = config.task
+    if task is None or task in TASK_TYPES.values():
+        return None
+    return f"{task} ({_IN_WORDS[task]})" if task in _IN_WORDS else task
+
+
+def refuse_task(task: str | None, doing: str) -> None:
+    """Raise an AdapterError if there is another task, as `other_task` words it."""
+    if task is not None:
+        raise AdapterError(
+            f"{doing}: its task is {task}, expected one label of each text, or text ({', '.join(TASK_TYPES.values())})."
+            " Use it in Python on its own class of model: ia3.peft.PeftModel.from_pretrained(model, folder)."
+        )
+
+
 def read_config(text: str | bytes, where: str) -> AdapterConfig:
     """Return the config that the text of an `adapter_config.json` holds.
 
@@ -171,6 +216,14 @@ class AdapterConfig:
         if not self.base_model_name_or_path:
             return "an unnamed base"
         return f"{at_revision(self.base_model_name_or_path, self.revision)} ({CONFIG_FILE})"
+
+    @property
+    def task(self) -> str | None:
+        """PEFT's word for what the base is for: the task type, else what the base's class in transformers is for."""
+        named = self.auto_mapping or {}
+        is_known = str(named.get("parent_library") or "").partition(".")[0] == "transformers"
+        of_class = task_of_class(str(named.get("base_model_class"))) if is_known else None
+        return self.task_type or of_class
 
     def to_json(self) -> str:
         """Return the text of `adapter_config.json`, its fields in PEFT's order."""

@@ -15,6 +15,8 @@ from ia3.adapters.adapter import Adapter
 from ia3.adapters.config import CONFIG_FILE, AdapterConfig
 from ia3.adapters.layout import Place
 from ia3.adapters.targets import is_target
+from ia3.bases.heads import drawn_weights
+from ia3.bases.heads import find_heads as find_drawn
 from ia3.bases.pooling import pooling_of
 from ia3.core.attach import BANK_MODULE
 from ia3.core.discovery import find_plan, projection_sizes
@@ -164,6 +166,35 @@ def build_head(adapter: Adapter, model: nn.Module, doing: str) -> Head | None:
             f"{adapter.config.base_model_name_or_path or 'unnamed'} ({CONFIG_FILE}). Load it on that one."
         )
     return head if paths else None
+
+
+def check_brought(model: nn.Module, brought: Sequence[str], doing: str, drawn: Sequence[str] = ()) -> None:
+    """Raise if a model has a head that was drawn at random and that an adapter does not bring.
+
+    Only a training may begin with random numbers; whoever answers with them answers nothing.
+
+    Args:
+        model: The base, with or without a bank.
+        brought: Paths of the modules that the adapter brings.
+        doing: Beginning of the error.
+        drawn: Modules that are known to be drawn, beside those that the model shows.
+
+    Raises:
+        AdapterError: Naming the modules.
+    """
+    known = {name for name, _ in model.named_parameters() if name.startswith(_inside(drawn))}
+    lacking = sorted(name for name in known | drawn_weights(model) if not name.startswith(_inside(brought)))
+    if lacking:
+        names = ", ".join(map(repr, find_drawn(model, lacking)))
+        raise AdapterError(
+            f"{doing}: neither the adapter nor the checkpoint of its base has {names}, so that its numbers were drawn "
+            "at random, expected trained ones. Give the base that has them (for the same labels), or train an adapter "
+            "that brings them: ia3 train does, PEFT with modules_to_save (for task_type SEQ_CLS by itself)."
+        )
+
+
+def _inside(paths: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{path}." for path in paths)
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:

@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ia3.adapters.attached import _attach_empty, record_on_model
+from ia3.adapters.attached import _attach_empty, classifier_names, record_on_model
 from ia3.adapters.config import kind_of_model
 from ia3.adapters.fitting import build_head, named_modules
 from ia3.adapters.store import Store, rows_from_store
 from ia3.adapters.store_records import join_head
-from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads
+from ia3.adapters.targets import find_heads
 from ia3.core.attach import Attachment, attachment_of
 from ia3.core.deferred import Deferred
 from ia3.core.discovery import find_plan
 from ia3.core.heads import Head
 from ia3.core.sites import Plan
 from ia3.core.snapshot import Record, Snapshot
-from ia3.errors import BankError, PlanError
+from ia3.errors import AdapterError, BankError, PlanError
 
 MOST_BYTES = 256 * 2**20  # of rows that are kept
 _FEWEST_ROWS = 64
@@ -63,7 +63,8 @@ def attach_store(model: nn.Module, store: Store | str | Path) -> Attachment:
     bank = attachment.bank
     names = [name for name in opened.names if not _is_there(bank.snapshot, name, opened.path)]
     rows = StoredRows(opened, tuple(names), bank.plan, bank.dtype)
-    parts = StoredParts(opened, model, bank.snapshot.device)
+    routed = _head_paths(opened, model)
+    parts = StoredParts(opened, model, bank.snapshot.device, routed)
     try:
         bank.adopt(
             names,
@@ -71,7 +72,7 @@ def attach_store(model: nn.Module, store: Store | str | Path) -> Attachment:
             heads={name: Deferred(partial(parts.head, name)) for name in names if opened.has_tensors(name)},
             records={name: Deferred(partial(parts.record, name)) for name in names},
         )
-        attachment.route_heads(_head_paths(opened, model))
+        attachment.route_heads(routed)
     except BankError:
         if is_new:
             attachment.detach()
@@ -93,7 +94,7 @@ def _plan_for(store: Store, model: nn.Module) -> Plan:
 def _head_paths(store: Store, model: nn.Module) -> tuple[str, ...]:
     """Return the modules of a model that adapters of a store may bring themselves."""
     known = tuple(store.base.get("head_modules") or ())
-    names = (*known, *(CLASSIFIER_NAMES if kind_of_model(model) == "encoder" else ()))
+    names = (*known, *(classifier_names(model) if kind_of_model(model) == "encoder" else ()))
     return find_heads(named_modules(model), names) if names else ()
 
 
@@ -145,8 +146,9 @@ class StoredRows:
 class StoredParts:
     """Heads and records of a store's adapters, made when they are asked for."""
 
-    def __init__(self, store: Store, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, store: Store, model: nn.Module, device: torch.device, routed: tuple[str, ...]) -> None:
         self._store = store
+        self._routed = routed  # the modules that adapters may bring; another one would never be run
         self._model = model
         self._device = device
         self._metadata = lru_cache(maxsize=_MOST_HEADS)(store.metadata)
@@ -174,6 +176,12 @@ class StoredParts:
         with torch.inference_mode(False):
             adapter = join_head(self._metadata(name), store.tensors(name))
             head = build_head(adapter, self._model, f"Loading adapter {name!r} of {store.path}")
+            odd = [] if head is None else [path for path in head.paths if path not in self._routed]
+            if odd:
+                raise AdapterError(
+                    f"Loading adapter {name!r} of {store.path}: it brings the module {odd[0]!r}, expected one of "
+                    f"{', '.join(map(repr, self._routed)) or 'none'}. Use it apart: ia3 adapters unpack."
+                )
             return None if head is None else head.requires_grad_(False).to(self._device).eval()
 
     def _read_record(self, name: str) -> Mapping[str, Any]:

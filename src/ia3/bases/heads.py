@@ -13,8 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from ia3.bases.kinds import empty_model
+from ia3.core.attach import BANK_MODULE
+
+_MARK = "_is_hf_initialized"  # transformers' own, on what it has read or drawn
 
 
 def is_head_weight(key: str, body: str) -> bool:
@@ -25,6 +29,23 @@ def is_head_weight(key: str, body: str) -> bool:
         body: The model's `base_model_prefix`.
     """
     return not key.startswith(f"{body}.") or "pooler" in key.split(".")
+
+
+def drawn_weights(model: Any) -> frozenset[str]:
+    """Return the paths of a head's parameters that no checkpoint gave to a model: they were drawn at random.
+
+    transformers marks each parameter that it reads from a checkpoint. Of a model without marks (made from a config, or
+    copied) nothing is known, and of one without a head (`BertModel`) a pooler may stay unread: none is returned.
+
+    Args:
+        model: A transformers model, with or without a bank, or any other module.
+    """
+    if not isinstance(model, PreTrainedModel) or model.base_model is model:
+        return frozenset()
+    read = {name: getattr(parameter, _MARK, False) for name, parameter in model.named_parameters()}
+    own = (name for name in read if not name.startswith(f"{BANK_MODULE}."))
+    drawn = {name for name in own if not read[name] and is_head_weight(name, model.base_model_prefix)}
+    return frozenset(drawn) if any(read.values()) else frozenset()
 
 
 def find_heads(model: nn.Module, fresh: Collection[str]) -> tuple[str, ...]:
@@ -82,5 +103,5 @@ def _initialize(model: Any, head: nn.Module) -> None:
     transformers marks what it loaded and skips it; the mark is taken off, so that only the head is drawn.
     """
     for part in (*head.modules(), *head.parameters()):
-        part.__dict__.pop("_is_hf_initialized", None)
+        part.__dict__.pop(_MARK, None)
     model.initialize_weights()

@@ -40,19 +40,58 @@ _CLASSES: dict[str, tuple[Any, Any]] = {  # kind: the auto class, and the config
 def kind_of(config: Any) -> Kind:
     """Return the kind of the base that a transformers config describes.
 
-    An encoder-decoder is seq2seq. A saved classifier is an encoder, whatever its body. Causal is what transformers
+    A saved classifier is an encoder, whatever its body. Else an encoder-decoder is seq2seq. Causal is what transformers
     knows as a causal language model and not as a masked one too (BERT and RoBERTa are in both lists), what calls
     itself a decoder, or what was saved as `…ForCausalLM`. The rest are encoders.
+
+    Raises:
+        BaseError: If the body is a language model's and was saved with a head for another task, such as
+            `…ForQuestionAnswering`: with tied embeddings it would load as a language model that nobody trained.
     """
-    architectures = " ".join(getattr(config, "architectures", None) or ())
+    if is_classifier(config):
+        return "encoder"
+    kind = _kind_of_body(config)
+    other = next((name for name in _architectures(config) if name.endswith(_OTHER_HEADS)), None)
+    if kind != "encoder" and other is not None:
+        raise BaseError(
+            f"Choosing the kind of base {config.name_or_path!r}: it was saved as {other}, expected a language model or "
+            f"a classifier of whole texts. To use its body as a language model, say so: kind={kind!r} "
+            f"(ia3.load_base, ia3 plan --kind)."
+        )
+    return kind
+
+
+# Heads that answer something else than one label of a text, or words.
+_OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice", "ForNextSentencePrediction")
+
+
+def is_classifier(config: Any) -> bool:
+    """Return whether a config was saved with a classifier of whole texts."""
+    return any("ForSequenceClassification" in name for name in _architectures(config))
+
+
+def other_problem(config: Any) -> str | None:
+    """Return what a saved classifier answers in place of one label of a text, in words; None if it is one label."""
+    if not is_classifier(config):
+        return None
+    if config.problem_type == "multi_label_classification":
+        return "several labels of one text at once (problem_type 'multi_label_classification')"
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return "a number (regression)"
+    return None
+
+
+def _architectures(config: Any) -> tuple[str, ...]:
+    """Return the names of the classes that a config was saved with."""
+    return tuple(getattr(config, "architectures", None) or ())
+
+
+def _kind_of_body(config: Any) -> Kind:
     if getattr(config, "is_encoder_decoder", False):
         return "seq2seq"
-    if "ForSequenceClassification" in architectures:
-        return "encoder"
     is_only_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-    if is_only_causal or getattr(config, "is_decoder", False) or "ForCausalLM" in architectures:
-        return "causal"
-    return "encoder"
+    is_saved_so = any("ForCausalLM" in name for name in _architectures(config))
+    return "causal" if is_only_causal or getattr(config, "is_decoder", False) or is_saved_so else "encoder"
 
 
 def check_kind(kind: str, name: str) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ia3.bases.cache import Say
 from ia3.bases.folders import check_weights, load_tokenizer, read_config
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
-from ia3.bases.kinds import Kind, auto_class, check_kind, kind_of
+from ia3.bases.kinds import Kind, auto_class, check_kind, is_classifier, kind_of, other_problem
 from ia3.bases.limits import Limits, count_vocabulary, limits_of
 from ia3.bases.locating import Place, locate, say_on_stderr
 from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_mean
@@ -57,7 +57,7 @@ def load_base(
         revision: Of a hub id: a branch, a tag, a pull request or a commit; left out, what the name says, else main.
         kind: What it is used as; by default what its config says (`kind_of`).
         labels: For an encoder, the labels in the order of the head's outputs. A classifier in the checkpoint is kept
-            if it was saved with these labels, else drawn anew.
+            if it was saved with these labels, else drawn anew: it is then to be trained, or brought by an adapter.
         num_labels: For an encoder without `labels`, the width of the head; a classifier of this width is kept. 2 by
             default.
         dtype: auto, float32, bfloat16, float16 or float64. auto is float32, and bfloat16 on a GPU that computes in it.
@@ -74,7 +74,8 @@ def load_base(
         The base, in eval mode, no parameter requiring a gradient.
 
     Raises:
-        BaseError: If it cannot be found or read, or weights other than the head's are missing.
+        BaseError: If it cannot be found or read, weights other than the head's are missing, or its own classifier
+            would be kept and answers several labels at once, or numbers.
         SettingsError: If kind, dtype, device, precision, pooling or the labels are impossible.
 
     Example:
@@ -93,7 +94,7 @@ def load_base(
     kind = kind or kind_of(config)
     _choose_pooling(config, pooling, kind, place)
     auto = auto_class(config, kind, place.address)
-    is_as_saved = kind != "encoder" or _set_labels(config, labels, num_labels)
+    is_as_saved = kind != "encoder" or _set_labels(config, labels, num_labels, place.address)
     tokenizer = load_tokenizer(place.folder, place.address)
     model, fresh = _read_model(auto, place, config, number_type)
     if not is_as_saved:
@@ -132,15 +133,28 @@ def _choose_pooling(config: Any, pooling: str, kind: Kind, place: Place) -> None
         set_mean(config)
 
 
-def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | None) -> bool:
-    """Write the labels into an encoder's config; return whether they are those it was saved with."""
+def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | None, name: str) -> bool:
+    """Write the labels into an encoder's config; return whether its classifier was saved with them.
+
+    What classifies tokens is no classifier of texts, though its head may have the same name and shape.
+    """
     if labels is not None and num_labels not in (None, len(labels)):
         raise SettingsError(f"Loading an encoder: num_labels is {num_labels}, but {len(labels)} labels are given.")
     count = len(labels) if labels is not None else 2 if num_labels is None else num_labels
     if count < 2:
-        raise SettingsError(f"Loading an encoder: got {count} labels, expected at least 2.")
+        raise SettingsError(
+            f"Loading an encoder: got {count} labels, expected at least 2. One output would be regression, which is "
+            "not built yet."
+        )
     saved = dict(config.id2label or {})
     is_same = labels is None or [str(saved.get(i)) for i in range(len(saved))] == list(labels)
+    is_same = is_same and (is_classifier(config) or not config.architectures)
+    problem = other_problem(config) if is_same and len(saved) == count else None
+    if problem is not None:
+        raise BaseError(
+            f"Loading base {name!r}: its classifier answers {problem}, expected one label of each text. That is not "
+            "built yet; give labels of other names to train a new head on its body."
+        )
     if labels is not None:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}

@@ -8,13 +8,18 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add_base, add_json
 from ia3.cli.output import print_json, print_lines, say, size_in_words
 from ia3.cli.parsing import Verb
-from ia3.errors import AdapterError, RunError
+from ia3.errors import RunError
+
+if TYPE_CHECKING:
+    from ia3.adapters.adapter import Adapter
+    from ia3.bases.loading import Base
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,39 +34,67 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Merge an adapter into a copy of its base and write it."""
     from ia3.adapters.attached import load
+    from ia3.adapters.config import other_task, refuse_task
     from ia3.adapters.folder import load_adapter
-    from ia3.bases.loading import load_base
     from ia3.core.merge import merge
+    from ia3.inference.adapter_base import load_base_of
 
     output = Path(options.output).expanduser()
     _refuse_used(output)
+    doing = f"Merging {options.adapter}"
     adapter = load_adapter(options.adapter)
-    name = options.base or adapter.base_name
-    if name is None:
-        raise AdapterError(f"Merging {options.adapter}: it does not say which base it is for. Name it with --base.")
-    labels = adapter.record.get("labels") if adapter.kind == "encoder" else None
-    placed = {"dtype": options.dtype, "device": options.device, "pooling": adapter.pooling}
-    base = load_base(name, kind=adapter.kind, labels=labels, **placed, say=say)
+    refuse_task(other_task(adapter.config), doing)
+    base = load_base_of(doing, adapter, options.base, None, say=say, dtype=options.dtype, device=options.device)
     if adapter.pooling == "mean":
         say(
             "its head reads the mean of all positions: ia3.load_base reads the folder; transformers has no class for it"
         )
     attachment = load(base.model, options.adapter, "merged")
     merged = merge(attachment, "merged")
+    generation = None if base.kind == "encoder" else _settle_generation(merged, adapter, base)
     write_folder(output, merged, base.tokenizer)
     files = {path.name: path.stat().st_size for path in sorted(output.iterdir())}
     if options.json:
         found = {"adapter": options.adapter, "base": base.address, "output": str(output), "files": files}
-        print_json({**found, "class": type(merged).__name__})
+        print_json({**found, "class": type(merged).__name__, "generation": generation})
         return 0
     size = size_in_words(sum(files.values()))
     print_lines(
         [
             f"{output}: {type(merged).__name__} of {base.address} with {options.adapter} merged in, {size}",
             f"files: {', '.join(files)}",
+            *([] if generation is None else _generation_lines(generation)),
         ]
     )
     return 0
+
+
+def _settle_generation(merged: Any, adapter: Adapter, base: Base) -> dict[str, Any]:
+    """Have the merged model's own `generate` answer as `ia3 generate` does; return what was said of it before."""
+    from ia3.inference.generation_settings import greedy_settings, left_out
+    from ia3.inference.predictor import most_new_tokens
+    from ia3.inference.recorded import Recorded, encoding_of
+
+    known = Recorded.read(f"Merging {adapter.base_name}", adapter.record)
+    encoding = encoding_of(base, known, known.template, known.labels)
+    own, limit = merged.generation_config, most_new_tokens(base, encoding)
+    merged.generation_config = greedy_settings(base, limit)
+    tokenizer: Any = base.tokenizer
+    if base.kind == "causal":
+        # a prompt that is padded behind its end would be answered otherwise; what is saved are the init arguments
+        tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
+    prompt = encoding.template.prompt
+    return {"max_new_tokens": limit, "prompt": prompt, "left_out": left_out(own, merged.generation_config)}
+
+
+def _generation_lines(generation: Mapping[str, Any]) -> list[str]:
+    """Return what a user must know to have the folder answer as `ia3 generate` does."""
+    dropped = ", ".join(f"{name} {value}" for name, value in generation["left_out"].items())
+    lines = [
+        f"generate: greedy, at most {generation['max_new_tokens']} new tokens, as 'ia3 generate' answers"
+        + (f"; left out of the base's generation settings: {dropped}" if dropped else "")
+    ]
+    return [*lines, f"prompt: {generation['prompt']!r} around each text"]
 
 
 def write_folder(output: Path, model: Any, tokenizer: Any) -> None:

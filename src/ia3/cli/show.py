@@ -67,13 +67,17 @@ def _describe_stored(path: Path, name: str | None) -> dict[str, Any]:
 
 def describe_adapter(adapter: Adapter, folder: Path | None) -> dict[str, Any]:
     """Return what is known of an adapter as plain values; what its files do not say is None."""
+    from ia3.adapters.config import other_task
+
     record, config = adapter.record, adapter.config
+    task = other_task(config)
     data = record.get("data") or {}
     groups = [group for group in group_vectors(adapter) if group.numbers]
     files = sorted(folder.iterdir()) if folder else []
     return {
         "folder": None if folder is None else str(folder),
         "base": adapter.base_facts,
+        "other_task": None if task is None else f"{task}, which ia3 answers in Python alone (ia3.peft)",
         "labels": record.get("labels"),
         "template": record.get("template"),
         "template_search": record.get("template_search"),
@@ -146,6 +150,7 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
             "base",
             _join(address_in(base) or "not named", base.get("kind"), _part(base.get("fingerprint"), "fingerprint")),
         ),
+        ("task", content["other_task"]),
         ("labels", ", ".join(map(repr, labels)) if labels else None),
         *_templates(template, is_closed=bool(labels) or template.get("choices_column") is not None),
         *_searched(content["template_search"] or {}),

@@ -6,7 +6,8 @@ another one. This file knows heads and configs; which head an example goes throu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,12 @@ def count_outputs(module: nn.Module) -> int | None:
     """Return the number of outputs of a head, those of its last linear map; None if it has none."""
     sizes = [size for size in map(projection_sizes, module.modules()) if size is not None]
     return sizes[-1][1] if sizes else None
+
+
+def name_labels(config: Any, labels: Sequence[str]) -> None:
+    """Write the names of a head's outputs, in their order, into a config; it counts as many labels from then on."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
 
 
 def check_own_loss(model: nn.Module, heads: Mapping[str, Head]) -> None:

@@ -6,13 +6,15 @@ The attached model is never written; it goes on as before. This file knows weigh
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
-from ia3.core.labels import count_outputs
+from ia3.core.generation_settings import drop_unused
+from ia3.core.labels import count_outputs, name_labels
 from ia3.core.sites import Site
 from ia3.core.weights import bring_home, is_stand_in, refuse_parts
 from ia3.errors import BankError
@@ -32,7 +34,8 @@ def merge(attachment: Attachment, adapter: str | int) -> Any:
 
     Returns:
         A model of the same class, with the adapter's head in place of the base's, in the base's dtype; its config
-        counts the head's labels.
+        has the labels of the head. Its generation settings are the attached model's, but for those without effect,
+        which transformers would not save.
 
     Raises:
         BankError: If the name is unknown, or a weight cannot be scaled because it is quantised, made of other
@@ -59,6 +62,9 @@ def merge(attachment: Attachment, adapter: str | int) -> Any:
     if head is not None:
         for path, part in zip(head.paths, head.parts, strict=True):
             _set_head(merged, path, copy.deepcopy(part))
+    _name_labels(merged, (attachment.records.get(row) or {}).get("labels"))
+    if getattr(merged, "generation_config", None) is not None:
+        drop_unused(merged.generation_config)
     return merged
 
 
@@ -123,3 +129,10 @@ def _set_head(model: Any, path: str, part: nn.Module) -> None:
         model.config.num_labels = after
         if hasattr(model, "num_labels"):
             model.num_labels = after
+
+
+def _name_labels(model: Any, labels: Sequence[str] | None) -> None:
+    """Give a classifier's config the labels that the adapter was trained with, where there is one for each output."""
+    is_classifier = "ForSequenceClassification" in type(model).__name__
+    if labels and is_classifier and getattr(model.config, "num_labels", None) == len(labels):
+        name_labels(model.config, labels)

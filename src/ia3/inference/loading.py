@@ -12,19 +12,21 @@ from typing import Any, TypeVar
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import load, put_on
+from ia3.adapters.config import other_task, refuse_task
+from ia3.adapters.fitting import check_brought
 from ia3.adapters.folder import choose_stored, load_adapter
 from ia3.adapters.places import find_folder, find_stored, name_of
 from ia3.adapters.store import Store
 from ia3.adapters.stored import attach_store
-from ia3.bases.kinds import kind_of
-from ia3.bases.loading import Base, load_base, load_config
+from ia3.bases.loading import Base
 from ia3.bases.locating import say_on_stderr
 from ia3.bases.revisions import split_revision
 from ia3.core.attach import Attachment
 from ia3.core.fast.acceleration import keep_accelerated
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template, parse_template
-from ia3.errors import AdapterError, BaseError, SettingsError
+from ia3.errors import AdapterError, SettingsError
+from ia3.inference.adapter_base import check_outputs, load_base_of
 from ia3.inference.predictor import Predictor
 from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
 
@@ -82,24 +84,24 @@ def load_predictor(
         name = name or name_of(adapter_folder)
         adapter_folder = find_folder(adapter_folder, revision=revision)
     adapter, name, store = _find_adapter(doing, adapter_folder, name)
+    refuse_task(other_task(adapter.config), doing)
     known = Recorded.read(doing, adapter.record)
     chosen = _agreed(doing, "label set", tuple(labels) if labels else None, known.labels)
     given = parse_template(template) if isinstance(template, str) else template
     words = _agreed(doing, "template", given, known.template)
     if isinstance(base, Base):
         chosen = labels_of_head(doing, base.model.config) if base.kind == "encoder" and not chosen else chosen
+        check_outputs(doing, adapter, base.model.config, chosen)
     else:
-        try:
-            base, chosen = _load_base(
-                doing, base or adapter.base_name, adapter, chosen, (dtype, device, precision), say
-            )
-        except BaseError as error:
-            hint = "" if base else " The adapter names this base; if it lies elsewhere, say where: base=… (--base)."
-            raise BaseError(f"{error}{hint}") from error
+        placed = {"dtype": dtype, "device": device, "precision": precision}
+        base = load_base_of(doing, adapter, base, chosen, say=say, **placed)
+        chosen = labels_of_head(doing, base.model.config) if base.kind == "encoder" and not chosen else chosen
     if adapter.kind is not None and adapter.kind != base.kind:
         raise AdapterError(
             f"{doing}: it is for a base of kind {adapter.kind}, got {base.given!r}, which is {base.kind}."
         )
+    if base.kind == "encoder" and adapter.pooling == base.pooling:  # else it is told below that they differ
+        check_brought(base.model, adapter.head_modules, doing, base.head_modules)
     encoding = encoding_of(base, known, words, chosen)
     others = _further_encodings(doing, encoding, known.others) if ensemble else ()
     attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
@@ -159,29 +161,6 @@ def _agreed(doing: str, what: str, given: T | None, recorded: T | None) -> T | N
             "that; leave yours out."
         )
     return given if recorded is None else recorded
-
-
-def _load_base(
-    doing: str,
-    name: str | Path | None,
-    adapter: Adapter,
-    labels: tuple[str, ...] | None,
-    placement: tuple[str, str, str],
-    say: Callable[[str], None],
-) -> tuple[Base, tuple[str, ...] | None]:
-    """Return the base, and the labels; for an encoder without any those of its config."""
-    if name is None:
-        raise AdapterError(f"{doing}: it does not say which base it is for. Name it: base=… (--base).")
-    kind = adapter.kind
-    if kind is None or (kind == "encoder" and not labels):
-        config = load_config(name, say)
-        kind = kind or kind_of(config)
-        labels = labels_of_head(doing, config) if kind == "encoder" and not labels else labels
-    heads = labels if kind == "encoder" else None
-    dtype, device, precision = placement
-    placed: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision, "pooling": adapter.pooling}
-    base = load_base(name, kind=kind, labels=heads, **placed, say=say)
-    return base, labels
 
 
 def _further_encodings(doing: str, encoding: Encoding, others: Sequence[Template]) -> tuple[Encoding, ...]:

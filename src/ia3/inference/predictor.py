@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ia3.adapters.config import refuse_task
+from ia3.adapters.fitting import check_brought
 from ia3.bases.cache import Say
 from ia3.bases.loading import Base
 from ia3.bases.locating import say_on_stderr
@@ -88,13 +90,19 @@ class Predictor:
         """Return the predictor of another adapter of the same bank, as its record says that it answers.
 
         Raises:
+            AdapterError: If it is for another task, or neither it nor the base has a head that was trained.
             BankError: If the bank has no adapter of this name.
             SettingsError: If an encoder's adapter does not record its labels.
         """
         if adapter == self.adapter:
             return self
-        record = self.attachment.records.get(self.attachment.bank.row(adapter), {})
+        row = self.attachment.bank.row(adapter)
+        record = self.attachment.records.get(row, {})
         doing = f"Answering with adapter {adapter!r}"
+        refuse_task(record.get("task"), doing)
+        if self.base.kind == "encoder":
+            head = self.attachment.bank.snapshot.heads.get(row)
+            check_brought(self.base.model, head.paths if head else (), doing, self.base.head_modules)
         known = Recorded.read(doing, record)
         labels = known.labels
         if self.base.kind == "encoder" and not labels:
@@ -238,7 +246,7 @@ class Predictor:
     ) -> Metrics:
         require_answers(encoded, is_closed=False)
         summed, targets = sum_target_losses(self.base.model, self.base.kind, encoded, **self.options())
-        limit = min(self._most_room(MOST_EVALUATED_TOKENS), max(len(e.target_ids) for e in encoded))
+        limit = min(most_room(self.base, MOST_EVALUATED_TOKENS), max(len(e.target_ids) for e in encoded))
         prompts = self._encode(self._encoding_beside(limit), examples)
         template = self.encoding.template
         gold = [template.render_target(e.label, e.fields) for e in examples if e.label is not None]
@@ -283,14 +291,7 @@ class Predictor:
 
     def most_new_tokens(self) -> int:
         """Return the tokens of the longest label's answer, or of free text as many as the base has room for."""
-        longest = max((len(ids) for ids in self.encoding.choice_ids), default=0)
-        return longest or self._most_room(MOST_NEW_TOKENS)
-
-    def _most_room(self, tokens: int) -> int:
-        """Return so many tokens of an answer or, where the base has fewer positions, what is left beside a prompt."""
-        limits = self.base.limits
-        room = limits.writes if self.base.kind == "seq2seq" else limits.reads and max(1, limits.reads // 2)
-        return tokens if room is None else min(tokens, room)
+        return most_new_tokens(self.base, self.encoding)
 
     def _encoding_beside(self, max_new_tokens: int) -> Encoding:
         """Return the encoding whose prompts leave room for an answer, where prompt and answer share the positions."""
@@ -319,3 +320,16 @@ class Predictor:
             "adapter": at_strength(self.adapter, self.strength),
             "token_budget": self.token_budget,
         }
+
+
+def most_new_tokens(base: Base, encoding: Encoding) -> int:
+    """Return the tokens of the longest label's answer, or of free text as many as the base has room for."""
+    longest = max((len(ids) for ids in encoding.choice_ids), default=0)
+    return longest or most_room(base, MOST_NEW_TOKENS)
+
+
+def most_room(base: Base, tokens: int) -> int:
+    """Return so many tokens of an answer or, where a base has fewer positions, what is left beside a prompt."""
+    limits = base.limits
+    room = limits.writes if base.kind == "seq2seq" else limits.reads and max(1, limits.reads // 2)
+    return tokens if room is None else min(tokens, room)

@@ -106,9 +106,14 @@ def labels_of_head(doing: str, config: Any) -> tuple[str, ...]:
     """Return the labels in a base's config, unless they are placeholders."""
     named = dict(config.id2label or {})
     found = tuple(str(named[i]) for i in sorted(named))
-    if not found or found == tuple(f"LABEL_{i}" for i in range(len(found))):
+    if is_unnamed(found):
         raise SettingsError(
             f"{doing}: neither its record nor the base's config names the labels of the head. Give them in the order "
             "of the head's outputs: labels=['negative', 'positive']."
         )
     return found
+
+
+def is_unnamed(labels: Sequence[str]) -> bool:
+    """Whether labels are the placeholders that transformers gives to outputs without names, or there are none."""
+    return list(labels) == [f"LABEL_{i}" for i in range(len(labels))]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ia3.adapters.atomic import replace_files
+from ia3.adapters.attached import without_hub_options
 from ia3.adapters.config import CONFIG_FILE, PEFT_VERSION, AdapterConfig, Names, read_config
 from ia3.adapters.places import find_folder
 from ia3.errors import AdapterError, SettingsError, near_matches
@@ -100,8 +101,18 @@ class PeftConfig:
         """Return the fields as a new dict."""
         return asdict(self)
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write `adapter_config.json` into a folder."""
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write `adapter_config.json` into a folder.
+
+        Args:
+            save_directory: Made if it is not there.
+            kwargs: `push_to_hub` must be false, and those of sending to the hub have no effect.
+
+        Raises:
+            SettingsError: For another argument.
+        """
+        for name in without_hub_options(kwargs, save_directory):
+            raise SettingsError(f"Saving a PEFT config to {save_directory}: {name!r} is no argument. Leave it out.")
         text = adapter_config(self).to_json()
         replace_files(Path(save_directory), {CONFIG_FILE: text.encode()}, CONFIG_FILE)
 

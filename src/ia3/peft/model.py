@@ -29,8 +29,8 @@ from ia3.core.sites import Plan
 from ia3.core.weights import refuse_training_apart
 from ia3.errors import AdapterError, BankError, SettingsError, near_matches
 from ia3.peft import rows
-from ia3.peft.arguments import refuse_narrow, refuse_unknown
-from ia3.peft.config import PEFT_TYPE, IA3Config, PeftConfig, config_of
+from ia3.peft.arguments import refuse_narrow, refuse_other_task, refuse_saving, refuse_unknown, warn_of_drawn
+from ia3.peft.config import PEFT_TYPE, IA3Config, PeftConfig, adapter_config, config_of
 from ia3.peft.storage import plan_for, save_adapters
 from ia3.peft.targets import covers, select
 
@@ -85,6 +85,7 @@ def get_peft_model(
         )
     selection.config.revision = wanted or revision_of(model)
     _warn_of_other_base(peft_config, selection.config)
+    warn_of_drawn(model, selection.heads)
     made = _attach_empty(model, selection.plan, selection.heads)
     try:
         rows.add(made, adapter_name, selection)
@@ -178,11 +179,12 @@ class PeftModel(nn.Module):
         Raises:
             AdapterError: If there is no adapter, it is broken, or it is one of another base.
             BankError: If the model has a bank already.
-            SettingsError: For an unknown argument.
+            SettingsError: For an unknown argument, or an adapter that is for another task than the model.
         """
         refuse_narrow(autocast_adapter_dtype)
-        refuse_unknown(kwargs)
+        refuse_unknown(kwargs, model_id)
         adapter = load_adapter(find_folder(model_id, revision=revision, subfolder=subfolder), model)
+        refuse_other_task(adapter.config if config is None else adapter_config(config), model, model_id)
         if config is None:
             plan, own = plan_for(adapter, model), config_of(adapter.config)
         else:
@@ -273,11 +275,12 @@ class PeftModel(nn.Module):
         Raises:
             AdapterError: If there is no adapter of this base, or the model's plan has no place for its vectors.
             BankError: If it shall be trained and its targets are only a part of the plan.
-            SettingsError: For an unknown argument.
+            SettingsError: For an unknown argument, or an adapter that is for another task than the model.
         """
         refuse_narrow(autocast_adapter_dtype)
-        refuse_unknown(kwargs)
+        refuse_unknown(kwargs, model_id)
         adapter = load_adapter(find_folder(model_id, revision=revision, subfolder=subfolder), self)
+        refuse_other_task(adapter.config, self, model_id)
         if adapter_name in self.peft_config:
             rows.overwrite(self, adapter_name, adapter)
         else:
@@ -321,7 +324,9 @@ class PeftModel(nn.Module):
         save_directory: str | Path,
         safe_serialization: bool = True,
         selected_adapters: Sequence[str] | None = None,
+        save_embedding_layers: str | bool = "auto",
         is_main_process: bool = True,
+        path_initial_model_for_weight_conversion: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Write the adapters in PEFT's format: `default` into the folder, each other one into a folder of its name.
@@ -329,17 +334,20 @@ class PeftModel(nn.Module):
         Args:
             save_directory: Made if it is not there.
             safe_serialization: Must be true: pickled files run code when they are loaded.
-            selected_adapters: Names of those to write; all by default.
+            selected_adapters: Those to write; all by default.
+            save_embedding_layers: Must not be true: embeddings are trained and saved if `modules_to_save` names them.
             is_main_process: Nothing is written if false.
-            kwargs: `state_dict`, which transformers' Trainer gives, adds the file from which it resumes.
+            path_initial_model_for_weight_conversion: Must be None: it is for LoRA.
+            kwargs: `state_dict` (Trainer's) adds the file from which it resumes; `push_to_hub` must be false.
 
         Raises:
             AdapterError: If the folder cannot be written, or an argument is unknown.
             BankError: For an unknown name.
+            SettingsError: If an argument is not what it must be.
         """
-        if not safe_serialization:
-            raise SettingsError("Saving adapters: safe_serialization is false, expected true. Leave it out.")
-        names = None if selected_adapters is None else [self._known(name) for name in selected_adapters]
+        refuse_saving(safe_serialization, save_embedding_layers, path_initial_model_for_weight_conversion)
+        chosen = (selected_adapters,) if isinstance(selected_adapters, str) else selected_adapters
+        names = None if chosen is None else list(map(self._known, chosen))
         options = {**kwargs, "selected_adapters": names, "is_main_process": is_main_process}
         save_adapters(attachment_of(self), save_directory, options)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.atomic import replace_files
-from ia3.adapters.attached import TRAINER_FILE, adapter_of, bank_file
+from ia3.adapters.attached import TRAINER_FILE, WITHOUT_MEANING, adapter_of, bank_file, without_hub_options
 from ia3.adapters.fitting import plan_of
 from ia3.adapters.folder import save_adapter
 from ia3.core.attach import Attachment
@@ -26,8 +26,6 @@ from ia3.peft.config import IA3Config, adapter_config
 from ia3.peft.targets import covers
 
 DEFAULT_NAME = "default"
-# Arguments of transformers' and PEFT's save_pretrained that have no meaning for one small file.
-_WITHOUT_MEANING = ("max_shard_size", "save_function", "save_original_format", "save_peft_format", "token")
 
 
 def plan_for(adapter: Adapter, model: nn.Module) -> Plan:
@@ -46,12 +44,13 @@ def save_adapters(attachment: Attachment, folder: str | Path, options: Mapping[s
         attachment: The model's handle.
         folder: Gets the adapter `default`, and a folder for each other one.
         options: `selected_adapters`, names or None for all; `state_dict`, given by transformers' Trainer;
-            `is_main_process`, false where nothing is written.
+            `is_main_process`, false where nothing is written; those of sending to the hub.
 
     Raises:
         AdapterError: For another option, or where an adapter or the folder cannot be written.
+        SettingsError: If it shall be sent to the hub.
     """
-    given = dict(options)
+    given = without_hub_options(options, folder)
     is_main, is_trainer, state = (
         given.pop("is_main_process", True),
         "state_dict" in given,
@@ -59,13 +58,9 @@ def save_adapters(attachment: Attachment, folder: str | Path, options: Mapping[s
     )
     if not is_main and (state or not is_in_parts(attachment.model)):
         return
-    names = given.pop("selected_adapters", None) or list(attachment.model.peft_config)
-    if given.pop("save_embedding_layers", "auto") is True:
-        raise AdapterError(
-            f"Saving adapters to {folder}: save_embedding_layers is true, and embeddings are not trained here. To "
-            "train and save them name them in modules_to_save."
-        )
-    for name in _WITHOUT_MEANING:
+    chosen = given.pop("selected_adapters", None)
+    names = list(attachment.model.peft_config) if chosen is None else chosen
+    for name in WITHOUT_MEANING:
         given.pop(name, None)
     if given:
         raise AdapterError(

@@ -50,7 +50,8 @@ def begin_row(
         AdapterError: If the plan has no place for a vector of the start.
     """
     is_fitted = settings.fit_head and base.kind == "encoder"
-    told = [] if start is None else [begin_from(attachment, row, start, labels, with_head=not is_fitted)]
+    told = [] if not base.head_modules else [_told_of_drawn(base, settings.seed)]
+    told += [] if start is None else [begin_from(attachment, row, start, labels, with_head=not is_fitted)]
     if is_fitted:
         told.append(fit_head(base, attachment, row, examples))
     share = settings.frozen_blocks
@@ -59,6 +60,11 @@ def begin_row(
             f"The base has too few blocks for frozen_blocks {share:g} to be one of them: all vectors are trained."
         )
     return told
+
+
+def _told_of_drawn(base: Base, seed: int) -> str:
+    names = ", ".join(base.head_modules)
+    return f"The checkpoint has no head for these labels: {names} is drawn at random (seed {seed}) and trained."
 
 
 def fit_head(base: Base, attachment: Attachment, row: str, examples: Sequence[Encoded]) -> str:

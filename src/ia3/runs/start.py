@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ia3.adapters.adapter import Adapter
+from ia3.adapters.config import other_task
 from ia3.adapters.fitting import build_head
 from ia3.adapters.folder import check_adapter, is_of_weights, load_adapter
 from ia3.bases.loading import Base
@@ -99,7 +100,8 @@ def _read(given: str | Path, folder: str | Path, base: Base | None, *, of_any_we
     digest = _digest(adapter)
     if base is None:
         return Start(str(given), adapter, digest)
-    if adapter.pooling != base.pooling:  # its vectors are of use without a head that reads something else
+    # its vectors are of use without a head that reads something else, or answers something else
+    if adapter.pooling != base.pooling or other_task(adapter.config) is not None:
         adapter = replace(adapter, head={}, head_modules=())
     check_adapter(adapter, base.model, f"Loading adapter from {folder}", of_any_weights=of_any_weights)
     is_other = of_any_weights and not is_of_weights(adapter, base.model)
@@ -197,6 +199,8 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
     unproven = (
         "" if start.to_json()["base_fingerprint"] else " Its record has no hash of its base: shapes were compared."
     )
+    if (task := other_task(start.adapter.config)) is not None:
+        unproven += f" Its task is {task}, another one than yours."
     if start.is_of_other_weights:
         unproven = " Its own base has another hash: its answers on your rows left no doubt that it serves."
     head = attachment.bank.snapshot.heads.get(attachment.bank.row(row))
