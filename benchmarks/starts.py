@@ -32,7 +32,7 @@ from ia3.data.draws import draw_per_label
 from ia3.data.tables import read_table
 from ia3.demo.demonstration import TABLE
 from ia3.errors import AdapterError, IA3Error, SettingsError
-from ia3.runs.packaged_starts import LEARNED, STARTS, packaged_start, text_hashes
+from ia3.starts.packaged import LEARNED, STARTS, packaged_start, text_hashes
 
 SOURCES = ("reviews", "tweets", "editorials")
 PER_LABEL = 400  # rows of each label of each table of VADER

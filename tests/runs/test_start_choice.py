@@ -19,14 +19,17 @@ from safetensors.torch import load_file, save_file
 import ia3
 from ia3.cli.main import main
 from ia3.data.examples import Table
-from ia3.errors import AdapterError, SettingsError
-from ia3.runs import cuts, packaged_starts
+from ia3.data.tables import read_table
+from ia3.errors import AdapterError, IA3Warning, SettingsError
+from ia3.inference.by_adapter import evaluate_by_adapter
+from ia3.runs import cuts
 from ia3.runs.dataset import Rows
 from ia3.runs.folds import train_folds
-from ia3.runs.packaged_starts import has_learned, text_hashes
 from ia3.runs.repeat import train_repeats
 from ia3.runs.start import Start
 from ia3.runs.tasks_file import read_tasks
+from ia3.starts import packaged as packaged_starts
+from ia3.starts.packaged import has_learned, origin_of, text_hashes
 from tests.runs.trials import ROWS, run, run_many
 
 BaseFolder = Callable[..., Path]
@@ -279,7 +282,34 @@ def test_rows_that_the_start_of_an_adapter_has_learned_are_told_where_it_is_meas
     lines = [f"{text},{label}" for text, label in (*((f'"{text}"', label) for text, label in ROWS[:3]), NEW[-1])]
     (tmp_path / "more.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
     assert main(["evaluate", str(tmp_path / "more.csv"), "--adapter", str(tmp_path / "o")]) == 0
-    assert "3 of 4 rows are among those that the start 'right' has learned from: what is" in capsys.readouterr().err
+    told = "3 of 4 rows are among those that the start 'right' has learned from: what is"
+    assert capsys.readouterr().err.count(told) == 1
+    predictor = ia3.load(tmp_path / "o", base=base("causal"))
+    with pytest.warns(IA3Warning, match=told):
+        predictor.evaluate(tmp_path / "more.csv")
+    with pytest.warns(IA3Warning, match="2 of 3 rows of adapter 'o' are among those that the start 'right' has"):
+        evaluate_by_adapter({"o": predictor}, {"o": read_table([*ROWS[:2], NEW[-1]]).examples})
+
+
+def test_an_adapter_that_began_with_one_that_began_with_a_start_has_learned_its_rows_too(
+    base: BaseFolder, starts: Path, tmp_path: Path
+) -> None:
+    """Only the start that is named in the record was asked for what it has learned."""
+    run(base("causal"), tmp_path / "first", source=NEW, **FEW)
+    run(base("causal"), tmp_path / "second", source=SWAPPED, **FEW, start=tmp_path / "first")
+    record = _record(tmp_path / "second")
+    assert record["start"]["name"] == "first" and record["start"]["origin"] == "right"
+    with pytest.warns(IA3Warning, match="2 of 2 rows are among those that the start 'right' has learned from"):
+        ia3.load(tmp_path / "second", base=base("causal")).evaluate(ROWS[:2])
+
+
+def test_a_start_itself_has_learned_its_rows_and_a_folder_that_is_only_called_so_has_not(
+    base: BaseFolder, starts: Path, tmp_path: Path
+) -> None:
+    start = starts / "opposite" / base("causal").name
+    assert origin_of(_record(start)) == "opposite"
+    assert origin_of({"start": {"name": "right", "table_fingerprint": "of mine"}}) is None
+    assert origin_of({}) is None
 
 
 def test_a_text_is_known_again_whatever_its_blanks_and_case() -> None:

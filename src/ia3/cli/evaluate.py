@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,18 +146,8 @@ def _evaluate_adapter(options: argparse.Namespace) -> Metrics:
     own = choose_columns_of(options.table, {"text": encoding.text_column, "label": encoding.label_column})
     columns = options.text or own["text"], options.label or own["label"], options.choices or encoding.choices_column
     table = _read_table(options, *columns, predictor.labels)
-    _tell_seen(predictor.record, table)
     with CountedProgress("rows") as progress:
         return predictor.evaluate(table, on_progress=progress.show)
-
-
-def _tell_seen(record: Mapping[str, Any], table: Table) -> None:
-    """Say how many of the rows the start of an adapter has learned, if it is one that comes with the project."""
-    from ia3.runs.packaged_starts import seen_note
-
-    name = (record.get("start") or {}).get("name")
-    if note := seen_note(name, [example.text for example in table.examples]):
-        say(note)
 
 
 def _evaluate_by_adapter(options: argparse.Namespace) -> MetricsByAdapter:

@@ -26,6 +26,7 @@ from ia3.inference.evaluate import (
 )
 from ia3.inference.metrics import LossUnit, Metrics, MetricsError, score_texts
 from ia3.inference.predictor import MOST_EVALUATED_TOKENS, Predictor
+from ia3.starts.packaged import warn_of_seen
 
 Predictors = Mapping[str, Predictor]  # of each adapter by its name, all on one base
 Rows = Mapping[str, Sequence[Example]]  # of each adapter, with labels
@@ -70,7 +71,12 @@ def evaluate_by_adapter(own: Predictors, rows: Rows, on_progress: Progress | Non
     Raises:
         SettingsError: If a row has no answer, or one that its adapter does not know.
         MetricsError: If a number is NaN; names the adapter.
+
+    Warns:
+        IA3Warning: If the start that an adapter began with has learned some of its rows.
     """
+    for name, examples in rows.items():
+        warn_of_seen(own[name].record, (example.text for example in examples), f"rows of adapter {name!r}")
     own = {name: own[name] for name in rows}
     first = next(iter(own.values()))
     found = _answer_texts(own, rows, on_progress) if first.is_free else _score_choices(own, rows, on_progress)

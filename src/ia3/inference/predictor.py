@@ -40,6 +40,7 @@ from ia3.inference.predictions import Prediction, own_predictions, predictions_o
 from ia3.inference.ranking import Ranking
 from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
 from ia3.inference.rows import Row, choose_columns_of, read_rows
+from ia3.starts.packaged import warn_of_seen
 
 MOST_NEW_TOKENS = 64  # of free text, unless asked for more
 MOST_EVALUATED_TOKENS = 256  # of free text that is compared with a right answer
@@ -222,6 +223,9 @@ class Predictor:
 
         Raises:
             TableError: For bad rows and unknown labels, all of them at once.
+
+        Warns:
+            IA3Warning: If the start that the adapter began with has learned some of the rows.
         """
         if not isinstance(table, Table):
             source = as_read(table, delimiter, quotes)
@@ -234,6 +238,7 @@ class Predictor:
                 choices=self.encoding.choices_column,
                 skip_bad_rows=skip_bad_rows,
             )
+        warn_of_seen(self.record, (example.text for example in table.examples))
         if not self.is_free:
             wordings = self.wordings(table.examples, is_labelled=True)
             options = self.options()

@@ -19,13 +19,13 @@ from ia3.data.template_sets import TemplateLike
 from ia3.inference.template_search import Known
 from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, read_rows
 from ia3.runs.few_rows import Planned, recipe_taken
-from ia3.runs.packaged_starts import AUTO
 from ia3.runs.run_base import Placement, in_order_of, load_for, settled
 from ia3.runs.start import Start
 from ia3.runs.start_choice import Answered, begun_settings, choose_start, is_chosen, is_named, settled_start
 from ia3.runs.training_run import check_weights
 from ia3.runs.watch import Say
 from ia3.runs.wording import Words, encode_worded, read_words, settled_words
+from ia3.starts.packaged import AUTO
 from ia3.training.settings import Settings, settings_for
 
 _WORDS = (

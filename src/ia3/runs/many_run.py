@@ -27,7 +27,6 @@ from ia3.runs.many_data import encode_all, hold_out_all, read_all, tell_tasks
 from ia3.runs.many_folder import check_store, check_task_folders, clear_adapters, pack_folders
 from ia3.runs.many_results import ManyResult, TaskResult
 from ia3.runs.many_rows import attached_rows
-from ia3.runs.packaged_starts import AUTO
 from ia3.runs.run import Run
 from ia3.runs.run_base import Placement, in_order_of, kind_of_base, load_for, settled
 from ia3.runs.saving import RunTask, temperature_note
@@ -37,6 +36,7 @@ from ia3.runs.start_choice import is_named, warn_of_seen
 from ia3.runs.task_column import tasks_by_column
 from ia3.runs.task_specs import TaskSpec, filled_spec, specs_of
 from ia3.runs.watch import Say, Watch
+from ia3.starts.packaged import AUTO
 from ia3.training.records import Event, read_events
 from ia3.training.sampling import Sampling, draw_shared
 from ia3.training.settings import settings_for

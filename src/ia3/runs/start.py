@@ -24,7 +24,7 @@ from ia3.bases.pooling import pooling_of
 from ia3.core.attach import Attachment
 from ia3.core.heads import Head
 from ia3.errors import AdapterError, near_matches
-from ia3.runs.packaged_starts import packaged_start, start_folders, start_names
+from ia3.starts.packaged import origin_of, packaged_start, start_folders, start_names
 from ia3.training.tasks import trained_tensors
 
 
@@ -60,9 +60,10 @@ class Start:
     def to_json(self) -> dict[str, Any]:
         """Return its identity as plain values, for the record of what is trained from it."""
         record = self.adapter.record
-        data, base = record.get("data") or {}, record.get("base") or {}
+        data, base, origin = record.get("data") or {}, record.get("base") or {}, origin_of(record)
         return {
             "name": self.name,
+            **({} if origin in (None, self.name) else {"origin": origin}),
             "vectors": self.digest,
             "table": data.get("name"),
             "table_fingerprint": data.get("fingerprint"),

@@ -28,9 +28,9 @@ from ia3.errors import BankError
 from ia3.inference.loading import predictor_of
 from ia3.inference.temperature import fit_temperature, scale
 from ia3.runs.dataset import Rows
-from ia3.runs.packaged_starts import AUTO, NONE, has_learned, seen_note, start_names
 from ia3.runs.start import Start, packaged_start_for, read_start
 from ia3.runs.watch import Say
+from ia3.starts.packaged import AUTO, NONE, has_learned, origin_of, seen_note, start_names
 from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings, settings_for
 
@@ -178,7 +178,7 @@ def _has_seen(start: Start, rows: Rows, say: Say) -> bool:
 def warn_of_seen(start: Start, rows: Rows, say: Say, task: str = "") -> None:
     """Say how many of the rows that a run is measured on its start has learned, if it comes with the project."""
     table = rows.train if rows.held_out is None else rows.held_out
-    name = None if Path(start.given).exists() else start.given
+    name = origin_of({"start": start.to_json()})
     texts = [example.text for example in table.examples]
     if note := seen_note(name, texts, "rows" if rows.held_out is None else "eval rows"):
         say(f"{task}: {note}" if task else note)

@@ -17,9 +17,9 @@ from ia3.data.sources import is_rereadable
 from ia3.data.table_files import TableFile, as_read
 from ia3.errors import SettingsError, near_matches
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
-from ia3.runs.packaged_starts import AUTO, NONE, start_names
 from ia3.runs.task_templates import template_faults, templates_in
 from ia3.runs.wording import read_words
+from ia3.starts.packaged import AUTO, NONE, start_names
 from ia3.training.loop import OF_THE_RUN
 from ia3.training.settings import Settings
 

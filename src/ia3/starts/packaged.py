@@ -2,26 +2,29 @@
 
 `python -m benchmarks.starts` makes them; each folder's README.md says from which rows, and under which licence they
 are. Beside them lie hashes of the texts that they have learned, so that nobody measures on one unawares. This file
-knows where they lie; what a start is stands in `start`.
+knows where they lie and what records say of them; how a row begins with one it need not know.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ia3.bases.named import find_by_hub_id
 from ia3.data.duplicates import normal_text
-from ia3.errors import AdapterError
+from ia3.errors import AdapterError, IA3Warning
 
-STARTS = Path(__file__).parent / "starts"  # starts/NAME/BASE/ is an adapter's folder
+STARTS = Path(__file__).parent / "vectors"  # vectors/NAME/BASE/ is an adapter's folder
 AUTO, NONE = "auto", "none"  # in place of a start's name: choose one, begin with ones
 PROVEN = " With --start auto one is taken also on other weights, where its answers on your rows leave no doubt of it."
-LEARNED = "learned.npy"  # starts/NAME/learned.npy: `text_hashes` of its texts, uint64, in order
+LEARNED = "learned.npy"  # vectors/NAME/learned.npy: `text_hashes` of its texts, uint64, in order
 
 
 def start_names() -> tuple[str, ...]:
@@ -107,10 +110,53 @@ def seen_note(name: str | None, texts: Sequence[str], what: str = "rows") -> str
     )
 
 
+def origin_of(record: Mapping[str, Any]) -> str | None:
+    """Return the start that comes with the project from which an adapter has learned, by its record.
+
+    Args:
+        record: Of an adapter that began with a start, with an adapter that did, or that is one.
+    """
+    start, tables = record.get("start") or {}, _tables(STARTS)
+    if start.get("origin") in tables:
+        return str(start["origin"])
+    if start.get("table_fingerprint") in tables.get(
+        str(start.get("name")), ()
+    ):  # a folder of the user's may be called so
+        return str(start["name"])
+    own = (record.get("data") or {}).get("fingerprint")
+    return next((name for name, fingerprints in tables.items() if own in fingerprints), None)
+
+
+def warn_of_seen(record: Mapping[str, Any], texts: Iterable[str], what: str = "rows", *, stacklevel: int = 2) -> None:
+    """Warn that an adapter is measured on rows that its start has learned.
+
+    Args:
+        record: The adapter's.
+        texts: Of the rows.
+        what: They are.
+        stacklevel: As `warnings.warn` counts it, for the caller.
+
+    Warns:
+        IA3Warning: How many of them.
+    """
+    name = origin_of(record)
+    if name is not None and (note := seen_note(name, list(texts), what)):
+        warnings.warn(note, IA3Warning, stacklevel=stacklevel + 1)
+
+
 def text_hashes(texts: Iterable[str]) -> list[int]:
     """Return the first eight bytes of the sha256 of each text, blanks and case aside, as a number."""
     digests = (hashlib.sha256(normal_text(text).encode()).digest() for text in texts)
     return [int.from_bytes(digest[:8], "big") for digest in digests]
+
+
+@cache
+def _tables(root: Path) -> Mapping[str, Collection[str]]:
+    """Return the fingerprints of what each start was trained on, one for each base."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(root.glob("*/*/ia3.json")):
+        found.setdefault(path.parts[-3], set()).add(json.loads(path.read_text(encoding="utf-8"))["data"]["fingerprint"])
+    return found
 
 
 @cache
