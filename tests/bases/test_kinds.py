@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers as hf
 
-from ia3.bases.kinds import auto_class, count_parameters, empty_model, kind_of
+from ia3.bases.kinds import Kind, auto_class, count_parameters, empty_model, kind_of
 from ia3.errors import BaseError, SettingsError
 
 MT0_LARGE = {
@@ -125,3 +127,78 @@ def test_a_model_that_holds_an_image_model_beside_the_text_is_refused() -> None:
         BaseError, match="type 'gemma3' holds a vision model beside the text model, expected text alone"
     ):
         auto_class(hf.Gemma3Config(), "causal", "x")
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "told"),
+    [
+        (
+            hf.HunYuanDenseV1Config(head_dim=None, num_hidden_layers=1),
+            "causal",
+            r"config: head_dim is None \(TypeError",
+        ),
+        (
+            hf.BertConfig(hidden_size=30, num_attention_heads=4),
+            "encoder",
+            r"config: The hidden size \(30\) is not a multiple of the number of attention heads \(4\)\. Correct its",
+        ),
+        (hf.LlamaConfig(hidden_act="swisch", num_hidden_layers=1), "causal", r"hidden_act is 'swisch' \(KeyError"),
+        (hf.BartConfig(d_model=30, encoder_attention_heads=4), "seq2seq", r"`embed_dim`: 30 and `num_heads`: 4"),
+        (hf.LlamaConfig(hidden_size=-32, num_hidden_layers=1), "causal", r"negative dimension -32"),
+        (hf.ReformerConfig(), "causal", r"is_decoder is False \(AssertionError"),
+    ],
+    ids=["sum with None", "head size", "activation", "head size of a BART", "negative size", "assertion"],
+)
+def test_a_config_that_transformers_cannot_build_is_told_by_its_fault(config: Any, kind: Kind, told: str) -> None:
+    """Each ended in what transformers' arithmetic ended in, and the CLI called it an unexpected error of ours."""
+    config.name_or_path = "mine"
+    with pytest.raises(BaseError, match=told) as caught:
+        empty_model(config, kind)
+    message = str(caught.value)
+    assert message.startswith(f"Loading base 'mine' as {kind}: transformers {hf.__version__} cannot build a ")
+    assert "config.json" in message
+    assert "\n" not in message and len(message) < 500
+
+
+_SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        hf.RobertaConfig(architectures=["RobertaForCausalLM"], **_SMALL),
+        hf.CamembertConfig(architectures=["CamembertForCausalLM"], **_SMALL),
+        hf.ElectraConfig(architectures=["ElectraForCausalLM"], **_SMALL),
+        hf.ErnieConfig(architectures=["ErnieForCausalLM"], **_SMALL),
+        hf.XLMRobertaConfig(architectures=["XLMRobertaForCausalLM"], **_SMALL),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_language_model_that_reads_in_both_directions_is_refused_and_one_that_is_a_decoder_is_not(
+    config: Any,
+) -> None:
+    """Without `is_decoder` transformers builds RoBERTa as a language model that sees the answer it is trained on."""
+    kind = kind_of(config)
+    assert kind == "causal"
+    with pytest.raises(BaseError, match=r"its config has is_decoder false.*Set 'is_decoder' to true in config\.json"):
+        empty_model(config, kind)
+    assert empty_model(config, "encoder") is not None
+    config.is_decoder = True
+    assert empty_model(config, kind) is not None
+
+
+def test_xlm_says_it_in_another_word_and_gpt_neox_needs_none() -> None:
+    xlm = hf.XLMConfig(vocab_size=64, emb_dim=16, n_layers=1, n_heads=2)
+    with pytest.raises(BaseError, match="its config has causal false"):
+        empty_model(xlm, "causal")
+    assert empty_model(hf.GPTNeoXConfig(**_SMALL), "causal") is not None
+    bart = hf.BartConfig(vocab_size=64, d_model=16, decoder_layers=1, decoder_attention_heads=2)
+    assert empty_model(bart, "causal") is not None, "a class for language modelling alone sets it itself"
+
+
+def test_the_decoder_of_an_encoder_decoder_is_asked_too() -> None:
+    config = hf.EncoderDecoderConfig.from_encoder_decoder_configs(hf.BertConfig(**_SMALL), hf.BertConfig(**_SMALL))
+    assert empty_model(config, "seq2seq") is not None
+    config.decoder.is_decoder = False
+    with pytest.raises(BaseError, match=r"Set 'is_decoder' to true in the decoder's part of config\.json\."):
+        empty_model(config, "seq2seq")

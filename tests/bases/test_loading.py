@@ -325,3 +325,64 @@ def _change_weights(folder: Path, change: object) -> None:
 def _change_config(folder: Path, **values: object) -> None:
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**raw, **values}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "told"),
+    [
+        ("encoder", {"num_attention_heads": 5}, r"config: The hidden size \(32\) is not a multiple of the number"),
+        ("causal", {"hidden_activation": "swisch"}, r"config: hidden_activation is 'swisch' \(KeyError: 'swisch'\)"),
+        ("causal", {"hidden_size": 30}, r"is not a 'gemma3_text' config: The hidden size \(30\) is not a multiple"),
+    ],
+)
+def test_weights_beside_a_config_that_cannot_be_built_are_not_blamed(
+    tmp_path: Path, kind: str, setting: dict[str, object], told: str
+) -> None:
+    save_tiny_base(tmp_path, kind)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **setting}))
+    with pytest.raises(BaseError, match=told) as caught:
+        load_base(tmp_path)
+    assert "weights in" not in str(caught.value)
+
+
+def test_a_decoder_that_reads_in_both_directions_is_refused_before_training(tmp_path: Path) -> None:
+    config = hf.RobertaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        pad_token_id=0,
+    )  # fmt: skip
+    hf.RobertaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer("causal").save_pretrained(tmp_path)
+    with pytest.raises(BaseError, match=r"as causal: its config has is_decoder false"):
+        load_base(tmp_path)
+    assert load_base(tmp_path, kind="encoder").kind == "encoder"
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "is_decoder": True}))
+    model = load_base(tmp_path).model
+    ids = torch.arange(4, 10)[None]
+    other = ids.clone()
+    other[0, -1] = 20
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits[:, :-1], model(input_ids=other).logits[:, :-1])
+
+
+def test_a_classifier_on_an_encoder_decoder_needs_a_start_token(tmp_path: Path) -> None:
+    """T5 as a classifier without one ended in an AttributeError of transformers at the first batch."""
+    config = hf.T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4)
+    hf.T5ForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer("seq2seq").save_pretrained(tmp_path)
+    with pytest.raises(BaseError, match=r"its config names no decoder_start_token_id.*Set it in .*config\.json"):
+        load_base(tmp_path, kind="encoder")
+
+
+def test_a_model_without_a_pad_setting_or_embeddings_is_loaded(tmp_path: Path) -> None:
+    """CodeGen's config has no `pad_token_id` at all and CANINE no embeddings; both ended in an AttributeError."""
+    codegen = hf.CodeGenConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=4, rotary_dim=4, n_positions=64)
+    hf.CodeGenForCausalLM(codegen).save_pretrained(tmp_path / "codegen")
+    tiny_tokenizer("causal").save_pretrained(tmp_path / "codegen")
+    base = load_base(tmp_path / "codegen")
+    assert base.model.config.pad_token_id == base.pad_id == 0
+    canine = hf.CanineConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    hf.CanineForSequenceClassification(canine).save_pretrained(tmp_path / "canine")
+    tiny_tokenizer("encoder").save_pretrained(tmp_path / "canine")
+    assert load_base(tmp_path / "canine").kind == "encoder"

@@ -115,6 +115,22 @@ def test_the_reasons_of_what_is_left_out_follow_the_targets(llama: Any) -> None:
     assert {e.reason for e in plan.left_out if "up_proj" in e.pattern} == {"not named by target_modules"}
 
 
+def test_a_reason_that_speaks_of_a_vector_is_given_only_where_there_is_one(llama: Any) -> None:
+    """`fc1` had "the vector is on the activation behind it" in layers where that vector was left out."""
+    layer = r"model\.layers\.1\."
+    plan = find_plan(llama, exclude_modules=rf"{layer}(mlp\.up_proj|self_attn\.v_proj)")
+    reasons: dict[str, set[str]] = {}
+    for entry in plan.left_out:
+        reasons.setdefault(entry.pattern.rpartition(".")[2], set()).add(entry.reason)
+    plain = "not a key, value or feed-forward activation"
+    assert reasons["gate_proj"] == {"gate of the feed-forward; the vector is on what it gates", plain}
+    assert reasons["o_proj"] == {
+        "output of the attention; a vector there would be the value vector a second time",
+        plain,
+    }
+    assert len(reasons["q_proj"]) == 1
+
+
 @pytest.mark.parametrize("name", EXPERTS)
 def test_a_mixture_of_experts_is_refused_and_its_keys_and_values_can_be_named(name: str) -> None:
     with torch.device("meta"):
@@ -130,7 +146,10 @@ def test_a_mixture_of_experts_is_refused_and_its_keys_and_values_can_be_named(na
 def test_targets_inside_the_experts_are_refused() -> None:
     with torch.device("meta"):
         model = EXPERTS["qwen2_moe"]()
-    with pytest.raises(PlanError, match=r"'model\.layers\.0\.mlp\.shared_expert\.up_proj' is a mixture of experts"):
+    told = (
+        r"target 'model\.layers\.0\.mlp\.shared_expert\.up_proj' belongs to a mixture of experts, and the routed ones"
+    )
+    with pytest.raises(PlanError, match=told):
         find_plan(model, target_modules=["k_proj", "up_proj"], feedforward_modules=[])
 
 

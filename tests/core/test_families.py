@@ -169,29 +169,26 @@ def test_the_bare_model_has_the_same_sites_as_the_one_with_a_head(family: str) -
     assert [site.name for site in find_plan(model.base_model).sites] == whole
 
 
-def test_cross_attention_of_decoders_carries_vectors_too() -> None:
+def test_cross_attention_of_a_decoder_behind_an_encoder_carries_vectors_too() -> None:
     import transformers as hf
 
-    gpt2 = hf.GPT2LMHeadModel(hf.GPT2Config(**{**tiny_model("gpt2").config.to_dict(), "add_cross_attention": True}))
-    bert_config = {**tiny_model("bert").config.to_dict(), "add_cross_attention": True, "is_decoder": True}
-    bert = hf.BertLMHeadModel(hf.BertConfig(**bert_config))
-    names = [site.name for site in find_plan(gpt2).sites]
-    assert "transformer.h.1.crossattention.c_attn[value]" in names
-    assert "bert.encoder.layer.1.crossattention.self.key" in [site.name for site in find_plan(bert).sites]
-    for model in (gpt2, bert):
-        assert Counter(site.role for site in find_plan(model).sites) == {"key": 4, "value": 4, "feedforward": 2}
-    gpt2.eval()
-    bank = Bank(find_plan(gpt2))
-    attach(gpt2, bank)
+    decoder = hf.GPT2Config(**{**tiny_model("gpt2").config.to_dict(), "add_cross_attention": True})
+    config = hf.EncoderDecoderConfig.from_encoder_decoder_configs(tiny_model("bert").config, decoder)
+    model = hf.EncoderDecoderModel(config).eval()
+    plan = find_plan(model)
+    assert plan.source == "family"
+    assert Counter(site.role for site in plan.sites) == {"key": 6, "value": 6, "feedforward": 4}
+    bank = Bank(plan)
+    attach(model, bank)
     two = torch.ones(bank.plan.width)
     for site, span in bank.plan.spans():
-        two[span] = 2.0 if site.name == "transformer.h.0.crossattention.c_attn[key]" else 1.0
+        two[span] = 2.0 if site.name == "decoder.transformer.h.0.crossattention.c_attn[key]" else 1.0
     bank.add("two", two)
-    encoded = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
-    inputs = {"input_ids": make_inputs("gpt2")["input_ids"], "encoder_hidden_states": encoded, "use_cache": True}
+    ids = make_inputs("gpt2")["input_ids"]
+    inputs = {"input_ids": ids, "decoder_input_ids": ids, "use_cache": True}
     with torch.no_grad():
-        base = cache_of(gpt2(**inputs, rows="__base__")).cross_attention_cache.layers[0]
-        found = cache_of(gpt2(**inputs, rows="two")).cross_attention_cache.layers[0]
+        base = cache_of(model(**inputs, rows="__base__")).cross_attention_cache.layers[0]
+        found = cache_of(model(**inputs, rows="two")).cross_attention_cache.layers[0]
     assert torch.equal(found.keys, 2 * base.keys)
     assert torch.equal(found.values, base.values)
 

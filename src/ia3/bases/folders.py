@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers import __version__ as transformers_version
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from ia3.bases.faults import cause_of
 from ia3.bases.quiet import quiet
 from ia3.bases.revisions import at_revision
 from ia3.errors import BaseError, near_matches
@@ -50,9 +51,11 @@ def read_config(folder: Path, name: str) -> Any:
         )
     try:
         with quiet():
-            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a config it cannot take
         raise _bad_config(folder / _CONFIG, str(raw["model_type"]), name, error) from error
+    config.name_or_path = name  # for errors; from_pretrained writes it anew
+    return config
 
 
 def check_weights(folder: Path, name: str) -> None:
@@ -102,7 +105,7 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     except Exception as error:  # as many kinds as there are tokenizers
         if any(folder.glob("*token*")):
             raise BaseError(
-                f"Loading base {name!r}: its tokenizer in {folder} cannot be read: {_first_line(error)}. "
+                f"Loading base {name!r}: its tokenizer in {folder} cannot be read: {cause_of(error)}. "
                 f"Save it again beside the weights with tokenizer.save_pretrained."
             ) from error
         raise _no_tokenizer(folder, name) from error
@@ -177,7 +180,7 @@ def _bad_config(file: Path, model_type: str, name: str, error: Exception) -> Bas
             f"does not know.{near_matches(model_type, CONFIG_MAPPING_NAMES)} Models that bring their own code are not "
             f"run."
         )
-    return BaseError(f"Loading base {name!r}: {file} is not a {model_type!r} config: {_first_line(error)}.")
+    return BaseError(f"Loading base {name!r}: {file} is not a {model_type!r} config: {cause_of(error)}.")
 
 
 def _is_an_adapter(folder: Path, name: str) -> BaseError:
@@ -195,9 +198,3 @@ def _no_tokenizer(folder: Path, name: str) -> BaseError:
         f"Loading base {name!r}: {folder} has no tokenizer (no tokenizer.json nor the files of its kind). "
         f"Save it beside the weights with tokenizer.save_pretrained."
     )
-
-
-def _first_line(error: Exception) -> str:
-    """Return an error of another library as one line without its full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from ia3.bases.faults import unbuildable
 from ia3.bases.pooling import mean_classifier_class, pooling_of
 from ia3.bases.quiet import quiet
 from ia3.errors import BaseError, SettingsError, near_matches
@@ -35,6 +36,7 @@ _CLASSES: dict[str, tuple[Any, Any]] = {  # kind: the auto class, and the config
     "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
     "encoder": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
 }
+_ALWAYS_DECODERS = ("gpt_neox", "gpt_neox_japanese")  # have an is_decoder that nothing reads
 
 
 def kind_of(config: Any) -> Kind:
@@ -145,6 +147,10 @@ def empty_model(config: Any, kind: Kind, *, num_labels: int = 2, untied_head: bo
             transformers 5.23 forces the tie for T5, mT5, UMT5 and LongT5 from a config alone, and undoes it when the
             checkpoint holds another matrix, as those of mT5, mT0 and T5 v1.1 do.
 
+    Raises:
+        BaseError: If transformers has no such model, cannot build it from this config, or builds one that sees behind
+            the place it reads at.
+
     Example:
         >>> from transformers import MT5Config
         >>> large = MT5Config(d_model=1024, d_ff=2816, num_layers=24, num_heads=16)
@@ -156,12 +162,50 @@ def empty_model(config: Any, kind: Kind, *, num_labels: int = 2, untied_head: bo
     config = copy.deepcopy(config)
     if kind == "encoder":
         config.num_labels = num_labels
+    name = getattr(config, "name_or_path", "") or config.model_type
+    auto = auto_class(config, kind, name)
+    if kind == "seq2seq":
+        check_direction(config, kind, name)
     with quiet(), torch.device("meta"):
-        model = auto_class(config, kind, config.model_type).from_config(config)
+        try:
+            model = auto.from_config(config)
+        except Exception as error:  # whatever the arithmetic of a model's code ends in
+            raise unbuildable(config, kind, name, error) from error
         output = model.get_output_embeddings() if untied_head else None
         if output is not None:
             output.weight = nn.Parameter(torch.empty_like(output.weight))
+    check_direction(model.config, kind, name)
     return model.eval().requires_grad_(False)
+
+
+def check_direction(config: Any, kind: str, name: str) -> None:
+    """Raise if a language model would see the tokens behind the place it reads at, the answer among them.
+
+    BERT and its relatives read in both directions unless their config calls them decoders; transformers builds them as
+    language models all the same.
+
+    Args:
+        config: Of the built model: some classes for language modelling set it themselves. An encoder-decoder's may be
+            looked at before.
+        kind: What the base is used as.
+        name: The base, for the error.
+
+    Raises:
+        BaseError: Naming the setting.
+    """
+    decoder: Any = config if kind == "causal" else getattr(config, "decoder", None) if kind == "seq2seq" else None
+    for setting in ("is_decoder", "causal"):  # XLM's is `causal`
+        if getattr(decoder, setting, None) is False and decoder.model_type not in _ALWAYS_DECODERS:
+            cure = (
+                "in config.json, or use it as an encoder: load_base(…, kind='encoder')"
+                if decoder is config
+                else "in the decoder's part of config.json"
+            )
+            raise BaseError(
+                f"Loading base {name!r} as {kind}: its config has {setting} false, so this {decoder.model_type!r} "
+                "model would read in both directions and see the answer it is to give. "
+                f"Set {setting!r} to true {cure}."
+            )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -53,9 +53,18 @@ def limits_of(model: Any) -> Limits:
     return Limits(reads, None, _trained(model, model.modules(), reads), count_vocabulary(model))
 
 
-def count_vocabulary(model: Any) -> int:
-    """Return the rows of a model's embeddings."""
-    return int(model.get_input_embeddings().weight.shape[0])
+def count_vocabulary(model: Any) -> int | None:
+    """Return the rows of a model's embeddings; None for a model without any."""
+    given = embeddings_of(model)
+    return None if given is None else int(given.shape[0])
+
+
+def embeddings_of(model: Any) -> Tensor | None:
+    """Return the matrix of the input embeddings; None where a model has none, as CANINE, which hashes characters."""
+    try:
+        return getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        return None
 
 
 def _positions(module: Any) -> int | None:

@@ -18,8 +18,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ia3.bases.cache import Say
 from ia3.bases.folders import check_weights, load_tokenizer, read_config
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
-from ia3.bases.kinds import Kind, auto_class, check_kind, is_classifier, kind_of, other_problem
-from ia3.bases.limits import Limits, count_vocabulary, limits_of
+from ia3.bases.kinds import (
+    Kind,
+    auto_class,
+    check_direction,
+    check_kind,
+    empty_model,
+    is_classifier,
+    kind_of,
+    other_problem,
+)
+from ia3.bases.limits import Limits, count_vocabulary, embeddings_of, limits_of
 from ia3.bases.locating import Place, locate, say_on_stderr
 from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_mean
 from ia3.bases.precision import Precision, check_precision, to_int8
@@ -96,7 +105,9 @@ def load_base(
     auto = auto_class(config, kind, place.address)
     is_as_saved = kind != "encoder" or _set_labels(config, labels, num_labels, place.address)
     tokenizer = load_tokenizer(place.folder, place.address)
-    model, fresh = _read_model(auto, place, config, number_type)
+    model, fresh = _read_model(auto, place, config, number_type, kind)
+    check_direction(model.config, kind, place.address)
+    _check_start(model.config, kind, place)
     if not is_as_saved:
         fresh |= label_weights(config)
     _refuse_holes(model, fresh, kind, place)
@@ -164,7 +175,7 @@ def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | Non
     return is_same
 
 
-def _read_model(auto: Any, place: Place, config: Any, dtype: torch.dtype) -> tuple[Any, set[str]]:
+def _read_model(auto: Any, place: Place, config: Any, dtype: torch.dtype, kind: Kind) -> tuple[Any, set[str]]:
     """Return the model on the CPU, and the parameters that its checkpoint does not have in their shape."""
     try:
         # from_pretrained draws missing weights; ours are drawn later, so its draws must not move the global state.
@@ -178,6 +189,7 @@ def _read_model(auto: Any, place: Place, config: Any, dtype: torch.dtype) -> tup
                 trust_remote_code=False,
             )
     except Exception as error:  # torch, safetensors and transformers each have their own
+        empty_model(config, kind)  # raises itself where the config is at fault
         raise BaseError(
             f"Loading base {place.address!r}: transformers cannot load the weights in {place.folder}: "
             f"{' '.join(str(error).split())[:300]}."
@@ -199,12 +211,22 @@ def _refuse_holes(model: Any, fresh: set[str], kind: Kind, place: Place) -> None
         )
 
 
+def _check_start(config: Any, kind: Kind, place: Place) -> None:
+    """Raise if a classifier on an encoder-decoder cannot begin its decoder."""
+    needs_one = kind == "encoder" and getattr(config, "is_encoder_decoder", False)
+    if needs_one and getattr(config, "decoder_start_token_id", None) is None:
+        raise BaseError(
+            f"Loading base {place.address!r} as encoder: its config names no decoder_start_token_id, and its decoder "
+            f"reads the text behind that token. Set it in {place.folder}/config.json, as T5's 0."
+        )
+
+
 def _settle(model: Any, tokenizer: Any, place: Place) -> None:
     """Freeze the model and mend what its config says wrongly about it."""
     model.eval().requires_grad_(False)
     place.name_model(model)
-    output, given = model.get_output_embeddings(), model.get_input_embeddings()
-    if output is not None and output.weight is not given.weight:
+    output, given = model.get_output_embeddings(), embeddings_of(model)
+    if output is not None and given is not None and output.weight is not given:
         # transformers 5.23 forces the tie in the configs of T5, mT5, UMT5 and LongT5 and keeps a checkpoint's own head
         # beside it. UMT5 then scales its logits as if tied (by width^-0.5), and any later tie_weights() would drop
         # the head: the config must say what is.
@@ -218,7 +240,7 @@ def _give_pad_token(model: Any, tokenizer: Any, place: Place) -> None:
     Without one (GPT-2, Llama) the end token stands in: padded places are masked out of attention and loss, so its only
     duty is to have a row in the embeddings, which a token added for padding may not have.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = count_vocabulary(model) or len(tokenizer)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         stand_in = tokenizer.eos_token or tokenizer.unk_token
         if stand_in is None:
@@ -229,7 +251,8 @@ def _give_pad_token(model: Any, tokenizer: Any, place: Place) -> None:
         tokenizer.pad_token = stand_in
     # Batches are padded by the tokenizer; a sequence classifier finds the last real token by the config's id.
     config = model.config.get_text_config()
-    if config.pad_token_id is None or config.pad_token_id >= rows or not model.config.is_encoder_decoder:
+    pad = getattr(config, "pad_token_id", None)  # a few configs have no such setting at all
+    if pad is None or pad >= rows or not model.config.is_encoder_decoder:
         config.pad_token_id = tokenizer.pad_token_id
         if model.can_generate():
             model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -38,7 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target-modules", "--targets", nargs="+", metavar="NAME", help=f"Modules that get a vector: {names}."
     )
     group.add_argument(
-        "--feedforward-modules", nargs="+", metavar="NAME", help="Those of them whose input is multiplied."
+        "--feedforward-modules",
+        nargs="*",
+        metavar="NAME",
+        help="Those of them whose input is multiplied; without a name, none.",
     )
     group.add_argument("--exclude-modules", nargs="+", metavar="NAME", help="Modules to leave out.")
     group.add_argument("--kind", choices=_KINDS, help="What the base is used as (default: what its config says).")
@@ -73,11 +76,11 @@ def read_names(given: Sequence[str] | None) -> str | list[str] | None:
     """Return what PEFT's setting would be: one expression as text, names as a list.
 
     Example:
-        >>> read_names(["k", "v"]), read_names([r".*[.](k|v)"]), read_names(["wi_1"])
-        (['k', 'v'], '.*[.](k|v)', ['wi_1'])
+        >>> read_names(["k", "v"]), read_names([r".*[.](k|v)"]), read_names(["wi_1"]), read_names([])
+        (['k', 'v'], '.*[.](k|v)', ['wi_1'], [])
     """
     if not given:
-        return None
+        return None if given is None else []
     is_expression = len(given) == 1 and (given[0] == "all-linear" or re.search(r"[^\w.-]", given[0]))
     return given[0] if is_expression else list(given)
 

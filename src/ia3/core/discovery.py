@@ -8,21 +8,24 @@ the wrong thing silently.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from ia3.core.bank import Bank
-from ia3.core.families import Family, Rule, family_of, is_foreign
-from ia3.core.sites import Channels, LeftOut, Plan, Side, Site
-from ia3.core.structure import KEY_NAMES, QUERY_NAMES, VALUE_NAMES, is_fused, sites_of_structure
+from ia3.core.experts import Mixture, find_mixtures, mixtures_left_out, site_beside_experts
+from ia3.core.families import family_of
+from ia3.core.left_out import left_out_of
+from ia3.core.own_sites import check_family, model_type_of, own_sites, sites_of_family
+from ia3.core.sites import Channels, Plan, Side, Site
+from ia3.core.structure import KEY_NAMES, QUERY_NAMES, VALUE_NAMES, attention_targets, is_fused
+from ia3.core.unfed import REASON, find_unfed
 from ia3.errors import PlanError, near_matches
 
 # nn.MultiheadAttention reads the weight of this Linear and never calls it: a vector there would do nothing.
 _NEVER_CALLED = "NonDynamicallyQuantizableLinear"
-_ROLES = ("key", "value", "feedforward")
 
 
 @dataclass(frozen=True)
@@ -78,42 +81,36 @@ def find_plan(
         >>> [(site.role, site.width) for site in find_plan(BertModel(config)).sites]
         [('key', 8), ('value', 8), ('feedforward', 16)]
     """
-    model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    model_type = model_type_of(model)
     projections = find_projections(model)
-    experts = _find_experts(model)
-    if experts and target_modules in (None, "all-linear"):
-        raise PlanError(_refusal_of_experts(model_type, experts[0]))
-    family = family_of(model_type)
-    if family is not None and family.refusal is not None:
-        refusal = family.refusal(model.config)
-        if refusal:
-            raise PlanError(f"Finding the plan of a {model_type!r} model: {refusal}. No vector can be placed there.")
+    mixtures = find_mixtures(model)
+    if mixtures and target_modules in (None, "all-linear"):
+        raise PlanError(_refusal_of_experts(model, projections, mixtures[0]))
+    told: dict[str, str] = {}
     if target_modules is not None:
-        sites = _sites_of_targets(model, projections, family, target_modules, feedforward_modules)
-        source = "targets"
+        sites, source = _sites_of_targets(model, projections, target_modules, feedforward_modules), "targets"
+        told = {p.path: "not named by target_modules" for p in projections}
     elif feedforward_modules is not None:
         raise PlanError(
             "Finding the plan: feedforward_modules is given without target_modules, expected a part of them. "
             "Give both, or neither for the default plan."
         )
-    elif family is not None:
-        sites, source = _sites_of_family(model, projections, family), "family"
-        _check_roles(sites, model_type)
     else:
-        sites, source = sites_of_structure(model, projections, model_type), "structure"
-    excluded: set[str] = set()
+        unfed = tuple(f"{path}." for path in find_unfed(model))
+        told = {p.path: REASON for p in projections if p.path.startswith(unfed)}
+        sites, source = own_sites(model, [p for p in projections if p.path not in told])
     if exclude_modules is not None:
         excluded = {p.path for p in match_modules(projections, exclude_modules, "exclude_modules")}
         sites = [site for site in sites if site.module not in excluded]
+        told |= dict.fromkeys(excluded, "named by exclude_modules")
     if not sites:
         raise PlanError(
             f"Finding the plan of a {model_type!r} model: no site is left. Give more target_modules, or fewer "
             "exclude_modules."
         )
-    inside = [site.module for site in sites if any(site.module.startswith(f"{path}.") for path in experts)]
-    if inside:
-        raise PlanError(_refusal_of_experts(model_type, inside[0]))
-    return Plan(tuple(sites), model_type, source, _left_out(projections, sites, source, excluded))
+    check_experts(sites, mixtures, model_type)
+    left_out = left_out_of([p.path for p in projections], sites, told)
+    return Plan(tuple(sites), model_type, source, (*left_out, *mixtures_left_out(mixtures)))
 
 
 def find_projections(model: nn.Module) -> tuple[Projection, ...]:
@@ -178,74 +175,51 @@ def _projections(model: nn.Module) -> Iterator[Projection]:
             yield Projection(path, *sizes)
 
 
-def _find_experts(model: nn.Module) -> tuple[str, ...]:
-    """Return the paths of the mixtures of experts."""
-    return tuple(
-        path
-        for path, module in model.named_modules()
-        if path.rpartition(".")[2] == "experts" or re.search("sparsemoe|experts", type(module).__name__.lower())
-    )
+def check_experts(sites: Iterable[Site], mixtures: Sequence[Mixture], model_type: str) -> None:
+    """Raise if a site scales a part of a feed-forward whose routed experts have no vector.
 
-
-def _refusal_of_experts(model_type: str, path: str) -> str:
-    return (
-        f"Finding the plan of a {model_type!r} model: {path!r} is a mixture of experts, and vectors for each expert "
-        "are not built yet. Give target_modules without the experts, such as the keys and values."
-    )
-
-
-def _check_roles(sites: Sequence[Site], model_type: str) -> None:
-    """Refuse a model of a known family whose modules are not where the family has them."""
-    counts = {role: sum(site.role == role for site in sites) for role in _ROLES}
-    if counts["key"] != counts["value"] or not all(counts.values()):
-        told = ", ".join(f"{count} of role {role!r}" for role, count in counts.items())
+    Raises:
+        PlanError: Naming the site and the experts.
+    """
+    found = site_beside_experts(sites, mixtures)
+    if found is not None:
+        site, mixture = found
         raise PlanError(
-            f"Finding the plan of a {model_type!r} model: its projections are not those of its family, got {told}, "
-            "expected as many keys as values and some of each. Give target_modules and feedforward_modules."
+            f"Finding the plan of a {model_type!r} model: the target {site.module!r} belongs to a mixture of experts, "
+            f"and the routed ones ({mixture.experts!r}) would have no vector: vectors for each expert are not built "
+            "yet. Leave it out of the targets, or out of the plan with exclude_modules."
         )
 
 
-def _sites_of_family(model: nn.Module, projections: Sequence[Projection], family: Family) -> list[Site]:
-    paths = {p.path for p in projections}
-    sites: list[Site] = []
-    for projection in projections:
-        rule = None if is_foreign(projection.path) else _rule_for(projection, family)
-        if rule is None or (rule.unless and f"{projection.parent}.{rule.unless}" in paths):
+def _refusal_of_experts(model: nn.Module, projections: Sequence[Projection], mixture: Mixture) -> str:
+    return (
+        f"Finding the plan of a {model_type_of(model)!r} model: {mixture.experts!r} is a mixture of experts, and "
+        f"vectors for each expert are not built yet. {_advice(model, projections)}"
+    )
+
+
+def _advice(model: nn.Module, projections: Sequence[Projection]) -> str:
+    """Return targets that were tried, for whoever has a model without a plan of its own."""
+    for targets in attention_targets(projections):
+        try:
+            find_plan(model, target_modules=targets)
+        except PlanError:
             continue
-        sites.extend(_sites_of_rule(model, projection, rule))
-    return sites
-
-
-def _rule_for(projection: Projection, family: Family) -> Rule | None:
-    return next((r for r in family.rules if re.search(rf"(?:^|\.){r.pattern}$", projection.path)), None)
-
-
-def _sites_of_rule(model: nn.Module, projection: Projection, rule: Rule) -> list[Site]:
-    features = projection.features(rule.side)
-    peft, twin = _sibling(projection, rule.peft), _sibling(projection, rule.twin)
-    if rule.layout is None:
-        channels = Channels.span(0, features, features)
-        return [Site(projection.path, rule.side, rule.role, channels, features, rule.where, peft, twin)]
-    return [
-        Site(projection.path, rule.side, role, channels, features, rule.where, peft, twin)
-        for role, channels in rule.layout(model.config, features).items()
-        if role in _ROLES
-    ]
-
-
-def _sibling(projection: Projection, place: tuple[str, Side] | None) -> tuple[str, Side] | None:
-    """Return a rule's place beside a projection with its full path."""
-    return None if place is None else (f"{projection.parent}.{place[0]}", place[1])
+        return f"Its keys and values alone can carry vectors: target_modules={targets!r}."
+    return "It has no projections for keys and values alone that could carry vectors instead."
 
 
 def _sites_of_targets(
     model: nn.Module,
     projections: Sequence[Projection],
-    family: Family | None,
     target_modules: str | Sequence[str],
     feedforward_modules: str | Sequence[str] | None,
 ) -> list[Site]:
     """Make the sites of a user's own targets: whole projections, as PEFT means them."""
+    config: Any = getattr(model, "config", None)
+    family = family_of(model_type_of(model))
+    if family is not None:
+        check_family(family, config)
     targets = _all_linear(model, projections) if target_modules == "all-linear" else None
     if targets is None:
         targets = match_modules(projections, target_modules, "target_modules")
@@ -258,7 +232,7 @@ def _sites_of_targets(
                 f"target_modules {target_modules!r}, expected a part of them. Add the names to target_modules."
             )
     elif feedforward_modules is None and target_modules != "all-linear":
-        known = () if family is None else _sites_of_family(model, projections, family)
+        known = () if family is None else sites_of_family(config, projections, family)
         unclear = [p.path for p in targets if family is None and _role_of(p.name, "output") == "other"]
         if unclear:  # the wrong side would train the wrong thing silently
             raise PlanError(
@@ -294,56 +268,3 @@ def _all_linear(model: nn.Module, projections: Sequence[Projection]) -> tuple[Pr
     if not heads:  # a classifier: PEFT leaves out the last linear module under these names
         heads = {p.path for p in projections if p.path.split(".")[0] in ("classifier", "score", "qa_outputs")}
     return tuple(p for p in projections if p.path not in heads)
-
-
-def _left_out(
-    projections: Sequence[Projection], sites: Sequence[Site], source: str, excluded: Collection[str]
-) -> tuple[LeftOut, ...]:
-    """Group the projections without a vector by their pattern, each with the reason."""
-    used = {site.module for site in sites}
-    counts: dict[tuple[str, str], int] = {}
-    for projection in projections:
-        if projection.path not in used:
-            pattern = re.sub(r"\.[0-9]+(?=\.|$)", ".*", projection.path)
-            reason = "not named by target_modules" if source == "targets" else _reason(pattern)
-            reason = "named by exclude_modules" if projection.path in excluded else reason
-            counts[pattern, reason] = counts.get((pattern, reason), 0) + 1
-    return tuple(LeftOut(pattern, count, reason) for (pattern, reason), count in counts.items())
-
-
-_REASONS: tuple[tuple[str, str], ...] = (
-    (
-        rf"(?:^|\.)({'|'.join(QUERY_NAMES)})$",
-        "queries are not scaled; under rotary embeddings that is another function",
-    ),
-    (r"pos_(key_|query_|q_)?proj$", "projects positions, not tokens"),
-    (r"(wi_0|gate_proj)$", "gate of the feed-forward; the vector is on what it gates"),
-    (
-        r"(wo|down_proj|mlp\.Wo)$",
-        "its input is the product that the vector on the linear branch scales already",
-    ),
-    (
-        r"(attention\.output\.dense|(SelfAttention|EncDecAttention|LocalSelfAttention|TransientGlobalSelfAttention)\.o"
-        r"|o_proj|out_proj|out_lin|attn\.(c_proj|Wo|o)|attention\.dense|self_attention\.dense|self_attn\.dense)$",
-        "output of the attention; a vector there would be the value vector a second time",
-    ),
-    (
-        r"(wi|fc1|fc_in|c_fc|lin1|up_proj|dense_h_to_4h|intermediate\.dense|ffn)$",
-        "first feed-forward projection; the vector is on the activation behind it",
-    ),
-    (r"(embedding_hidden_mapping_in|embeddings_project)$", "maps the embeddings to the width of the blocks"),
-    (r"(lm_head|embed_out|output_projection|decoder|predictions.*)$", "output head"),
-    (
-        r"(classifier|score|pooler|pre_classifier|qa_outputs|head)(\..*)?$",
-        "behind the last block: a pooler, or a head, which is trained and saved whole",
-    ),
-)
-
-
-def _reason(pattern: str) -> str:
-    if is_foreign(pattern):
-        return "not part of the language model"
-    return next(
-        (why for expression, why in _REASONS if re.search(expression, pattern)),
-        "not a key, value or feed-forward activation",
-    )

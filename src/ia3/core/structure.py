@@ -7,7 +7,7 @@ lines to write: a plan that silently skips some layers would be a guess. This fi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -24,6 +24,9 @@ VALUE_NAMES = ("v", "value", "v_proj", "value_proj", "v_lin", "wv", "to_v", "lin
 QUERY_NAMES = ("q", "query", "q_proj", "query_proj", "q_lin", "q_attn", "wq", "to_q", "lin_q")
 _FUSED_NAME = re.compile(r"c_attn|query_key|key_value|qkv|in_proj|W_pack|^kv_|kv_proj", re.IGNORECASE)
 _LAST_NAMES = ("down_proj", "fc2", "c_proj", "wo", "w2", "lin2", "linear2", "fc_out", "dense_4h_to_h", "output_dense")
+_KEYS_AND_VALUES = re.compile(r"^kv(_b)?(_proj)?$|^key_value$|^to_kv$")
+_LAYER = re.compile(r".*?\.[0-9]+(?=\.)")  # of a path: up to its first number
+_COMPONENT = re.compile(r".*\.[0-9]+\.[^.]+")
 _ATTENTION_CLASS = re.compile(r"attention|attn", re.IGNORECASE)
 _FEEDFORWARD_CLASS = re.compile(r"mlp|ffn|feedforward|dense.*dense", re.IGNORECASE)
 
@@ -35,6 +38,11 @@ def is_fused(name: str) -> bool:
 
 def sites_of_structure(model: nn.Module, projections: Sequence[Projection], model_type: str) -> list[Site]:
     """Return the sites of every attention and feed-forward block, in the order of the model's modules.
+
+    Args:
+        model: The whole model.
+        projections: Those of it to look at.
+        model_type: For the error.
 
     Raises:
         PlanError: If there is none of either, or a block that is not understood.
@@ -57,9 +65,53 @@ def sites_of_structure(model: nn.Module, projections: Sequence[Projection], mode
         odd.append("no attention has separate keys and values")
     if "feedforward" not in roles:
         odd.append("no feed-forward block is one module of two or three projections")
+    else:
+        odd += _partly_found(own, found)
     if odd:
         raise PlanError(_refusal(projections, model_type, odd))
     return [found[p.path] for p in projections if p.path in found]
+
+
+def has_blocks(projections: Sequence[Projection]) -> bool:
+    """Whether there is an attention among projections."""
+    return any(True for parent, children in _by_parent(projections).items() for _ in _attention_sites(parent, children))
+
+
+def attention_targets(projections: Sequence[Projection]) -> Iterator[list[str] | str]:
+    """Yield what target_modules could be for the keys and values alone: names, or an expression where they match more.
+
+    Those of attentions that have both come first, then projections that make keys and values in one.
+    """
+    own = [projection for projection in projections if not is_foreign(projection.path)]
+    separate = [s.module for parent, children in _by_parent(own).items() for s in _attention_sites(parent, children)]
+    fused = [p.path for p in own if _KEYS_AND_VALUES.search(p.name)]
+    for wanted in (separate, fused):
+        if wanted:
+            names = list(dict.fromkeys(path.rpartition(".")[2] for path in wanted))
+            is_exact = all(p.path in wanted for p in projections if p.name in names)
+            yield names if is_exact else "|".join(dict.fromkeys(re.escape(path) for path in wanted))
+
+
+def _partly_found(projections: Sequence[Projection], found: Mapping[str, Site]) -> list[str]:
+    """Return a sentence on a layer that has an attention with vectors and something beside it without any."""
+    layers: dict[str, list[Projection]] = {}
+    for projection in projections:
+        if match := _LAYER.match(projection.path):
+            layers.setdefault(match.group(), []).append(projection)
+    for layer, inside in layers.items():
+        sites = [found[p.path] for p in inside if p.path in found]
+        attentions = {site.module for site in sites if site.role in ("key", "value")}
+        known = {_component(path) for path in attentions} | {path.rpartition(".")[0] for path in attentions}
+        is_whole = not attentions or any(site.role == "feedforward" for site in sites)
+        if not is_whole and any(not {_component(p.path), p.parent} & known for p in inside):
+            return [f"the feed-forward of {layer!r} cannot be told"]
+    return []
+
+
+def _component(path: str) -> str:
+    """Return the part of a layer that a projection belongs to: its path up to the first name behind the last number."""
+    found = _COMPONENT.match(path)
+    return found.group() if found else path
 
 
 def _by_parent(projections: Sequence[Projection]) -> dict[str, list[Projection]]:
@@ -114,9 +166,12 @@ def _refusal(projections: Sequence[Projection], model_type: str, odd: Sequence[s
         f"\n  {pattern} ({group[0].inputs} → {group[0].outputs}, {len(group)}×)"
         for pattern, group in list(counts.items())[:30]
     )
+    targets = next(attention_targets(projections), None)
+    known = [f'"{name}"' for name in targets] if isinstance(targets, list) else []
+    names = ", ".join([*(known or ['"<keys>"', '"<values>"']), '"<last feed-forward projection>"'])
     return (
         f"Finding the plan of a {model_type!r} model: this model type is not in the table and its structure does not "
         f"tell: {'; '.join(odd[:3])}. Candidates:{shown}\nChoose among them and write:\n"
-        '  target_modules=["<keys>", "<values>", "<last feed-forward projection>"]\n'
+        f"  target_modules=[{names}]\n"
         '  feedforward_modules=["<last feed-forward projection>"]'
     )

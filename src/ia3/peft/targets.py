@@ -21,7 +21,8 @@ from ia3.adapters.config import AdapterConfig
 from ia3.adapters.fitting import named_modules
 from ia3.adapters.layout import lay_out
 from ia3.adapters.targets import find_heads, is_feedforward, is_target
-from ia3.core.discovery import Projection, find_plan, projection_sizes, whole_site
+from ia3.core.discovery import Projection, check_experts, find_plan, projection_sizes, whole_site
+from ia3.core.experts import find_mixtures
 from ia3.core.sites import Plan, Site
 from ia3.errors import AdapterError, PlanError, SettingsError, near_matches
 from ia3.peft.config import TASK_HEADS, IA3Config, PeftConfig, TaskType, adapter_config
@@ -155,6 +156,7 @@ def _plan_of_targets(
         for path, module in targets.items()
         if (sizes := projection_sizes(module)) is not None
     ]
+    check_experts(sites, find_mixtures(model), model_type)
     return Plan(tuple(sites), model_type, "targets")
 
 
