@@ -23,6 +23,7 @@ from ia3.adapters.peft_format import place_vectors
 from ia3.adapters.places import name_of
 from ia3.adapters.record import describe_base, versions
 from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads, spell_targets
+from ia3.adapters.vocabulary import taken_vocabulary
 from ia3.bases.heads import drawn_weights
 from ia3.bases.heads import find_heads as find_drawn
 from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
@@ -167,6 +168,7 @@ def adapter_of(attachment: Attachment, name: str | int, state: Mapping[str, Tens
     vectors = {site.name: vector[span].to("cpu", torch.float32) for site, span in bank.plan.spans()}
     modules = named_modules(model)
     head_modules, head = _head_of(attachment, row, modules, weights)
+    head = taken_vocabulary(model, weights) | head
     record = dict(attachment.records.get(row, {}))
     record["base"] = _described(model, record.get("base") or {}, attachment.head_paths, state)
     record.setdefault("versions", versions())

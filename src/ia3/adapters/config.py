@@ -100,6 +100,11 @@ def read_config(text: str | bytes, where: str) -> AdapterConfig:
     if kind != "IA3":
         told = f"is of type {kind!r}" if kind else "names no peft_type"
         raise AdapterError(f"Reading {where}: the adapter {told}, expected 'IA3'. Load it with the library it is of.")
+    if content.get("trainable_token_indices"):
+        raise AdapterError(
+            f"Reading {where}: trainable_token_indices trains single rows of the embeddings, which is not supported. "
+            "Train it with save_embedding_layers or modules_to_save in its place, or load it with PEFT."
+        )
     known = {name: value for name, value in content.items() if name in _CHECKS}
     faults = [f"{name!r} {_CHECKS[name][1]}, got {v!r}" for name, v in known.items() if not _CHECKS[name][0](v)]
     if faults:

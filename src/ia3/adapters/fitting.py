@@ -15,6 +15,7 @@ from ia3.adapters.adapter import Adapter
 from ia3.adapters.config import CONFIG_FILE, AdapterConfig
 from ia3.adapters.layout import Place
 from ia3.adapters.targets import is_target
+from ia3.adapters.vocabulary import is_shared_vocabulary, vocabulary_fault
 from ia3.bases.heads import drawn_weights
 from ia3.bases.heads import find_heads as find_drawn
 from ia3.bases.pooling import pooling_of
@@ -137,16 +138,19 @@ def build_head(adapter: Adapter, model: nn.Module, doing: str) -> Head | None:
     """Return the adapter's head as modules: copies of the model's with the adapter's numbers, or None without a head.
 
     A last linear layer may have another number of outputs than the model's: another set of labels. A module that has a
-    vector and is saved whole all the same (PEFT does so with a scaled output layer) is no head if it is the base's own.
+    vector and is saved whole all the same (PEFT does so with a scaled output layer) is no head if it is the base's own;
+    nor are embeddings that PEFT has saved beside the vectors.
 
     Raises:
         AdapterError: If the model has no such module, a tensor is missing, unknown or of another shape, or a module
-            with a vector is not the base's own.
+            with a vector is not the base's own; and for embeddings of other tokens than the model's.
     """
     modules = {path: _module_at(model, path) for path in adapter.head_modules}  # not all: walking takes longer
     unknown = [path for path, module in modules.items() if module is None]
     faults = [f"the model has no module {path!r}.{near_matches(path, named_modules(model))}" for path in unknown]
     own = [path for path, module in modules.items() if module and _is_the_bases_own(adapter, model, path)]
+    if alien := vocabulary_fault(adapter, model):
+        raise AdapterError(f"{doing}: {alien}.")
     paths = [] if faults else [path for path in modules if path not in own]
     faults += [f"{path!r} is a head and holds a vector" for path in paths if _holds_site(adapter, path)]
     if not faults and paths:
@@ -217,9 +221,9 @@ def _holds_site(adapter: Adapter, path: str) -> bool:
 
 
 def _is_the_bases_own(adapter: Adapter, model: nn.Module, path: str) -> bool:
-    """Whether a module with a vector has the base's own numbers."""
+    """Whether a module with a vector, or embeddings that PEFT saved unasked, have the base's own numbers."""
     if not _holds_site(adapter, path):
-        return False
+        return is_shared_vocabulary(adapter, model, path, _tensors_of(adapter, path))
     own = Weights(model).tensors_of(path, f"Comparing {path!r} with the base's own")
     tensors = {f"{path}.{name}": tensor for name, tensor in _tensors_of(adapter, path).items()}
     return all(n in own and torch.equal(own[n].cpu(), t.to(own[n].dtype)) for n, t in tensors.items())

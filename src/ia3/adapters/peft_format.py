@@ -49,7 +49,9 @@ def read_tensors(tensors: Mapping[str, Tensor], config: AdapterConfig, where: st
         match = _VECTOR.fullmatch(name)
         if ".original_module." in name:  # the base's own, in a raw state dict
             continue
-        if not torch.isfinite(tensor).all():
+        if ".token_adapter." in name or "trainable_tokens" in name:
+            faults.append(f"{key!r} trains rows of the embeddings (trainable_token_indices), which is not supported")
+        elif not torch.isfinite(tensor).all():
             faults.append(f"{key!r} holds numbers that are not finite")
         elif match is None:
             head[_WRAPPED.sub("", name)] = tensor

@@ -23,7 +23,8 @@ from ia3.bases.revisions import CachedRepository, agreed_revision, at_revision, 
 from ia3.errors import AdapterError, near_matches
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+)(?:/(?P<folder>[^@]+))?")
-_WANTED = ["adapter_config.json", "adapter_model.*", "ia3.json", "README.md"]
+_TOKENIZER = ["tokenizer*", "*token*.json", "vocab.*", "merges.txt", "spiece.model", "*.jinja"]
+_WANTED = ["adapter_config.json", "adapter_model.*", "ia3.json", "README.md", *_TOKENIZER]
 _SHOWN = 5
 # With one of these and no adapter_config.json the folder is a half adapter.
 _PARTS = ("adapter_model.safetensors", "adapter_model.bin", "ia3.json")

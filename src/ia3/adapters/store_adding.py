@@ -17,6 +17,7 @@ from ia3.adapters.identity import short
 from ia3.adapters.store_index import name_fault
 from ia3.adapters.store_records import Parts, find_misfit, pack_adapter, pack_description
 from ia3.adapters.store_writing import Writer
+from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads
 from ia3.bases.revisions import address_in, differ
 from ia3.core.sites import Plan
 from ia3.errors import AdapterError
@@ -72,6 +73,12 @@ def told_base(base: Mapping[str, Any]) -> str:
     return f"{address_in(base) or 'without a name'!r} (fingerprint {short(print_) if print_ else 'not known'})"
 
 
+def _parents(path: str) -> list[str]:
+    """Return a path and those of the modules around it, the outermost first."""
+    parts = path.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
 def _told(doing: str, faults: Sequence[str]) -> str:
     if len(faults) == 1:
         return f"{doing}: {faults[0]}"
@@ -115,6 +122,14 @@ class Additions:
         if misfit:
             raise AdapterError(
                 f"{misfit}. It was trained on another base: {adapter.config.base}. Pack it into a store of its own."
+            )
+        known = (*(own.get("head_modules") or ()), *(self.base.get("head_modules") or ()), *CLASSIFIER_NAMES)
+        strange = [path for path in adapter.head_modules if not find_heads(_parents(path), known)]
+        if strange:
+            raise AdapterError(
+                f"it brings {strange[0]!r}, which is no head that the store knows of its base, so that it would be "
+                "left out when it answers. Adapters of a store share the base's embeddings and output layer; keep it "
+                "in its folder."
             )
         parts = self._pack(adapter, half=half)
         self._learn_base(adapter)

@@ -123,6 +123,17 @@ def load_base(
     return Base(model, tokenizer, kind, place.name, given, str(place.folder), heads, held, place.revision)
 
 
+def with_tokenizer(base: Base, folder: Path) -> Base:
+    """Return a base with the tokenizer of another folder, as that of an adapter with tokens of its own.
+
+    Raises:
+        BaseError: If it cannot be read, or has no token to pad with.
+    """
+    tokenizer = load_tokenizer(folder, str(folder))
+    _give_pad_token(base.model, tokenizer, Place(folder, str(folder)))
+    return replace(base, tokenizer=tokenizer)
+
+
 def load_config(name_or_path: str | Path, say: Say = say_on_stderr) -> Any:
     """Return a base's transformers config without its weights; a GGUF file is converted first, once.
 

@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from ia3.adapters.attached import load
     from ia3.adapters.config import other_task, refuse_task
     from ia3.adapters.folder import load_adapter
+    from ia3.adapters.places import find_folder, find_stored
     from ia3.core.merge import merge
     from ia3.inference.adapter_base import load_base_of
 
@@ -44,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
     doing = f"Merging {options.adapter}"
     adapter = load_adapter(options.adapter)
     refuse_task(other_task(adapter.config), doing)
-    base = load_base_of(doing, adapter, options.base, None, say=say, dtype=options.dtype, device=options.device)
+    folder = None if find_stored(options.adapter) else find_folder(options.adapter)
+    placed = {"dtype": options.dtype, "device": options.device}
+    base = load_base_of(doing, adapter, options.base, None, folder=folder, say=say, **placed)
     if adapter.pooling == "mean":
         say(
             "its head reads the mean of all positions: ia3.load_base reads the folder; transformers has no class for it"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ia3.adapters.adapter import Adapter
+from ia3.adapters.vocabulary import with_vocabulary
 from ia3.bases.heads import label_weights
 from ia3.bases.kinds import kind_of, other_problem
 from ia3.bases.loading import Base, load_base, load_config
@@ -27,16 +28,18 @@ def load_base_of(
     given: str | Path | None,
     labels: Sequence[str] | None,
     *,
+    folder: Path | None,
     say: Callable[[str], None],
     **placed: str,
 ) -> Base:
-    """Return the base of an adapter.
+    """Return the base of an adapter, with the tokens that the adapter brings.
 
     Args:
         doing: Beginning of an error.
         adapter: The adapter.
         given: Where its base is; None for the place that it names.
         labels: For an encoder, the labels of its head; None for those of the adapter's record, else of its config.
+        folder: Where the adapter lies, perhaps with a tokenizer; None for one in a packed store.
         say: Told what takes long or was chosen.
         placed: `dtype`, `device` and `precision`, as `load_base` takes them.
 
@@ -54,8 +57,11 @@ def load_base_of(
         config = load_config(name, say)
         kind = adapter.kind or kind_of(config)
         if kind != "encoder":
-            return load_base(name, kind=kind, **placed, say=say)  # type: ignore[arg-type]
-        return _load_encoder(doing, adapter, name, config, labels or adapter.record.get("labels"), placed, say)
+            base = load_base(name, kind=kind, **placed, say=say)  # type: ignore[arg-type]
+        else:
+            labels = labels or adapter.record.get("labels")
+            base = _load_encoder(doing, adapter, name, config, labels, placed, say)
+        return with_vocabulary(base, adapter, folder)
     except BaseError as error:
         hint = "" if given else " The adapter names this base; if it lies elsewhere, say where: base=… (--base)."
         raise BaseError(f"{error}{hint}") from error

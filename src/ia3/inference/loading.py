@@ -94,7 +94,8 @@ def load_predictor(
         check_outputs(doing, adapter, base.model.config, chosen)
     else:
         placed = {"dtype": dtype, "device": device, "precision": precision}
-        base = load_base_of(doing, adapter, base, chosen, say=say, **placed)
+        folder = find_folder(adapter_folder) if store is None else None
+        base = load_base_of(doing, adapter, base, chosen, folder=folder, say=say, **placed)
         chosen = labels_of_head(doing, base.model.config) if base.kind == "encoder" and not chosen else chosen
     if adapter.kind is not None and adapter.kind != base.kind:
         raise AdapterError(

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.folder import load_adapter
 from ia3.adapters.places import find_folder
+from ia3.adapters.vocabulary import take_vocabulary
 from ia3.bases.locating import locate
 from ia3.bases.named import find_by_hub_id, is_installed
 from ia3.bases.quiet import quiet
@@ -60,9 +61,9 @@ def _load(
     *before, last = [at_revision(name, saved.revision)] if saved.revision else _candidates(adapter, name)
     for base in before:
         with suppress(AdapterError, BaseError):
-            model = _load_base(auto, base, arguments)
+            model = _load_base(auto, base, adapter, arguments)
             return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, config)
-    model = _load_base(auto, last, arguments)
+    model = _load_base(auto, last, adapter, arguments)
     return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable, config)
 
 
@@ -77,7 +78,8 @@ def _candidates(adapter: Adapter, name: str) -> list[str]:
     return [named.name, name] if named and is_checked and is_installed(named) else [name]
 
 
-def _load_base(auto: Any, name: str, arguments: dict[str, Any]) -> Any:
+def _load_base(auto: Any, name: str, adapter: Adapter, arguments: dict[str, Any]) -> Any:
+    """Return the base, with the embeddings that the adapter brings where it has tokens of its own."""
     try:
         place = locate(name)
     except BaseError as error:
@@ -86,6 +88,7 @@ def _load_base(auto: Any, name: str, arguments: dict[str, Any]) -> Any:
         ) from error
     with quiet():
         model = auto.from_pretrained(str(place.folder), **arguments)
+    take_vocabulary(adapter, model)
     place.name_model(model)  # what an adapter trained on it is saved with
     return model
 

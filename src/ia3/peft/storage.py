@@ -18,6 +18,7 @@ from ia3.adapters.atomic import replace_files
 from ia3.adapters.attached import TRAINER_FILE, WITHOUT_MEANING, adapter_of, bank_file, without_hub_options
 from ia3.adapters.fitting import plan_of
 from ia3.adapters.folder import save_adapter
+from ia3.adapters.vocabulary import taken_paths
 from ia3.core.attach import Attachment
 from ia3.core.sites import Plan
 from ia3.core.weights import is_in_parts
@@ -102,7 +103,8 @@ def _adapter(attachment: Attachment, name: str, state: Mapping[str, Tensor] | No
         inference_mode=True,
         revision=given.revision or adapter.config.revision,
     )
-    head = {key: t for key, t in adapter.head.items() if any(key.startswith(f"{path}.") for path in paths)}
+    kept = (*paths, *taken_paths(attachment.model))
+    head = {key: t for key, t in adapter.head.items() if any(key.startswith(f"{path}.") for path in kept)}
     return replace(adapter, config=merged, head=head, head_modules=tuple(paths))
 
 
