@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
 import sys
+from pathlib import Path
 
 from ia3.cli.options import add_json
 from ia3.cli.output import print_json, print_lines, say
@@ -37,12 +40,32 @@ def run(options: argparse.Namespace) -> int:
             sys.stdout.flush()
 
     try:
-        shown = show_demo(options.output, say=tell, on_event=progress.show)
+        shown = show_demo(options.output, say=tell, on_event=progress.show, command=invoked_as())
     finally:
         progress.close()
     if options.json:
         print_json(shown.to_json())
     return 0
+
+
+def invoked_as() -> str:
+    """Return what stands before the verb where this command was run, such as `.venv/bin/ia3` or `python -m ia3`."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{_typed('python', sys.executable)} -m ia3"
+    return _typed("ia3", sys.argv[0]) if called.stem == "ia3" else "ia3"
+
+
+def _typed(name: str, path: str) -> str:
+    """Return the name of a program if a shell finds this one by it, else its path."""
+    found = shutil.which(name)
+    is_found = found is not None and Path(path).exists() and Path(found).samefile(path)
+    return name if is_found and _is_of_one_environment(str(found), path) else shlex.quote(path)
+
+
+def _is_of_one_environment(one: str, other: str) -> bool:
+    """Whether two paths to one file lie in one folder: the Python of a virtual environment is a link to another's."""
+    return Path(one).parent.resolve() == Path(other).parent.resolve()
 
 
 VERB = Verb(

@@ -7,6 +7,7 @@ prints nothing.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -62,13 +63,20 @@ class Demonstration:
         }
 
 
-def show_demo(output: str | Path, *, say: Say, on_event: Callable[[Event], None] = lambda event: None) -> Demonstration:
+def show_demo(
+    output: str | Path,
+    *,
+    say: Say,
+    on_event: Callable[[Event], None] = lambda event: None,
+    command: str = "ia3",
+) -> Demonstration:
     """Train both bases on the bundled table and show what they learned.
 
     Args:
         output: Folder for both adapters; those of an earlier demo in it are replaced.
         say: Called with each line.
         on_event: Called with each event of the trainings.
+        command: What stands before a verb of the command line where the demo was run.
 
     Returns:
         What it gave.
@@ -87,6 +95,7 @@ def show_demo(output: str | Path, *, say: Say, on_event: Callable[[Event], None]
         say("2. Gemma-3-270M (268 million numbers, frozen) answers the same sentences in its own words.")
         before, after, second = _show_gemma(table, folder / _FOLDERS[1], say, on_event)
     _show_files(folder, say)
+    show_next(folder, say, command)
     accuracy = first.metrics.accuracy if first.metrics else None
     return Demonstration(folder, accuracy, answers, before, after, first.seconds + second.seconds)
 
@@ -137,11 +146,20 @@ def _show_files(folder: Path, say: Say) -> None:
         path = folder / _FOLDERS[1] / name
         if path.exists():
             say(f"   {name:26} {path.stat().st_size / 1000:7,.1f} kB")
+
+
+def show_next(folder: Path, say: Say, command: str) -> None:
+    """Say what to do after the demo, as it is typed where the demo was run."""
+    verbs = {
+        f"show {shlex.quote(str(folder / _FOLDERS[0]))}": "what was learned from what",
+        f"plan {_FOLDERS[1]}": "where the vectors sit",
+        f"train YOUR.csv --base {_FOLDERS[0]} --output runs/yours": "your own table, two columns: text,label",
+    }
+    width = max(map(len, verbs))
     say("")
     say("Next:")
-    say(f"   ia3 show {folder}/minilm                          what was learned from what")
-    say("   ia3 plan gemma-3-270m                             where the vectors sit")
-    say("   ia3 train YOUR.csv --base minilm --output runs/yours   your own table, two columns: text,label")
+    for verb, what in verbs.items():
+        say(f"   {command} {verb.ljust(width)}   {what}")
 
 
 def _shown(answer: str) -> str:
