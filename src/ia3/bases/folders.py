@@ -7,10 +7,13 @@ models: nothing here reads a weight.
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers import __version__ as transformers_version
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -73,6 +76,44 @@ def check_weights(folder: Path, name: str) -> None:
     for file in files:
         if file.suffix == ".safetensors":
             _read_safetensors_header(file, name)
+
+
+def stored_dtype(folder: Path, name: str) -> torch.dtype:
+    """Return the number type in which a base is what it is in float32, with as few weights as can be copied.
+
+    It is what most numbers of the weight files have: they can stay in their files until they are read. A model whose
+    numbers would be rounded twice that way, or a file of which it cannot be told, gets float32.
+
+    Raises:
+        BaseError: If a file is cut short.
+    """
+    counts: Counter[torch.dtype] = Counter()
+    for file in (folder / file for file in _weight_files(folder, name)):
+        counts.update(_dtypes_in(file, name))
+    most = max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
+    is_mixed_half = most == torch.float16 and len(counts) > 1
+    return torch.float32 if most == torch.float64 or is_mixed_half else most
+
+
+def _dtypes_in(file: Path, name: str) -> Counter[torch.dtype]:
+    """Return how many numbers of each floating type a weight file holds; nothing where it cannot be told."""
+    counts: Counter[torch.dtype] = Counter()
+    if file.suffix == ".safetensors":
+        for tensor in _read_safetensors_header(file, name).values():
+            if tensor["dtype"] in _FLOATS:
+                counts[_FLOATS[tensor["dtype"]]] += math.prod(tensor["shape"])
+        return counts
+    try:
+        loaded: Any = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+        for tensor in loaded.values():
+            if tensor.is_floating_point():
+                counts[tensor.dtype] += tensor.numel()
+    except Exception:  # of an old or damaged file; transformers says it better
+        return Counter()
+    return counts
+
+
+_FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 
 def has_own_head(folder: Path) -> bool | None:

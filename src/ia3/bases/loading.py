@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ia3.bases.cache import Say
-from ia3.bases.folders import check_weights, load_tokenizer, read_config
+from ia3.bases.folders import check_weights, load_tokenizer, read_config, stored_dtype
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
 from ia3.bases.kinds import (
     Kind,
@@ -36,6 +36,7 @@ from ia3.bases.quiet import quiet
 from ia3.bases.revisions import at_revision
 from ia3.errors import BaseError, SettingsError, near_matches
 
+STORED = "stored"
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -69,7 +70,9 @@ def load_base(
             if it was saved with these labels, else drawn anew: it is then to be trained, or brought by an adapter.
         num_labels: For an encoder without `labels`, the width of the head; a classifier of this width is kept. 2 by
             default.
-        dtype: auto, float32, bfloat16, float16 or float64. auto is float32, and bfloat16 on a GPU that computes in it.
+        dtype: auto, stored, float32, bfloat16, float16 or float64. auto is float32, and bfloat16 on a GPU that computes
+            in it. stored is what most weights have in their files, where they then stay until they are read: on the
+            CPU such a base takes hardly any memory. It has the fingerprint that it has in float32.
         device: auto, or what torch takes (cpu, cuda, cuda:1, mps). auto is cuda, then mps, then cpu.
         precision: float keeps the weights in `dtype`; int8 rounds those of the blocks to int8 (`ia3.bases.precision`),
             and `dtype` is that of the rest; int8-gradients takes the products of a backward pass in int8 as well.
@@ -95,11 +98,14 @@ def load_base(
     if kind is not None:
         check_kind(kind, str(name_or_path))  # before a conversion takes most of a minute
     where = _resolve_device(device)
-    number_type = _resolve_dtype(dtype, where, say)
+    number_type = _resolve_dtype("float32" if dtype == STORED else dtype, where, say)
     held = check_precision(precision, number_type, str(name_or_path))
     place = locate(name_or_path, say, revision=revision)
     config = read_config(place.folder, place.address)
     check_weights(place.folder, place.address)
+    if dtype == STORED and getattr(config, "quantization_config", None) is None:
+        number_type = stored_dtype(place.folder, place.address)
+        check_precision(precision, number_type, place.address)
     kind = kind or kind_of(config)
     _choose_pooling(config, pooling, kind, place)
     auto = auto_class(config, kind, place.address)
@@ -296,7 +302,9 @@ def _resolve_dtype(dtype: str | torch.dtype, device: torch.device, say: Say) -> 
             return torch.bfloat16
         return torch.float32
     if dtype not in _DTYPES:
-        raise SettingsError(f"Choosing the dtype: {dtype!r} is unknown.{near_matches(dtype, ['auto', *_DTYPES])}")
+        raise SettingsError(
+            f"Choosing the dtype: {dtype!r} is unknown.{near_matches(dtype, ['auto', STORED, *_DTYPES])}"
+        )
     return _DTYPES[dtype]
 
 

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="BASE",
         help="The base it was trained on: folder, GGUF file, named base or hub id.",
     )
-    add_placement(group)
+    add_placement(group, reads_only=True)
     group = parser.add_argument_group("labels and head")
     group.add_argument(
         "--labels",

@@ -97,21 +97,27 @@ def load_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("base", "labels", "template", "dtype", "device", "precision")}
 
 
-def add_placement(group: argparse._ActionsContainer) -> None:
-    """Add `--dtype` and `--device`."""
+def add_placement(group: argparse._ActionsContainer, *, reads_only: bool = False) -> None:
+    """Add `--dtype` and `--device`.
+
+    Args:
+        group: Where they are shown.
+        reads_only: Whether the verb never runs the base, whose weights may then stay in their files.
+    """
+    stored = "stored leaves the weights in their files, in the type they have there; " if reads_only else ""
     group.add_argument(
         "--dtype",
-        choices=DTYPES,
-        default="auto",
+        choices=("stored", *DTYPES) if reads_only else DTYPES,
+        default="stored" if reads_only else "auto",
         metavar="TYPE",
-        help=f"Number type of the base: {', '.join(DTYPES)}; auto is float32, or bfloat16 on a GPU that computes in "
-        "it (default: %(default)s).",
+        help=f"Number type of the base: {'stored, ' if reads_only else ''}{', '.join(DTYPES)}; {stored}auto is "
+        "float32, or bfloat16 on a GPU that computes in it (default: %(default)s).",
     )
     group.add_argument(
         "--device",
-        default="auto",
+        default="cpu" if reads_only else "auto",
         metavar="DEVICE",
-        help="Where it runs: auto, cpu, cuda, cuda:1, mps (default: %(default)s).",
+        help=f"Where it {'lies' if reads_only else 'runs'}: auto, cpu, cuda, cuda:1, mps (default: %(default)s).",
     )
 
 

@@ -240,11 +240,12 @@ class _Base:
             sites = first.sites if has_order else tuple(sorted(first.sites, key=lambda site: site.name))
             return cls(Plan(sites, str(known.get("class") or "unknown"), "adapter"), known)
         from ia3.adapters.record import describe_base
-        from ia3.bases.loading import load_base
+        from ia3.bases.loading import STORED, load_base
         from ia3.core.discovery import find_plan
 
         labels = first.record.get("labels") if first.kind == "encoder" else None
-        base = load_base(name, kind=first.kind, labels=labels, device="cpu", pooling=first.pooling, say=say)
+        placed: dict[str, Any] = {"dtype": STORED, "device": "cpu", "pooling": first.pooling}
+        base = load_base(name, kind=first.kind, labels=labels, **placed, say=say)
         known = describe_base(base.model, name=base.given, head_modules=base.head_modules) | {"kind": base.kind}
         return cls(find_plan(base.model), known, base.model)
 
