@@ -74,7 +74,7 @@ def test_without_a_hub_the_sentence_says_what_to_do() -> None:
     assert str(caught.value) == (
         "Loading base 'google/mt5-small': it is neither a local path nor in the hub's cache, and HF_HUB_OFFLINE is "
         "set; unset HF_HUB_OFFLINE, or run 'hf download google/mt5-small --local-dir DIR' on a connected machine and "
-        "give DIR; the named bases 'minilm' and 'gemma-3-270m' need no hub."
+        "give DIR; the named bases 'minilm', 'gemma-3-270m', 'smollm2-135m-instruct' need no hub."
     )
 
 

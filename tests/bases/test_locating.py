@@ -42,7 +42,7 @@ def test_an_unknown_name_shows_near_matches_of_named_bases_and_of_folders_here(
         load_base("minilmm")
     with pytest.raises(BaseError, match=r"Did you mean 'newsbase'\?$"):
         load_base("newsbaze")
-    with pytest.raises(BaseError, match=r"Known: 'gemma-3-270m', 'minilm', 'newsbase'\.$"):
+    with pytest.raises(BaseError, match=r"Known: 'gemma-3-270m', 'minilm', 'newsbase', 'smollm2-135m-instruct'\.$"):
         load_base("xyz")
 
 

