@@ -170,3 +170,21 @@ def test_a_classifier_that_is_drawn_anew_counts_as_drawn(classifier: Path) -> No
     assert drawn_weights(load_base(classifier, num_labels=3).model) == frozenset()
     other = load_base(classifier, labels=["x", "y", "z"])
     assert drawn_weights(other.model) == {"classifier.weight", "classifier.bias"}
+
+
+def test_of_what_somebody_put_in_resized_or_keeps_elsewhere_nothing_is_known(classifier: Path, tmp_path: Path) -> None:
+    """Their parameters have no mark either: a trained head was taken for random numbers."""
+    model = hf.AutoModelForSequenceClassification.from_pretrained(classifier)
+    model.classifier = torch.nn.Linear(model.config.hidden_size, 3)
+    assert drawn_weights(model) == frozenset()
+    elsewhere = {"bert": "cpu", "classifier": "disk"}
+    options = {"device_map": elsewhere, "offload_folder": tmp_path / "disk"}
+    assert drawn_weights(hf.AutoModelForSequenceClassification.from_pretrained(classifier, **options)) == frozenset()
+    config = hf.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    _saved(tmp_path / "llama", hf.LlamaForCausalLM, config)
+    words = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
+    words.resize_token_embeddings(VOCABULARY + 8)
+    assert drawn_weights(words) == frozenset()

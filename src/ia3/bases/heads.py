@@ -32,20 +32,32 @@ def is_head_weight(key: str, body: str) -> bool:
 
 
 def drawn_weights(model: Any) -> frozenset[str]:
-    """Return the paths of a head's parameters that no checkpoint gave to a model: they were drawn at random.
+    """Return the paths of a head's parameters that no checkpoint gave to a model: transformers drew them at random.
 
-    transformers marks each parameter that it reads from a checkpoint. Of a model without marks (made from a config, or
-    copied) nothing is known, and of one without a head (`BertModel`) a pooler may stay unread: none is returned.
+    transformers marks each parameter that it reads from a checkpoint, and each module that it has given its numbers. Of
+    a model without marks (made from a config, or copied), of a module that somebody put in, of an output matrix (which
+    may have been resized) and of what is not in memory nothing is known, and of a model without a head (`BertModel`) a
+    pooler may stay unread: none is returned.
 
     Args:
         model: A transformers model, with or without a bank, or any other module.
     """
     if not isinstance(model, PreTrainedModel) or model.base_model is model:
         return frozenset()
-    read = {name: getattr(parameter, _MARK, False) for name, parameter in model.named_parameters()}
-    own = (name for name in read if not name.startswith(f"{BANK_MODULE}."))
-    drawn = {name for name in own if not read[name] and is_head_weight(name, model.base_model_prefix)}
-    return frozenset(drawn) if any(read.values()) else frozenset()
+    output = model.get_output_embeddings()
+    drawn: set[str] = set()
+    is_any_read = False
+    for path, module in model.named_modules():
+        if path.partition(".")[0] == BANK_MODULE:  # copies of heads keep their modules' marks
+            continue
+        for name, parameter in module.named_parameters(path, recurse=False):
+            is_read = getattr(parameter, _MARK, False)
+            is_any_read = is_any_read or is_read
+            if is_read or parameter.is_meta or module is output or not getattr(module, _MARK, False):
+                continue
+            if is_head_weight(name, model.base_model_prefix):
+                drawn.add(name)
+    return frozenset(drawn) if is_any_read else frozenset()
 
 
 def find_heads(model: nn.Module, fresh: Collection[str]) -> tuple[str, ...]:

@@ -87,7 +87,14 @@ def _load_base(auto: Any, name: str, adapter: Adapter, arguments: dict[str, Any]
             f"{error} Or load the base yourself and call PeftModel.from_pretrained(base, folder)."
         ) from error
     with quiet():
-        model = auto.from_pretrained(str(place.folder), **arguments)
+        model, info = auto.from_pretrained(str(place.folder), **{**arguments, "output_loading_info": True})
+    output = model.get_output_embeddings()
+    drawn = sorted(info["missing_keys"]) if output is not None else []  # a classifier may be the adapter's
+    if drawn:
+        raise BaseError(
+            f"Loading base {name!r} as a {type(model).__name__}: its checkpoint lacks {', '.join(map(repr, drawn[:3]))}"
+            ", which transformers drew at random, expected a language model. Give one that was saved as such."
+        )
     take_vocabulary(adapter, model)
     place.name_model(model)  # what an adapter trained on it is saved with
     return model
