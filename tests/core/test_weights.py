@@ -12,7 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ia3.adapters.attached import attach, load
 from ia3.adapters.identity import fingerprint
@@ -142,6 +145,36 @@ def test_an_adapter_is_loaded_on_a_model_that_is_sharded_already(family: str, tm
     plain.save_pretrained(tmp_path / "adapter")
     load(model, tmp_path / "adapter", "news")
     assert largest(_logits(model, family, rows="news") - _logits(plain, family, rows="news")) <= 1e-6
+
+
+@pytest.fixture
+def one_of_two_processes() -> Iterator[None]:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_of_two_processes")
+def test_a_row_of_its_own_is_trained_by_no_process() -> None:
+    """Put on a model that was sharded before, a row would get the gradient of one process's examples alone."""
+    model = _sharded(tiny_model("llama"))
+    with pytest.raises(BankError, match=r"that 2 processes share: it was sharded before .* Attach first, then shard"):
+        attach(model, name="news")
+    attach(model, name="news", trainable=False)
+
+
+@pytest.mark.usefixtures("one_of_two_processes")
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_model_whose_channels_are_split_among_processes_gets_no_bank(trainable: bool) -> None:
+    """Its keys are half as wide as the vector, which ended in torch's message about the sizes of two tensors."""
+    model = tiny_model("llama")
+    layer = model.model.layers[0].self_attn.k_proj
+    mesh = init_device_mesh("cpu", (2,))
+    layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh, [Shard(0)], src_data_rank=None))
+    with pytest.raises(
+        BankError, match=r"2 processes each compute a part of this model's channels \(tensor parallel\)"
+    ):
+        attach(model, name="news", trainable=trainable)
 
 
 class _Rounded(Tensor):

@@ -36,7 +36,7 @@ from ia3.core.snapshot import BASE_NAME, Record
 from ia3.core.stillness import held_still
 from ia3.core.surgery import Surgery, has_entrance
 from ia3.core.tracing import check_untraced
-from ia3.core.weights import device_of, tensor_names
+from ia3.core.weights import device_of, refuse_tensor_parallel, tensor_names
 from ia3.errors import BankError, PlanError, near_matches
 
 Save = Callable[["Attachment", Any, dict[str, Any]], None]
@@ -56,7 +56,8 @@ def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Sav
 
     Raises:
         PlanError: If the model lacks a module of the plan, or has it in another size.
-        BankError: If the model or a part of it has a bank already, or a head's path is unknown or holds a site.
+        BankError: If the model or a part of it has a bank already, a head's path is unknown or holds a site, or several
+            processes compute a part of the channels each.
 
     Example:
         >>> import torch
@@ -79,6 +80,7 @@ def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Sav
             "it first: model.ia3_attachment.detach()."
         )
     check_fit(model, bank.plan)
+    refuse_tensor_parallel(model)
     return Attachment(model, bank, tuple(heads), save)
 
 

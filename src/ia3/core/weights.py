@@ -76,13 +76,37 @@ def refuse_training_apart(model: nn.Module) -> None:
     Raises:
         BankError: If several processes share the model's weights.
     """
-    shared: Any = next((p for p in model.parameters() if hasattr(p, "full_tensor")), None)
-    mesh = getattr(shared, "device_mesh", None)
-    if mesh is not None and mesh.size() > 1:
+    refuse_tensor_parallel(model)
+    count = _count_processes(model)
+    if count > 1:
         raise BankError(
-            f"Training an adapter on a model that {mesh.size()} processes share: it was sharded before the adapter was "
+            f"Training an adapter on a model that {count} processes share: it was sharded before the adapter was "
             "put on it, and each process would train a row of its own. Attach first, then shard (fully_shard)."
         )
+
+
+def refuse_tensor_parallel(model: nn.Module) -> None:
+    """Raise if each process computes a part of the channels, for which a whole vector does not fit.
+
+    Raises:
+        BankError: If several processes share the weights, and not as FSDP does, which brings them together to compute.
+    """
+    count = _count_processes(model)
+    if count == 1:
+        return
+    from torch.distributed.fsdp import FSDPModule  # takes a moment to import, and is there where it is used
+
+    if not any(isinstance(module, FSDPModule) for module in model.modules()):
+        raise BankError(
+            f"Attaching a bank: {count} processes each compute a part of this model's channels (tensor parallel), "
+            "expected whole ones, which a vector is for. Load the base without tp_plan; fully_shard can share it."
+        )
+
+
+def _count_processes(model: nn.Module) -> int:
+    """Return how many processes have parts of the parameters."""
+    shared: Any = next((p for p in model.parameters() if hasattr(p, "full_tensor")), None)
+    return 1 if shared is None else int(shared.device_mesh.size())
 
 
 def write(tensor: Tensor, values: Tensor) -> None:
