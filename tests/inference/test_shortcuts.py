@@ -233,3 +233,16 @@ def test_prophetnet_whose_logits_change_with_padding_is_refused_before_anything_
         ia3.train([("up", "good"), ("down", "bad")], base, tmp_path / "run", max_steps=2, eval_fraction=0)
     assert not (tmp_path / "run").exists()
     assert find_plan(base.model).sites  # a plan of it can be made all the same
+
+
+def test_a_decoder_that_asks_for_its_encoders_routers_is_scored_and_generates() -> None:
+    """Switch's decoder reads the routers' logits of an encoder's output that was made for scoring, which had none."""
+    torch.manual_seed(0)
+    config = transformers.SwitchTransformersConfig(
+        vocab_size=48, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_sparse_encoder_layers=1, num_decoder_layers=2,
+        num_sparse_decoder_layers=1, num_heads=4, num_experts=2, dropout_rate=0.0, decoder_start_token_id=0,
+    )  # fmt: skip
+    model = transformers.SwitchTransformersForConditionalGeneration(config).eval()
+    torch.testing.assert_close(score(model, "seq2seq"), score_alone(model), atol=1e-5, rtol=0)
+    options: dict[str, Any] = {"max_new_tokens": 2, "end_id": 1, "pad_id": 0, "decoder_start_id": 0}
+    assert len(generate_tokens(model, "seq2seq", as_prompts(PROMPTS), **options)) == len(PROMPTS)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutput
 
 from ia3.bases.kinds import Kind
 from ia3.core.attach import attachment_of, still
@@ -23,7 +22,7 @@ from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.evaluate import TOKEN_BUDGET, Adapters, Progress, length_batches, rows_of
-from ia3.inference.logits import cache_input, cache_of, known_inputs, run_at
+from ia3.inference.logits import cache_input, cache_of, encoder_output, known_inputs, run_at
 from ia3.inference.scoring import pad_prompts, whole_inputs
 from ia3.inference.shortcuts import selected, shortcuts_of
 
@@ -177,7 +176,7 @@ def _cut(value: Any, goes_on: Tensor, kept: Sequence[int]) -> Any:
 def _as_model_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
     named = {**inputs, "use_cache": True}
     if "encoder_outputs" in named:
-        named["encoder_outputs"] = BaseModelOutput(last_hidden_state=named["encoder_outputs"])
+        named["encoder_outputs"] = encoder_output(named["encoder_outputs"])
     return named
 
 

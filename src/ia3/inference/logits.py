@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import MoEModelOutput
 
 from ia3.core.fast.wanted import only_at
 from ia3.errors import BaseError
@@ -89,6 +90,15 @@ def class_logits(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     first[:, 0] = True
     with only_at(first):
         return model(**inputs).logits
+
+
+def encoder_output(hidden: Tensor) -> MoEModelOutput:
+    """Return an encoder's output for a decoder, from its last hidden state, shape (batch, seq, width).
+
+    A decoder of a mixture of experts asks for the routers' logits as well, also where nobody reads them (transformers
+    5.24); other decoders do not look at more than the state.
+    """
+    return MoEModelOutput(last_hidden_state=hidden)
 
 
 def known_inputs(model: Any, **inputs: Any) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutput
 
 from ia3.bases.kinds import Kind
 from ia3.core.attach import still
@@ -24,7 +23,7 @@ from ia3.core.strengths import Choice
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.logits import cache_input, cache_of, class_logits, known_inputs, run_at
+from ia3.inference.logits import cache_input, cache_of, class_logits, encoder_output, known_inputs, run_at
 from ia3.inference.shortcuts import selected, shortcuts_of
 
 # Choices are scored in chunks that stay below both: numbers of logits (256 MB in fp32), and numbers of the prompts'
@@ -218,7 +217,7 @@ def _score_seq2seq(
         owners = _owners(chunk, ids.device)
         wanted = pad_right([pair.ids for pair in chunk], -1).to(ids.device)  # pairs steps
         inputs = {
-            "encoder_outputs": BaseModelOutput(last_hidden_state=hidden[owners]),
+            "encoder_outputs": encoder_output(hidden[owners]),
             "attention_mask": mask[owners],
             "decoder_input_ids": pad_right([(start_id, *pair.ids[:-1]) for pair in chunk], pad_id).to(ids.device),
             "use_cache": False,

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from transformers import DynamicCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from ia3.bases.kinds import Kind
 from ia3.core.fast.acceleration import acceleration_of
@@ -28,7 +27,7 @@ from ia3.core.fast.frozen_head import head_logprobs
 from ia3.core.strengths import Choice
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
-from ia3.inference.logits import cache_input, known_inputs, logits_at
+from ia3.inference.logits import cache_input, encoder_output, known_inputs, logits_at
 from ia3.inference.scoring import Rows, pad_prompts, whole_inputs
 from ia3.inference.shortcuts import selected, shortcuts_of
 
@@ -194,7 +193,7 @@ def _decode(
     owners = torch.tensor([pair.owner for pair in pairs], device=mask.device)
     wanted = pad_right([pair.ids for pair in pairs], _NONE).to(mask.device)
     inputs = {
-        "encoder_outputs": BaseModelOutput(last_hidden_state=hidden.index_select(0, owners)),
+        "encoder_outputs": encoder_output(hidden.index_select(0, owners)),
         "attention_mask": mask[owners],
         "decoder_input_ids": pad_right([(start_id, *pair.ids[:-1]) for pair in pairs], pad_id).to(mask.device),
         "use_cache": False,
