@@ -101,12 +101,13 @@ def _seeded(make: Any, config: Any, seed: int) -> Any:
         return make(config).eval()
 
 
-def tiny_gguf(path: Path, seed: int = 0, **fields: Any) -> Gemma3ForCausalLM:
+def tiny_gguf(path: Path, seed: int = 0, *, has_space: bool = False, **fields: Any) -> Gemma3ForCausalLM:
     """Write `tiny_gemma3` with a byte tokenizer as an fp32 GGUF file, as llama.cpp does, and return the model.
 
     Args:
         path: The file to write.
         seed: Of the weights.
+        has_space: Whether a blank is put before every text; Gemma's files say that none is.
         fields: More metadata of the family, as `attn_logit_softcapping=50.0`; a dot in a key is written as `__`.
     """
     from gguf import GGUFWriter
@@ -141,6 +142,7 @@ def tiny_gguf(path: Path, seed: int = 0, **fields: Any) -> Gemma3ForCausalLM:
     writer.add_bos_token_id(2)
     writer.add_unk_token_id(3)
     writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(has_space)
     for name, tensor in model.state_dict().items():
         if name != "lm_head.weight":  # tied
             # llama.cpp stores Gemma's norms as what they multiply by: the weight plus one.

@@ -21,13 +21,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from ia3.bases.cache import Say, cache_root, content_hash, is_whole, join_files, publish_folder
 from ia3.bases.gguf_header import GGUFHeader, read_header
 from ia3.bases.gguf_mending import mend_config
-from ia3.bases.gguf_splitting import mend_splitting
+from ia3.bases.gguf_tokenizer import mend_tokenizer
 from ia3.bases.quiet import quiet
 from ia3.errors import BaseError
 
 # What a converted folder is made by; raised by one when the conversion writes something else, so that old folders are
 # made anew.
-_CONVERSION = 2
+_CONVERSION = 3
 
 
 def find_converted(sha256: str) -> Path | None:
@@ -115,8 +115,7 @@ def _read(source: Path, header: GGUFHeader, name: str) -> tuple[Any, Any]:
         with quiet(), contextlib.redirect_stderr(io.StringIO()):
             config = AutoConfig.from_pretrained(**place)
             mend_config(config, header)
-            tokenizer = _read_tokenizer(place, config)
-            mend_splitting(tokenizer, header)
+            tokenizer = mend_tokenizer(_read_tokenizer(place, config), header)
             auto = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
             model, info = auto.from_pretrained(
                 **place, config=config, dtype=torch.float32, output_loading_info=True, **_dequantise()

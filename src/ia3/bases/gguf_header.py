@@ -2,7 +2,7 @@
 
 Written from the format's description (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), because the `gguf`
 package takes six seconds over a vocabulary of 262,144 tokens that nobody here looks at. Arrays are skipped, save short
-ones of numbers. It knows nothing of transformers.
+ones of numbers and those of bytes. It knows nothing of transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ MAGIC = b"GGUF"
 _F32 = 0  # tensor type
 _STRING, _ARRAY = 8, 9  # value types without a fixed size
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_SHORT = 4096  # an array of at most so many numbers is kept
+_SHORT = 4096  # an array of at most so many numbers is kept, and one of bytes: how T5's characters are mapped
+_BYTES = (0, 1)
 
 
 def is_gguf(path: Path) -> bool:
@@ -93,7 +94,7 @@ def _read_value(file: BinaryIO, value_type: int) -> Any:
         for _ in range(count):
             _read_value(file, element_type)
         return None
-    if count <= _SHORT:
+    if count <= _SHORT or element_type in _BYTES:
         return _unpack(file, f"{count}{_FIXED[element_type]}")
     file.seek(count * struct.calcsize(_FIXED[element_type]), 1)
     return None
