@@ -107,7 +107,8 @@ def cut_vectors(sites: Iterable[Site], vectors: Mapping[Place, Tensor]) -> dict[
     """Return the vectors of known sites, cut out of PEFT's; the inverse of `place_vectors`.
 
     Returns:
-        The vectors by site name, or None if the file holds other places or widths than these sites need.
+        The vectors by site name, or None if the file holds other places or widths than these sites need, or a number
+        that none of them takes.
     """
     sites = tuple(sites)
     places = peft_places(sites)
@@ -121,7 +122,8 @@ def cut_vectors(sites: Iterable[Site], vectors: Mapping[Place, Tensor]) -> dict[
         if len(whole) != (site.features if is_own else site.width):
             return None
         cut[site.name] = whole[torch.tensor(site.channels.indices())].clone() if is_own else whole
-    return cut
+    placed = place_vectors(sites, cut)
+    return cut if all(torch.equal(placed[place], whole) for place, whole in vectors.items()) else None
 
 
 def peft_places(sites: Sequence[Site]) -> dict[str, Place]:
