@@ -169,7 +169,7 @@ def test_impossible_settings_are_refused(tmp_path: Path) -> None:
         load_base(tmp_path, device="cudda")
     with pytest.raises(SettingsError, match="num_labels is 2, but 3 labels are given"):
         load_base(tmp_path, labels=["a", "b", "c"], num_labels=2)
-    with pytest.raises(SettingsError, match="got 1 labels, expected at least 2"):
+    with pytest.raises(SettingsError, match="got 1 label 'a', expected at least 2"):
         load_base(tmp_path, labels=["a"])
     with pytest.raises(SettingsError, match=r"kind 'decoder' is unknown"):
         load_base(tmp_path, kind="decoder")  # type: ignore[arg-type]

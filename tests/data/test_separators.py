@@ -149,6 +149,7 @@ def test_quotes_that_break_a_row_of_a_tsv_are_told_with_the_option(tmp_path: Pat
         ("text,label,,\na,up,,\nb,down,,\n", "columns 3, 4 have no name and no values, and are left out"),
         ("text,label,,\na,up,,\nb,down\n", "columns 3, 4 have no name and no values, and are left out"),
         ("text,,label\na,,up\nb, ,down\n", "column 2 has no name and no values, and is left out"),
+        ("text,label\na,up,\nb,down,,\n", "empty values at the end of rows, behind those of the header, are left out"),
     ],
 )
 def test_columns_without_a_name_and_values_are_left_out_and_told(tmp_path: Path, content: str, note: str) -> None:
@@ -164,3 +165,30 @@ def test_a_value_in_a_column_without_a_name_is_a_fault_of_its_row(tmp_path: Path
     assert "has no names for columns 3, 4, in which values stand" in _told(
         _write(tmp_path, "text,label,,\na,up,1,2\n", "u.csv")
     )
+
+
+def test_a_value_behind_those_of_the_header_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r":3: row has 3 values, expected 2 \(a value with a separator"):
+        read_table(_write(tmp_path, "text,label\na,up,\nb,down,left\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('text,label\n"a, b", "up"\nc,down\n', r":2: a blank stands before the quote of ' \"up\"'"),
+        ('text,label\na, "up, high"\nc,down\n', r":2: a blank stands before the quote of ' \"up'"),
+        ('text, "label"\na,up\nc,down\n', r"the header \(line 1\) cannot be read: a blank stands before the quote"),
+    ],
+)
+def test_a_blank_before_the_quotes_of_a_value_is_told(tmp_path: Path, content: str, told: str) -> None:
+    """Labels of `"Profit rose.", "up"` were ' "up"', with the blank and the quotes, and nothing was said."""
+    path = _write(tmp_path, content)
+    with pytest.raises(TableError, match=told):
+        read_table(path)
+
+
+def test_a_quoted_word_behind_a_blank_is_a_text(tmp_path: Path) -> None:
+    content = 'text,label\n "Great" they said,up\nc,down\n'
+    assert read_table(_write(tmp_path, content)).examples[0].text == ' "Great" they said'
+    content = 'text,label\na, "up"\n'
+    assert read_table(_write(tmp_path, content), quotes=False).examples[0].label == ' "up"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,23 @@ def test_a_missing_text_choice_and_value_of_another_column_are_nothing() -> None
 )
 def test_a_value_that_is_there_keeps_its_spelling(value: Any, spelt: str) -> None:
     assert spell(plain(value)) == spelt
+
+
+def test_a_member_of_an_enum_is_its_value() -> None:
+    """`class Mood(str, Enum)` is a string that `str` spells 'Mood.UP', which became the label."""
+
+    class Mood(str, Enum):  # noqa: UP042 (a StrEnum spells itself as its value)
+        UP = "up"
+
+    class Level(Enum):
+        LOW = 1
+        UNKNOWN = None
+
+    assert plain(Mood.UP) == "up"
+    table = read_table([("Profit rose.", Mood.UP), ("Sales fell.", Level.LOW), (Mood.UP, "a")])
+    assert [(one.text, one.label) for one in table.examples][1:] == [("Sales fell.", "1"), ("up", "a")]
+    assert table.examples[0].label == "up"
+    assert plain(Level.UNKNOWN) is None
 
 
 @pytest.mark.parametrize("make", [str, np.str_])

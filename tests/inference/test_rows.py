@@ -47,6 +47,10 @@ def test_no_rows_are_no_texts(given: Any) -> None:
         ("Profit rose.", "got a single str, expected a list"),
         ({"sentence": "Profit rose."}, "got a single dict, expected a list"),
         (5, "got a value of type 'int'"),
+        (np.array("Profit rose."), "got a single ndarray, expected a list"),
+        (np.str_("Profit rose."), "got a single str_, expected a list"),
+        (b"Profit rose.", "got a single bytes, expected a list"),
+        (pd.Series([1.5]), "expected a string, a pair .text, label. or a dict, got a number"),
         (datasets.DatasetDict(test=datasets.Dataset.from_dict({"sentence": TEXTS})), r"Give one: data\['test'\]"),
     ],
 )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ia3.data.templates import Template
 from ia3.errors import SettingsError
-from ia3.runs.task_specs import Found, check_tasks, name_fault, name_faults
+from ia3.runs.task_specs import Found, check_tasks, name_fault, name_faults, specs_of
 from ia3.runs.tasks_file import read_tasks
+
+ROWS = [("Profit rose.", "up"), ("Sales fell.", "down")]
 
 
 @pytest.fixture
@@ -210,3 +214,23 @@ def test_tasks_in_memory_have_the_same_checks() -> None:
     assert spec.table == [("x", "y")]
     with pytest.raises(SettingsError, match=r"Training tasks: task 1: there is no key 'nam'\. Did you mean 'name'"):
         check_tasks("Training tasks", [Found({"nam": "a", "table": [("x", "y")], "name": "b"}, "task 1")])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        ({"books": ROWS}, r"got a value of type dict, .*\[{'name': name, 'table': table} for name, table in"),
+        ("tasks.yaml", r"got a value of type str, .*read_tasks\(path\)"),
+        (pd.DataFrame(ROWS), r"got a value of type DataFrame, .*train_by_column\(table, column, base, output\)"),
+        ([pd.DataFrame(ROWS), ("a", ROWS)], "task 2 is of type tuple, expected a mapping with its name and table"),
+        ([{"name": "a", "table": iter(ROWS)}], "table is of type .*iterator, which can be read once"),
+    ],
+)
+def test_what_is_no_list_of_tasks_is_told_with_what_to_give(tasks: Any, told: str) -> None:
+    """A dict of tables ended in an AttributeError, a list of frames in pandas' "truth value is ambiguous"."""
+    with pytest.raises(SettingsError, match=told):
+        specs_of(tasks)
+
+
+def test_tasks_may_come_one_by_one() -> None:
+    assert [spec.name for spec in specs_of({"name": name, "table": ROWS} for name in "ab")] == ["a", "b"]

@@ -170,9 +170,10 @@ def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | Non
         raise SettingsError(f"Loading an encoder: num_labels is {num_labels}, but {len(labels)} labels are given.")
     count = len(labels) if labels is not None else 2 if num_labels is None else num_labels
     if count < 2:
+        given = "" if labels is None else "".join(f" {label!r}" for label in labels)
         raise SettingsError(
-            f"Loading an encoder: got {count} labels, expected at least 2. One output would be regression, which is "
-            "not built yet."
+            f"Loading an encoder: got {count} label{'s' * (count != 1)}{given}, expected at least 2. One output would "
+            "be regression, which is not built yet."
         )
     saved = dict(config.id2label or {})
     is_same = labels is None or [str(saved.get(i)) for i in range(len(saved))] == list(labels)

@@ -22,6 +22,7 @@ from ia3.data.records import Record, Source, describe_bad_character
 from ia3.data.separators import (
     Layout,
     check_separator,
+    detached_quote,
     looks_merged,
     name_columns,
     plain_values,
@@ -64,16 +65,18 @@ def read_delimited(path: Path, delimiter: str, *, quotes: bool | None = None, is
     if header is None:
         raise TableError(f"Reading {path}: the file is empty, expected a header line and rows.")
     check_separator(path, head, delimiter, has_quotes=has_quotes, is_given=is_given)
-    cells = _check_header(path, header)
+    cells = _check_header(path, header, has_quotes=has_quotes)
     layout = name_columns(path, cells, head, delimiter, has_quotes=has_quotes)
     seen = plain_values(head, delimiter, layout.width) if quotes is None else ()
-    records = _read_records(path, rows, _Rule(layout, delimiter, seen))
+    records = _read_records(path, rows, _Rule(layout, delimiter, seen, has_quotes))
     return Source(str(path), layout.columns, records, has_header=True, notes=layout.notes)
 
 
-def _check_header(path: Path, row: Row) -> tuple[str, ...]:
+def _check_header(path: Path, row: Row, *, has_quotes: bool) -> tuple[str, ...]:
     cells = row.cells or ()
+    detached = detached_quote(cells, is_whole=True) if has_quotes else None
     problem = row.problem or next(filter(None, map(describe_bad_character, cells)), None)
+    problem = problem or (detached and _describe_detached(detached))
     if problem:
         raise TableError(f"Reading {path}: the header (line {row.line}) cannot be read: {problem}.")
     return cells
@@ -97,9 +100,14 @@ def _find_fault(origin: Origin, row: Row, rule: _Rule) -> Fault | None:
     if rule.seen and len(row.lines) > 1 and looks_merged(row.lines, rule.delimiter, rule.seen):
         return Fault(origin, None, _describe_merged(row))
     missing = set(range(len(cells), layout.width))
-    if len(cells) > layout.width or not missing.issubset(layout.empty):
+    is_longer = any(cell.strip() for cell in cells[layout.width :])
+    is_whole = not is_longer and missing.issubset(layout.empty)
+    detached = detached_quote(cells, is_whole=is_whole) if rule.has_quotes else None
+    if detached is not None:
+        return Fault(origin, None, _describe_detached(detached))
+    if not is_whole:
         values = f"{len(cells)} value{'s' * (len(cells) != 1)}"
-        cure = " (a value with a separator in it must stand in quotes)" if len(cells) > layout.width else ""
+        cure = " (a value with a separator in it must stand in quotes)" if is_longer else ""
         return Fault(origin, None, f"row has {values}, expected {layout.width}{cure}")
     stray = next((place for place in layout.empty if place < len(cells) and cells[place].strip()), None)
     if stray is not None:
@@ -110,6 +118,13 @@ def _find_fault(origin: Origin, row: Row, rule: _Rule) -> Fault | None:
     pairs = zip(layout.columns, layout.places, strict=True)
     return Fault(
         origin, next((name for name, place in pairs if describe_bad_character(cells[place])), None), row.problem
+    )
+
+
+def _describe_detached(cell: str) -> str:
+    return (
+        f"a blank stands before the quote of {quote(cell)}, which is then a character of the value (take the blank "
+        "away, or give --no-quotes if quotes are characters)"
     )
 
 
@@ -214,3 +229,4 @@ class _Rule:
     layout: Layout
     delimiter: str
     seen: tuple[frozenset[str], ...]  # values of each column elsewhere; empty where quotes are not asked about
+    has_quotes: bool

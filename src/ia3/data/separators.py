@@ -24,6 +24,7 @@ HEAD_SIZE = 2**15  # characters
 _FITS = 0.9  # share of the rows that have as many values as the header
 _SHOWN = 6  # columns
 _LONGEST = 100  # characters of a value that is remembered
+_DETACHED = re.compile(r'[ \t]+"(?P<rest>.*?)(?P<end>"[ \t]*)?', re.DOTALL)
 _SEPARATOR_LINE = re.compile(r'"?sep=(?P<mark>[^"\r\n])"?[\r\n]*', re.IGNORECASE)
 
 
@@ -93,6 +94,7 @@ def name_columns(path: Path, cells: Sequence[str], head: Sequence[Line], delimit
     filled = {place for row in rows for place, cell in enumerate(row) if cell.strip()}
     nameless = [place for place, name in enumerate(cells) if not name.strip()]
     empty = tuple(place for place in nameless if place not in filled) if len(nameless) < len(cells) else ()
+    is_longer = bool(filled) and max(filled) < len(cells) < max(map(len, rows))
     places = tuple(place for place in range(len(cells)) if place not in empty)
     names = tuple(cells[place] for place in places)
     where = f"Reading {path}: the header (line {_first_line(head)})"
@@ -103,7 +105,7 @@ def name_columns(path: Path, cells: Sequence[str], head: Sequence[Line], delimit
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TableError(f"{where} names {', '.join(map(quote, twice))} more than once. Rename one of them.")
-    return Layout(names, places, empty, len(cells))
+    return Layout(names, places, empty, len(cells), is_longer)
 
 
 def quoting(*, has_quotes: bool) -> Literal[0, 3]:
@@ -150,6 +152,17 @@ def plain_values(head: Sequence[Line], delimiter: str, width: int) -> tuple[froz
     return tuple(frozenset(row[place] for row in whole if len(row[place]) <= _LONGEST) for place in range(width))
 
 
+def detached_quote(cells: Sequence[str], *, is_whole: bool) -> str | None:
+    """Return the first value with blanks before the quote that was to stand around it, which no reader takes as one.
+
+    Args:
+        cells: Values of a row.
+        is_whole: Whether the row has as many as the header; then the closing quote has to be there as well.
+    """
+    found = ((cell, _DETACHED.fullmatch(cell)) for cell in cells if cell[:1] in (" ", "\t"))
+    return next((cell for cell, match in found if match and (match["end"] or not is_whole)), None)
+
+
 def looks_merged(lines: Sequence[Line], delimiter: str, seen: Sequence[frozenset[str]]) -> bool:
     """Tell whether the lines of one quoted row look like rows of their own.
 
@@ -181,10 +194,15 @@ class Layout:
     places: tuple[int, ...]  # of the columns in a row
     empty: tuple[int, ...]  # places that have no name and no values
     width: int  # values of a row
+    is_longer: bool = False  # rows end with empty values that the header has no place for
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was left out, in words."""
+        longer = ("empty values at the end of rows, behind those of the header, are left out",) * self.is_longer
+        return self._empty_columns() + longer
+
+    def _empty_columns(self) -> tuple[str, ...]:
         if not self.empty:
             return ()
         listed = ", ".join(str(place + 1) for place in self.empty[:_SHOWN]) + (", …" * (len(self.empty) > _SHOWN))

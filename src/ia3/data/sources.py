@@ -172,7 +172,7 @@ def _open_rows(rows: Iterable[Any]) -> Source:
     if isinstance(kind, Mapping):
         return open_objects(ROWS_NAME, _read_mappings(numbered))
     columns = ("text",) if isinstance(kind, str) or kind is None else ("text", "label")
-    return Source(ROWS_NAME, columns, _read_tuples(numbered, columns))
+    return Source(ROWS_NAME, columns, _read_tuples(numbered, columns, is_known=isinstance(kind, str | list | tuple)))
 
 
 def _as_row(row: Any) -> Any:
@@ -200,8 +200,12 @@ def _read_mappings(rows: Iterable[tuple[Origin, Any]]) -> Generator[Record, None
             yield _broken(origin, f"expected a dict like the first row, got {name_kind(row)}")
 
 
-def _read_tuples(rows: Iterable[tuple[Origin, Any]], columns: tuple[str, ...]) -> Generator[Record, None, None]:
+def _read_tuples(
+    rows: Iterable[tuple[Origin, Any]], columns: tuple[str, ...], *, is_known: bool
+) -> Generator[Record, None, None]:
     expected = "a string like the first row" if len(columns) == 1 else "a pair (text, label)"
+    if not is_known:
+        expected = "a string, a pair (text, label) or a dict"
     for origin, row in rows:
         if len(columns) == 1 and (isinstance(row, str) or row is None):
             yield Record(origin, {"text": row})

@@ -1,14 +1,15 @@
 """Values of other libraries as plain ones, and what stands for "nothing" in each of them.
 
 Knows the shapes of numpy, pandas, Arrow and torch values, imports none of them unless a value comes from it. Rules: a
-missing value is None, whatever its library writes in its place; strings are never read as missing; a float of 16 or 32
-bits keeps its short spelling (0.1, not 0.10000000149011612).
+missing value is None, whatever its library writes in its place; strings are never read as missing; a member of an Enum
+is its value; a float of 16 or 32 bits keeps its short spelling (0.1, not 0.10000000149011612).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 _MISSING_TYPES = ("NAType", "NaTType", "MaskedConstant")  # pandas' two, and a masked place of numpy
@@ -43,6 +44,8 @@ def plain(value: Any) -> Any:
         >>> plain(numpy.float32("nan")), plain(numpy.array([1, 2])), plain(numpy.float32(0.1))
         (None, [1, 2], '0.1')
     """
+    if isinstance(value, Enum):
+        return plain(value.value)
     if isinstance(value, str):
         return None if isinstance(value, Constant) and value == "NaN" else value
     if value is None or isinstance(value, bool | int | bytes):

@@ -44,7 +44,8 @@ def list_rows(rows: Iterable[Row]) -> list[Row]:
     Raises:
         TableError: For a single text in place of a list, and for a table whose rows cannot be read.
     """
-    if isinstance(rows, str | Mapping | Example) and not is_frame(rows):
+    is_one = isinstance(rows, str | bytes | Example) or getattr(rows, "ndim", None) == 0
+    if is_one or (isinstance(rows, Mapping) and not is_frame(rows)):
         raise TableError(f"Reading texts: got a single {type(rows).__name__}, expected a list. Write [text].")
     is_read_whole = is_frame(rows) or not isinstance(rows, Iterable)
     if not is_read_whole:

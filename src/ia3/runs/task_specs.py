@@ -7,12 +7,13 @@ nothing of the formats of task files.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ia3.data.examples import quote
+from ia3.data.frames import is_frame
 from ia3.data.sources import is_rereadable
 from ia3.data.table_files import TableFile, as_read
 from ia3.errors import SettingsError, near_matches
@@ -121,18 +122,42 @@ def check_tasks(doing: str, found: Sequence[Found], folder: Path | None = None) 
     return specs
 
 
-def specs_of(tasks: Sequence[TaskSpec | Mapping[str, Any]]) -> list[TaskSpec]:
+def specs_of(tasks: Iterable[TaskSpec | Mapping[str, Any]]) -> list[TaskSpec]:
     """Return tasks as specs, their names checked.
 
     Raises:
         SettingsError: Every fault of those that are plain values, or of the names of all.
     """
+    tasks = _as_list(tasks)
     found = [Found(task, f"task {number}") for number, task in enumerate(tasks, 1) if not isinstance(task, TaskSpec)]
     checked = iter(check_tasks("Training tasks", found) if found or not tasks else ())
     specs = [task if isinstance(task, TaskSpec) else next(checked) for task in tasks]
     named = [(spec.name, spec.origin or f"task {number}") for number, spec in enumerate(specs, 1)]
     raise_faults("Training tasks", name_faults(named))
     return specs
+
+
+def _as_list(tasks: Iterable[TaskSpec | Mapping[str, Any]]) -> list[TaskSpec | Mapping[str, Any]]:
+    """Return tasks that are specs and mappings as a list; a SettingsError for anything else."""
+    if isinstance(tasks, str | Path | Mapping) or is_frame(tasks):
+        cure = "[{'name': 'books', 'table': table}, …]"
+        if isinstance(tasks, str | Path):
+            cure = "ia3.runs.tasks_file.read_tasks(path) for a task file"
+        elif isinstance(tasks, Mapping):
+            cure = "[{'name': name, 'table': table} for name, table in tasks.items()]"
+        elif is_frame(tasks):
+            cure += ", or ia3.runs.many_run.train_by_column(table, column, base, output) for one table of all tasks"
+        raise SettingsError(
+            f"Training tasks: got a value of type {type(tasks).__name__}, expected a list of tasks. Give {cure}."
+        )
+    listed = list(tasks)
+    odd = [
+        f"task {number} is of type {type(task).__name__}, expected a mapping with its name and table"
+        for number, task in enumerate(listed, 1)
+        if not isinstance(task, TaskSpec | Mapping)
+    ]
+    raise_faults("Training tasks", odd)
+    return listed
 
 
 def filled_spec(spec: TaskSpec, shared: Mapping[str, Any]) -> TaskSpec:
@@ -294,8 +319,11 @@ def _table_fault(table: Any, folder: Path | None) -> str:
     if isinstance(table, TableFile):
         table = table.path
     if not isinstance(table, str | Path):  # rows in memory; a file names files
-        is_rows = folder is None and (is_rereadable(table) or hasattr(table, "examples"))
-        return "" if is_rows else f"is {table!r}, expected the name of a file"
+        if folder is None and (is_rereadable(table) or hasattr(table, "examples")):
+            return ""
+        if folder is None and isinstance(table, Iterable):
+            return f"is of type {type(table).__name__}, which can be read once, expected rows in a list, or a file"
+        return f"is {table!r}, expected the name of a file"
     path = placed(table, folder)
     if isinstance(path, Path) and not path.exists():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
