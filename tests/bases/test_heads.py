@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import transformers as hf
 
 from ia3.bases.heads import draw_heads, drawn_weights, find_heads, is_head_weight, label_weights
 from ia3.bases.loading import load_base
+from ia3.errors import BaseError
 from tests.models import VOCABULARY, save_tiny_base, tiny_bert, tiny_tokenizer
 
 SHAPE = {
@@ -102,6 +104,29 @@ def test_a_classifier_in_the_checkpoint_is_kept_for_its_own_labels(classifier: P
     assert base.head_modules == kept.head_modules == ()
     assert torch.equal(base.model.classifier.weight, kept.model.classifier.weight)
     assert kept.model.config.id2label == {0: "bad", 1: "fair", 2: "good"}
+
+
+def test_a_saved_classifier_is_kept_where_nothing_is_said_of_labels(classifier: Path) -> None:
+    """Without labels and a width two were taken: a classifier of three was dropped, and random numbers answered."""
+    base = load_base(classifier)
+    assert base.head_modules == () and base.model.config.id2label == {0: "bad", 1: "fair", 2: "good"}
+    assert torch.equal(base.model.classifier.weight, load_base(classifier, num_labels=3).model.classifier.weight)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"id2label": {"0": "stars"}, "label2id": {"stars": 0}, "problem_type": "regression"}, "a number"),
+        ({"problem_type": "multi_label_classification"}, "several labels"),
+    ],
+)
+def test_a_saved_classifier_of_something_else_is_refused_without_labels(
+    classifier: Path, setting: dict[str, Any], told: str
+) -> None:
+    config = json.loads((classifier / "config.json").read_text())
+    (classifier / "config.json").write_text(json.dumps(config | setting))
+    with pytest.raises(BaseError, match=f"its classifier answers {told}"):
+        load_base(classifier)
 
 
 @pytest.mark.parametrize("labels", [["good", "fair", "bad"], ["a", "b", "c"], ["bad", "good"], ["1", "2", "3", "4"]])

@@ -68,8 +68,8 @@ def load_base(
         kind: What it is used as; by default what its config says (`kind_of`).
         labels: For an encoder, the labels in the order of the head's outputs. A classifier in the checkpoint is kept
             if it was saved with these labels, else drawn anew: it is then to be trained, or brought by an adapter.
-        num_labels: For an encoder without `labels`, the width of the head; a classifier of this width is kept. 2 by
-            default.
+        num_labels: For an encoder without `labels`, the width of the head; a classifier of this width is kept. By
+            default that of a saved classifier, else 2.
         dtype: auto, stored, float32, bfloat16, float16 or float64. auto is float32, and bfloat16 on a GPU that computes
             in it. stored is what most weights have in their files, where they then stay until they are read: on the
             CPU such a base takes hardly any memory. It has the fingerprint that it has in float32.
@@ -168,14 +168,9 @@ def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | Non
     """
     if labels is not None and num_labels not in (None, len(labels)):
         raise SettingsError(f"Loading an encoder: num_labels is {num_labels}, but {len(labels)} labels are given.")
-    count = len(labels) if labels is not None else 2 if num_labels is None else num_labels
-    if count < 2:
-        given = "" if labels is None else "".join(f" {label!r}" for label in labels)
-        raise SettingsError(
-            f"Loading an encoder: got {count} label{'s' * (count != 1)}{given}, expected at least 2. One output would "
-            "be regression, which is not built yet."
-        )
     saved = dict(config.id2label or {})
+    usual = len(saved) if is_classifier(config) else 2
+    count = len(labels) if labels is not None else usual if num_labels is None else num_labels
     is_same = labels is None or [str(saved.get(i)) for i in range(len(saved))] == list(labels)
     is_same = is_same and (is_classifier(config) or not config.architectures)
     problem = other_problem(config) if is_same and len(saved) == count else None
@@ -183,6 +178,12 @@ def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | Non
         raise BaseError(
             f"Loading base {name!r}: its classifier answers {problem}, expected one label of each text. That is not "
             "built yet; give labels of other names to train a new head on its body."
+        )
+    if count < 2:
+        given = "" if labels is None else "".join(f" {label!r}" for label in labels)
+        raise SettingsError(
+            f"Loading an encoder: got {count} label{'s' * (count != 1)}{given}, expected at least 2. One output would "
+            "be regression, which is not built yet."
         )
     if labels is not None:
         config.id2label = dict(enumerate(labels))
