@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def test_a_predictor_reads_with_the_tokenizer_of_the_adapters_folder(made: tuple
     assert VOCABULARY + 1 in encoded.prompt_ids and predictor.base.limits.vocabulary == VOCABULARY + 2
     assert torch.allclose(logits(predictor.base.model), made[2], atol=1e-4)
     assert len(predictor.classify(["up <two>", "down <one>"])) == 2
+
+
+def test_embeddings_without_a_tokenizer_are_told(made: tuple[Path, Path, torch.Tensor], tmp_path: Path) -> None:
+    """Its added tokens were cut into unknown pieces by the base's tokenizer, and nothing was said."""
+    folder = shutil.copytree(made[1], tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
+    said: list[str] = []
+    load_predictor(folder, labels=["up", "down"], say=said.append)
+    assert any(f"embeddings of {VOCABULARY + len(ADDED)} tokens and no tokenizer" in line for line in said)
 
 
 def test_a_merged_folder_has_the_embeddings_and_the_tokenizer(

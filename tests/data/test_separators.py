@@ -190,5 +190,16 @@ def test_a_blank_before_the_quotes_of_a_value_is_told(tmp_path: Path, content: s
 def test_a_quoted_word_behind_a_blank_is_a_text(tmp_path: Path) -> None:
     content = 'text,label\n "Great" they said,up\nc,down\n'
     assert read_table(_write(tmp_path, content)).examples[0].text == ' "Great" they said'
+    content = 'text,label\n" ""Great""",up\nc,down\n'
+    assert read_table(_write(tmp_path, content)).examples[0].text == ' "Great"'
     content = 'text,label\na, "up"\n'
     assert read_table(_write(tmp_path, content), quotes=False).examples[0].label == ' "up"'
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_header_inside_a_file_is_no_row(tmp_path: Path, mark: str) -> None:
+    """Files that were joined with their headers brought the class 'label' with one row."""
+    path = _write(tmp_path, f"text,label\na,up\nb,down\n{mark}text,label\nc,up\n")
+    with pytest.raises(TableError, match=r":4: row repeats the header, as where files were joined"):
+        read_table(path)
+    assert len(read_table(path, skip_bad_rows=True).examples) == 3

@@ -8,7 +8,7 @@ such an adapter is refused, unless the embeddings are that base's own. Embedding
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +76,29 @@ def _check_tied(adapter: Adapter, model: Any, vocabulary: Mapping[str, Tensor]) 
         )
 
 
-def with_vocabulary(base: Base, adapter: Adapter, folder: Path | None) -> Base:
+def with_vocabulary(base: Base, adapter: Adapter, folder: Path | None, say: Callable[[str], None]) -> Base:
     """Return a base that was loaded for an adapter with the tokens that the adapter brings, if it brings some.
 
     Args:
         base: The base; its model is resized in place.
         adapter: The adapter.
         folder: Its folder, whose tokenizer is used where there is one; None for one in a packed store.
+        say: Told that there are tokens, and no tokenizer that knows them.
 
     Raises:
         BaseError: If the tokenizer cannot be read.
     """
     take_vocabulary(adapter, base.model)
-    return base if folder is None or not (folder / _TOKENIZER).is_file() else with_tokenizer(base, folder)
+    if folder is not None and (folder / _TOKENIZER).is_file():
+        return with_tokenizer(base, folder)
+    taken = taken_paths(base.model)
+    if taken:
+        say(
+            f"The adapter brings embeddings of {_rows(base.model, taken[0])} tokens and no tokenizer. "
+            f"That of the base, with {len(base.tokenizer)}, is used, which knows none that were added: save theirs in "
+            "the adapter's folder (tokenizer.save_pretrained)."
+        )
+    return base
 
 
 def taken_paths(model: nn.Module) -> tuple[str, ...]:

@@ -65,16 +65,16 @@ def read_delimited(path: Path, delimiter: str, *, quotes: bool | None = None, is
     if header is None:
         raise TableError(f"Reading {path}: the file is empty, expected a header line and rows.")
     check_separator(path, head, delimiter, has_quotes=has_quotes, is_given=is_given)
-    cells = _check_header(path, header, has_quotes=has_quotes)
+    cells = _check_header(path, header, delimiter, has_quotes=has_quotes)
     layout = name_columns(path, cells, head, delimiter, has_quotes=has_quotes)
     seen = plain_values(head, delimiter, layout.width) if quotes is None else ()
-    records = _read_records(path, rows, _Rule(layout, delimiter, seen, has_quotes))
+    records = _read_records(path, rows, _Rule(layout, delimiter, seen, has_quotes, cells))
     return Source(str(path), layout.columns, records, has_header=True, notes=layout.notes)
 
 
-def _check_header(path: Path, row: Row, *, has_quotes: bool) -> tuple[str, ...]:
+def _check_header(path: Path, row: Row, delimiter: str, *, has_quotes: bool) -> tuple[str, ...]:
     cells = row.cells or ()
-    detached = detached_quote(cells, is_whole=True) if has_quotes else None
+    detached = detached_quote(cells, row.lines, delimiter, is_whole=True) if has_quotes else None
     problem = row.problem or next(filter(None, map(describe_bad_character, cells)), None)
     problem = problem or (detached and _describe_detached(detached))
     if problem:
@@ -102,13 +102,15 @@ def _find_fault(origin: Origin, row: Row, rule: _Rule) -> Fault | None:
     missing = set(range(len(cells), layout.width))
     is_longer = any(cell.strip() for cell in cells[layout.width :])
     is_whole = not is_longer and missing.issubset(layout.empty)
-    detached = detached_quote(cells, is_whole=is_whole) if rule.has_quotes else None
+    detached = detached_quote(cells, row.lines, rule.delimiter, is_whole=is_whole) if rule.has_quotes else None
     if detached is not None:
         return Fault(origin, None, _describe_detached(detached))
     if not is_whole:
         values = f"{len(cells)} value{'s' * (len(cells) != 1)}"
         cure = " (a value with a separator in it must stand in quotes)" if is_longer else ""
         return Fault(origin, None, f"row has {values}, expected {layout.width}{cure}")
+    if layout.width > 1 and (cells[0].removeprefix("\ufeff"), *cells[1:]) == rule.header:
+        return Fault(origin, None, "row repeats the header, as where files were joined (remove it)")
     stray = next((place for place in layout.empty if place < len(cells) and cells[place].strip()), None)
     if stray is not None:
         what = f"{quote(cells[stray])} stands in column {stray + 1}, which the header does not name"
@@ -230,3 +232,4 @@ class _Rule:
     delimiter: str
     seen: tuple[frozenset[str], ...]  # values of each column elsewhere; empty where quotes are not asked about
     has_quotes: bool
+    header: tuple[str, ...]

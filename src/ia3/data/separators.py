@@ -152,14 +152,19 @@ def plain_values(head: Sequence[Line], delimiter: str, width: int) -> tuple[froz
     return tuple(frozenset(row[place] for row in whole if len(row[place]) <= _LONGEST) for place in range(width))
 
 
-def detached_quote(cells: Sequence[str], *, is_whole: bool) -> str | None:
+def detached_quote(cells: Sequence[str], lines: Sequence[Line], delimiter: str, *, is_whole: bool) -> str | None:
     """Return the first value with blanks before the quote that was to stand around it, which no reader takes as one.
 
     Args:
         cells: Values of a row.
+        lines: Of the row: a value that is quoted as a whole stands otherwise in them.
+        delimiter: The separator.
         is_whole: Whether the row has as many as the header; then the closing quote has to be there as well.
     """
-    found = ((cell, _DETACHED.fullmatch(cell)) for cell in cells if cell[:1] in (" ", "\t"))
+    text = delimiter + "".join(line.text for line in lines)
+    found = (
+        (cell, _DETACHED.fullmatch(cell)) for cell in cells if cell[:1] in (" ", "\t") and delimiter + cell in text
+    )
     return next((cell for cell, match in found if match and (match["end"] or not is_whole)), None)
 
 

@@ -61,7 +61,7 @@ def load_base_of(
         else:
             labels = labels or adapter.record.get("labels")
             base = _load_encoder(doing, adapter, name, config, labels, placed, say)
-        return with_vocabulary(base, adapter, folder)
+        return with_vocabulary(base, adapter, folder, say)
     except BaseError as error:
         hint = "" if given else " The adapter names this base; if it lies elsewhere, say where: base=… (--base)."
         raise BaseError(f"{error}{hint}") from error
