@@ -78,6 +78,8 @@ def test_targets_on_the_part_that_is_not_routed_are_refused_everywhere(name: str
         model = make()
     told = r"belongs to a mixture of experts, and the routed ones \('[\w.]*experts'\) would have no vector"
     for names in ([target], ["k_proj", "v_proj", target]):
+        with pytest.raises(PlanError, match=told):  # whatever its side, so that is not asked for first
+            find_plan(model, target_modules=names)
         with pytest.raises(PlanError, match=told):
             find_plan(model, target_modules=names, feedforward_modules=[target])
         with pytest.raises(PlanError, match=told):

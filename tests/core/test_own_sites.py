@@ -12,6 +12,7 @@ import transformers as hf
 from ia3.core.discovery import find_plan
 from ia3.errors import PlanError
 from tests.core.banks import tiny_model
+from tests.core.unknown_models import DISCOVERED
 from tests.families import VOCABULARY
 
 _WHOLE = {"key", "value", "feedforward"}
@@ -77,3 +78,19 @@ class _Mlp(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.fc1, self.fc2 = torch.nn.Linear(16, 24), torch.nn.Linear(24, 16)
+
+
+@pytest.mark.parametrize("text", ["llama", "olmo2"])
+def test_a_language_model_behind_a_vision_tower_is_planned_by_itself(text: str) -> None:
+    """LLaVA's Llama was planned, then its tower looked at as what is left, and refused as if it were a part."""
+    vision = hf.CLIPVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4, image_size=8, patch_size=4
+    )
+    with torch.device("meta"):
+        inner = tiny_model(text) if text == "llama" else DISCOVERED[text]()
+        model = hf.LlavaForConditionalGeneration(hf.LlavaConfig(vision_config=vision, text_config=inner.config))
+    plan = find_plan(model)
+    assert plan.source == ("family" if text == "llama" else "structure")
+    alone = Counter(site.role for site in find_plan(inner).sites)
+    assert Counter(site.role for site in plan.sites) == alone
+    assert all(site.module.startswith("model.language_model.") for site in plan.sites)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -73,6 +74,18 @@ def test_a_model_whose_structure_does_not_tell_is_refused_with_the_lines_to_writ
         assert {site.role for site in find_plan(model, target_modules=advised).sites} <= {"key", "value", "attention"}
     assert 'feedforward_modules=["<last feed-forward projection>"]' in message
     assert max(len(line) for line in message.splitlines()) < 600
+
+
+def test_a_model_of_convolutions_is_refused_without_lines_that_nobody_could_write() -> None:
+    """SqueezeBERT's candidates were its pooler and its classifier, to choose keys and values among."""
+    config = hf.SqueezeBertConfig(
+        vocab_size=VOCABULARY, embedding_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=4,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = hf.SqueezeBertForSequenceClassification(config)
+    with pytest.raises(PlanError, match=r"of a 'squeezebert' model: .* no linear projection .* Use another base\.$"):
+        find_plan(model)
 
 
 def test_a_vision_model_is_discovered_and_equals_merged_weights() -> None:

@@ -20,7 +20,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from ia3.adapters.attached import attach, load
 from ia3.adapters.identity import fingerprint
 from ia3.core.merge import merge
-from ia3.core.weights import own_name, tensor_names
+from ia3.core.weights import input_device, own_name, tensor_names
 from ia3.errors import BankError, BaseError, IA3Error
 from tests.core.banks import largest, random_row, tiny_model
 from tests.families import make_inputs
@@ -88,6 +88,11 @@ def test_a_row_at_rest_stays_in_memory_when_its_base_is_offloaded() -> None:
     assert largest(_logits(merged, "llama") - before) <= 1e-5
     assert not any("forward" in module.__dict__ for module in merged.modules())
     assert torch.equal(_logits(model, "llama", rows="news"), before)
+
+
+def test_a_model_without_numbers_is_not_run() -> None:
+    with torch.device("meta"), pytest.raises(BaseError, match=r"its weights are on the meta device .* from_pretrained"):
+        input_device(nn.Linear(2, 2))
 
 
 @pytest.fixture

@@ -178,6 +178,8 @@ def test_unknown_names_are_errors_that_show_near_matches() -> None:
     for use in (model.set_adapter, model.delete_adapter, model.set_requires_grad):
         with pytest.raises(BankError, match=r"'defalt': this model has none of this name\. Did you mean 'default'"):
             use("defalt")
+    with pytest.raises(BankError, match=r"\['default'\]: this model has none"):
+        model.set_adapter(["default"])  # several at once are for PEFT's other methods
     with pytest.raises(BankError, match="'__base__': this model has none"):
         model.set_adapter("__base__")
 

@@ -235,6 +235,7 @@ def _sites_of_targets(
         known = () if family is None else sites_of_family(config, projections, family)
         unclear = [p.path for p in targets if family is None and _role_of(p.name, "output") == "other"]
         if unclear:  # the wrong side would train the wrong thing silently
+            check_experts([whole_site(p, "output") for p in targets], find_mixtures(model), model_type_of(model))
             raise PlanError(
                 f"Finding the plan: {unclear[0]!r} is a target in a model type that is not in the table, and whether "
                 "its input or its output is scaled is not said. Give feedforward_modules, the targets whose input is "

@@ -159,6 +159,11 @@ def _site(projection: Projection, side: Side, role: str, what: str, parent: str)
 
 
 def _refusal(projections: Sequence[Projection], model_type: str, odd: Sequence[str]) -> str:
+    if not any(_LAYER.match(projection.path) for projection in projections):
+        return (
+            f"Finding the plan of a {model_type!r} model: this model type is not in the table, and its blocks have no "
+            "linear projection that could carry a vector (convolutions are not built yet). Use another base."
+        )
     counts: dict[str, list[Projection]] = {}
     for projection in projections:
         counts.setdefault(re.sub(r"\.[0-9]+(?=\.|$)", ".*", projection.path), []).append(projection)

@@ -221,6 +221,21 @@ def device_of(model: nn.Module) -> torch.device | None:
     return None
 
 
+def input_device(model: nn.Module) -> torch.device:
+    """Return where a model's inputs go, which is not where its first parameter lies if accelerate keeps that elsewhere.
+
+    Raises:
+        BaseError: If it has no weights to compute with.
+    """
+    device = device_of(model)
+    if device is None:
+        raise BaseError(
+            "Running the model: its weights are on the meta device and nothing keeps their numbers, expected weights "
+            "to compute with. Load it with from_pretrained, or ia3.load_base."
+        )
+    return device
+
+
 def is_quantised(module: nn.Module) -> bool:
     """Whether a parameter of a module stands for numbers that another program has rounded."""
     return any(_is_quantised(parameter) for parameter in module.parameters())

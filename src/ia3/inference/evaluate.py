@@ -19,6 +19,7 @@ from torch.nn import functional
 from ia3.bases.kinds import Kind
 from ia3.core.modes import evaluating
 from ia3.core.strengths import Choice
+from ia3.core.weights import input_device
 from ia3.data.batches import IGNORED, PASS_TOKENS, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
@@ -315,7 +316,7 @@ def score_encoded(
     if not encoded:
         return np.empty((0, 0 if choice_ids is None else len(choice_ids)))
     found: dict[int, Array] = {}
-    pass_tokens = pass_cost(next(model.parameters()).device, token_budget)
+    pass_tokens = pass_cost(input_device(model), token_budget)
     with evaluating(model):
         for part in length_batches([len(e.prompt_ids) for e in encoded], token_budget, pass_tokens):
             scored = score_choices(
@@ -368,7 +369,7 @@ def target_losses(
 
     Args are those of `score_encoded`; the base is a language model.
     """
-    device = next(model.parameters()).device
+    device = input_device(model)
     losses, done = np.zeros(len(encoded)), 0
     with evaluating(model):
         for part in length_batches([len(e) for e in encoded], token_budget, pass_cost(device, token_budget)):

@@ -20,6 +20,7 @@ from torch import Tensor
 from ia3.bases.kinds import Kind
 from ia3.core.attach import still
 from ia3.core.strengths import Choice
+from ia3.core.weights import input_device
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
@@ -158,7 +159,7 @@ def whole_inputs(
     Returns:
         The model's inputs, and where a position predicts an answer's token that token, else −1; (answers, seq).
     """
-    device = next(model.parameters()).device
+    device = input_device(model)
     prompts = [encoded[owner].prompt_ids for owner, _ in answers]
     read = [(*prompt, *ids[:-1]) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
     wanted = [(-1,) * (len(prompt) - 1) + tuple(ids) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
@@ -257,7 +258,7 @@ def pad_prompts(model: Any, encoded: Sequence[Encoded], pad_id: int, pad: Any) -
         pad_id: Token id of padding.
         pad: `pad_left` or `pad_right`.
     """
-    device = next(model.parameters()).device
+    device = input_device(model)
     ids = pad([e.prompt_ids for e in encoded], pad_id)
     mask = pad([(1,) * len(e.prompt_ids) for e in encoded], 0)
     return ids.to(device), mask.to(device)

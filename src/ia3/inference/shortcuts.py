@@ -27,6 +27,7 @@ from ia3.core.attach import attachment_of
 from ia3.core.fast.forwards import EXACT
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.modes import evaluating
+from ia3.core.weights import input_device
 from ia3.data.batches import pad_left, pad_right
 from ia3.errors import BankError, BaseError
 from ia3.inference.logits import cache_input, cache_of, known_inputs
@@ -109,7 +110,7 @@ class _Trial:
 
     def __init__(self, model: Any, pad_id: int, decoder_start_id: int | None) -> None:
         self.model, self.pad_id, self.start = model, pad_id, decoder_start_id
-        self.device = next(model.parameters()).device
+        self.device = input_device(model)
         tokens = _tokens(model, pad_id)
         self.prompt, self.answer = tokens[:_PROMPT], tokens[_PROMPT : _PROMPT + _ANSWER]
         self.longer = tokens[::-1][:_LONGER]

@@ -392,7 +392,7 @@ class PeftModel(nn.Module):
         return _without_methods(self)
 
     def _known(self, name: str | None) -> str:
-        if name is None or name not in self.peft_config:
+        if not isinstance(name, str) or name not in self.peft_config:
             raise BankError(
                 f"Looking up adapter {name!r}: this model has none of this name."
                 f"{near_matches(str(name), self.peft_config)}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.core.modes import evaluating
+from ia3.core.weights import input_device
 from ia3.data.batches import collate
 from ia3.data.encoding import Encoded
 from ia3.inference.logits import class_logits
@@ -141,7 +142,7 @@ def _what_it_reads(
     def catch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         caught.append(args[0].cpu())
 
-    device = next(base.model.parameters()).device
+    device = input_device(base.model)
     order = sorted(range(len(examples)), key=lambda place: len(examples[place]))  # of like length together
     handle = layer.register_forward_pre_hook(catch)
     try:

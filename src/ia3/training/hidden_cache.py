@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ia3.core.fast.first_blocks import FirstBlocks
 from ia3.core.modes import evaluating
+from ia3.core.weights import input_device
 from ia3.data.batches import collate, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.training.settings import Settings
@@ -73,7 +74,7 @@ class HiddenCache:
 
     def _run(self, rows: Sequence[Encoded]) -> None:
         model, kind = self._task.attachment.model, self._task.kind
-        batch = collate(rows, kind, self._task.pad_id).to(next(model.parameters()).device)
+        batch = collate(rows, kind, self._task.pad_id).to(input_device(model))
         inputs = {**batch.inputs, "rows": self._task.adapter} | ({} if kind == "encoder" else {"use_cache": False})
         with evaluating(model):
             found = self.blocks.run(inputs, self.count)

@@ -23,6 +23,7 @@ from ia3.core.fast.first_blocks import first_blocks
 from ia3.core.fast.products import fastest_library
 from ia3.core.frozen_sites import frozen_sites
 from ia3.core.modes import evaluating
+from ia3.core.weights import input_device
 from ia3.data.batches import Batch, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError, SettingsError
@@ -261,7 +262,7 @@ def _backward(turns: Sequence[_Turn]) -> list[float]:
     factors = None
     if learns_from_choices(settings.losses, task.kind):
         factors = [step_factors(turn.examples, [turn.learner.weight(e) for e in turn.examples]) for turn in turns]
-    bank, device = task.attachment.bank, next(task.attachment.model.parameters()).device
+    bank, device = task.attachment.bank, input_device(task.attachment.model)
     found: list[tuple[list[int], Any]] = []
     batches = micro_batches(task, examples, settings.token_budget)
     for part, batch in zip(_parts(examples, settings.token_budget, device), batches, strict=True):
@@ -287,7 +288,7 @@ def _backward(turns: Sequence[_Turn]) -> list[float]:
 
 def micro_batches(task: Task, chosen: Sequence[Encoded], budget: int) -> Iterator[Batch]:
     """Yield the micro-batches of some examples, on the model's device."""
-    device = next(task.attachment.model.parameters()).device
+    device = input_device(task.attachment.model)
     for part in _parts(chosen, budget, device):
         yield collate([chosen[i] for i in part], task.kind, task.pad_id, task.decoder_start_id).to(device)
 
@@ -318,7 +319,7 @@ def _compiles(learners: Sequence[Learner], is_mixed: bool) -> bool:
         return settings.compile == "on"
     if any(learns_from_choices(one.settings.losses, one.task.kind) for one in learners):  # caches are not compiled
         return False
-    if next(attachment.model.parameters()).device.type != "cpu":  # nothing was measured there
+    if input_device(attachment.model).type != "cpu":  # nothing was measured there
         return False
     # blocks whose sites are all frozen run plainly, or not at all
     frozen = frozenset.intersection(*(learner.frozen for learner in learners))

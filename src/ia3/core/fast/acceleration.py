@@ -36,6 +36,7 @@ from ia3.core.fast.wanted import LAST_BLOCKS, only_at, path_of_blocks, put, take
 from ia3.core.modes import evaluating
 from ia3.core.snapshot import BASE_NAME
 from ia3.core.surgery import Surgery
+from ia3.core.weights import input_device
 from ia3.errors import BankError
 
 _TOLERANCE = 1e-4  # of a replacement on random numbers, relative to the largest; fp32 and float64
@@ -299,7 +300,7 @@ class Acceleration:
 
 def _small_inputs(model: Any) -> dict[str, Any]:
     """Return what a model is tried on: three tokens, for the base alone."""
-    ids = torch.tensor([[1, 2, 3]], device=next(model.parameters()).device)
+    ids = torch.tensor([[1, 2, 3]], device=input_device(model))
     inputs: dict[str, Any] = {"input_ids": ids, "rows": BASE_NAME}
     return inputs | {"decoder_input_ids": ids} if model.config.is_encoder_decoder else inputs
 

@@ -23,6 +23,7 @@ from ia3.core.fast.wanted import path_of_blocks
 from ia3.core.modes import evaluating
 from ia3.core.snapshot import BASE_NAME
 from ia3.core.surgery import Surgery
+from ia3.core.weights import input_device
 
 _TOLERANCE = 1e-4  # of a pass that begins behind blocks, relative to the largest number of a whole one
 
@@ -131,7 +132,7 @@ class FirstBlocks:
         """Whether a pass that begins behind the first block gives what a whole one gives; tried on three tokens."""
         model = self.attachment.model
         body = getattr(model, model.base_model_prefix)
-        ids = torch.tensor([[1, 2, 3]], device=next(model.parameters()).device)
+        ids = torch.tensor([[1, 2, 3]], device=input_device(model))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "rows": BASE_NAME}
         with evaluating(model), torch.no_grad():
             try:
