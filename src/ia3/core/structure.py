@@ -68,6 +68,12 @@ def sites_of_structure(model: nn.Module, projections: Sequence[Projection], mode
     else:
         odd += _partly_found(own, found)
     if odd:
+        layers = [path for path, _ in model.named_modules() if _LAYER.match(path)]
+        if layers and not any(_LAYER.match(projection.path) for projection in projections):
+            raise PlanError(
+                f"Finding the plan of a {model_type!r} model: this model type is not in the table, and its layers have "
+                "no linear projection that could carry a vector (convolutions are not built yet). Use another base."
+            )
         raise PlanError(_refusal(projections, model_type, odd))
     return [found[p.path] for p in projections if p.path in found]
 
@@ -159,11 +165,6 @@ def _site(projection: Projection, side: Side, role: str, what: str, parent: str)
 
 
 def _refusal(projections: Sequence[Projection], model_type: str, odd: Sequence[str]) -> str:
-    if not any(_LAYER.match(projection.path) for projection in projections):
-        return (
-            f"Finding the plan of a {model_type!r} model: this model type is not in the table, and its blocks have no "
-            "linear projection that could carry a vector (convolutions are not built yet). Use another base."
-        )
     counts: dict[str, list[Projection]] = {}
     for projection in projections:
         counts.setdefault(re.sub(r"\.[0-9]+(?=\.|$)", ".*", projection.path), []).append(projection)
