@@ -28,6 +28,7 @@ from ia3.bases.kinds import (
     kind_of,
     other_problem,
 )
+from ia3.bases.label_names import read_labels
 from ia3.bases.limits import Limits, count_vocabulary, embeddings_of, limits_of
 from ia3.bases.locating import Place, locate, say_on_stderr
 from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_mean
@@ -166,6 +167,9 @@ def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | Non
 
     What classifies tokens is no classifier of texts, though its head may have the same name and shape.
     """
+    labels = None if labels is None else read_labels("Loading an encoder", labels)
+    if num_labels is not None and not hasattr(num_labels, "__index__"):
+        raise SettingsError(f"Loading an encoder: num_labels is {num_labels!r}, expected a whole number.")
     if labels is not None and num_labels not in (None, len(labels)):
         raise SettingsError(f"Loading an encoder: num_labels is {num_labels}, but {len(labels)} labels are given.")
     saved = dict(config.id2label or {})

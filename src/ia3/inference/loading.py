@@ -18,6 +18,7 @@ from ia3.adapters.folder import choose_stored, load_adapter
 from ia3.adapters.places import find_folder, find_stored, name_of
 from ia3.adapters.store import Store
 from ia3.adapters.stored import attach_store
+from ia3.bases.label_names import read_labels
 from ia3.bases.loading import Base
 from ia3.bases.locating import say_on_stderr
 from ia3.bases.revisions import split_revision
@@ -86,7 +87,7 @@ def load_predictor(
     adapter, name, store = _find_adapter(doing, adapter_folder, name)
     refuse_task(other_task(adapter.config), doing)
     known = Recorded.read(doing, adapter.record)
-    chosen = _agreed(doing, "label set", tuple(labels) if labels else None, known.labels)
+    chosen = _agreed(doing, "label set", _given_labels(doing, labels), known.labels)
     given = parse_template(template) if isinstance(template, str) else template
     words = _agreed(doing, "template", given, known.template)
     if isinstance(base, Base):
@@ -152,6 +153,13 @@ def _find_adapter(doing: str, address: str | Path, name: str | None) -> tuple[Ad
     store = Store.open(stored[0])
     chosen = choose_stored(store, stored[1] or name)
     return store.adapter(chosen), chosen, store
+
+
+def _given_labels(doing: str, labels: Any) -> tuple[str, ...] | None:
+    names = () if labels is None else read_labels(doing, labels)
+    if len(names) == 1:
+        raise SettingsError(f"{doing}: got one label, {names[0]!r}, expected at least two, of which one is the answer.")
+    return names or None
 
 
 def _agreed(doing: str, what: str, given: T | None, recorded: T | None) -> T | None:

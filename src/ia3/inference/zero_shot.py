@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ia3.bases.kinds import kind_of
+from ia3.bases.label_names import read_labels
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.locating import say_on_stderr
 from ia3.data.encoding import Encoded, Encoding
@@ -65,7 +66,11 @@ def load_zero_shot(
             "expected a language model (causal or seq2seq). Train an adapter: ia3 train TABLE --base BASE --output DIR."
         )
     own = table.choices_column
-    chosen = () if own is not None else tuple(labels) if labels else _labels_of(table)
+    chosen = (
+        ()
+        if own is not None
+        else read_labels("Evaluating without an adapter", () if labels is None else labels) or _labels_of(table)
+    )
     words = parse_template(template) if isinstance(template, str) else template
     words = words or default_template(kind, table.label_column)
     check_template(
