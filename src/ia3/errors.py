@@ -38,7 +38,7 @@ def near_matches(name: str, known: Iterable[str], *, most: int = 3) -> str:
         " Did you mean 'minilm'?"
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
+    near = difflib.get_close_matches(str(name), names, n=most, cutoff=0.6)
     if near:
         return f" Did you mean {' or '.join(repr(n) for n in near)}?"
     if not names:

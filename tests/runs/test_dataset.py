@@ -223,7 +223,12 @@ def test_behind_a_causal_prompt_there_is_room_for_the_longest_answer_not_only_it
 
 @pytest.mark.parametrize(
     ("max_length", "told"),
-    [(0, "max_length is 0, expected at least 1"), (-3, "max_length is -3"), (300, "the base reads at most 256 tokens")],
+    [
+        ("60", "max_length is '60', expected a whole number"),
+        (0, "max_length is 0, expected at least 1"),
+        (-3, "max_length is -3"),
+        (300, "the base reads at most 256 tokens"),
+    ],
 )
 def test_a_max_length_outside_its_range_is_an_error(max_length: int, told: str) -> None:
     with pytest.raises(SettingsError, match=told):

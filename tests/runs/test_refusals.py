@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ia3
 from ia3.errors import BaseError, RunError, SettingsError, TableError, TemplateError
@@ -44,6 +45,9 @@ def test_overwrite_replaces_the_run_and_leaves_the_files_of_others(base: BaseFol
     [
         ({"source": "missing.csv"}, TableError),
         ({"base": "missing-base"}, BaseError),
+        ({"base": torch.nn.Linear(2, 2)}, BaseError),
+        ({"answers": "label"}, SettingsError),
+        ({"text": 0}, TableError),
         ({"learning_rat": 1.0}, SettingsError),
         ({"epochs": 0}, SettingsError),
         ({"max_length": 0}, SettingsError),

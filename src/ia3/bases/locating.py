@@ -41,6 +41,12 @@ def locate(
     Raises:
         BaseError: If nothing of this name is there, or a revision is asked for of what has none.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise BaseError(
+            f"Loading a base: got a value of type {type(name_or_path).__name__}, expected a name, a path or what "
+            "ia3.load_base returns. A model in memory is written with save_pretrained, beside its tokenizer, or taken "
+            "by ia3.attach and ia3.peft."
+        )
     given = str(name_or_path)
     doing = f"Loading base {given!r}"
     bare, wanted = agreed_revision(given, revision, doing)

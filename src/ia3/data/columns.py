@@ -59,7 +59,7 @@ def choose_columns(
     for role, column in (("text", text), ("label", label)):
         if column is not None and column not in columns:
             near = near_matches(column, columns)
-            raise TableError(f"Reading {name}: there is no {role} column {quote(column)}.{near}")
+            raise TableError(f"Reading {name}: there is no {role} column {quote(str(column))}.{near}")
     if text is not None and text == label:
         raise TableError(f"Reading {name}: {quote(text)} is named as both text and label. Name two columns.")
     named = [column for column in columns if column.strip()]  # pandas writes its index under an empty name

@@ -173,7 +173,7 @@ def _choices_column(source: Source, choice: ColumnChoice, choices: str | None) -
         return None
     if choices not in source.columns:
         near = near_matches(choices, source.columns)
-        raise TableError(f"Reading {source.name}: there is no column of choices {quote(choices)}.{near}")
+        raise TableError(f"Reading {source.name}: there is no column of choices {quote(str(choices))}.{near}")
     if choices in (choice.text, choice.label):
         raise TableError(f"Reading {source.name}: {quote(choices)} is named as choices and as text or label.")
     return choices

@@ -18,6 +18,7 @@ from ia3.bases.loading import Base
 from ia3.bases.locating import say_on_stderr
 from ia3.core.attach import Attachment
 from ia3.core.strengths import at_strength
+from ia3.core.whole_numbers import whole_number
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, Table
 from ia3.data.table_files import TableFile, as_read
@@ -177,6 +178,8 @@ class Predictor:
         Raises:
             SettingsError: If the base is an encoder, or has no room for so long an answer.
         """
+        if max_new_tokens is not None:
+            max_new_tokens = whole_number("Generating", "max_new_tokens", max_new_tokens)
         if adapters is not None:
             return generate_mixed(self, texts, adapters, max_new_tokens, on_progress, strengths)
         limit = self.most_new_tokens() if max_new_tokens is None else max_new_tokens

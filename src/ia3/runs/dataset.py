@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ia3.bases.kinds import Kind
 from ia3.bases.limits import Limits
+from ia3.core.whole_numbers import whole_number
 from ia3.data.duplicates import Duplicate, describe_duplicates, find_duplicates, without_duplicates
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Table
@@ -201,7 +202,7 @@ def encode_rows(
             label_column=table.label_column,
             is_closed=bool(rows.labels),
         )
-    _check_length(max_length, limits.reads)
+    max_length = _checked_length(max_length, limits.reads)
     chosen = limits.usual if max_length is None else max_length
     encoding, *others = (
         Encoding(tokenizer, kind, one, table.text_column, rows.labels, chosen, table.label_column, own, limits)
@@ -251,6 +252,10 @@ def closed_labels(table: Table, answers: Answers, kind: Kind | None) -> tuple[tu
     """Return the closed label set of a table, empty for free text and own choices, and what was decided in words."""
     if table.choices_column is not None:
         return (), _choices_note(table, answers)
+    if answers not in get_args(Answers):
+        raise SettingsError(
+            f"Reading the answers: answers is {answers!r}, expected one of {', '.join(map(repr, get_args(Answers)))}."
+        )
     distinct, rows = {example.label for example in table.examples}, len(table.examples)
     most = max(2, rows - 1 if kind == "encoder" else min(_MOST_LABELS, rows // 2))
     if answers == "text":
@@ -286,13 +291,15 @@ def _parts(rows: Rows) -> Sequence[Table]:
     return [rows.train] if rows.held_out is None else [rows.train, rows.held_out]
 
 
-def _check_length(max_length: int | None, limit: int | None) -> None:
+def _checked_length(max_length: int | None, limit: int | None) -> int | None:
     if max_length is None:
-        return
+        return None
+    max_length = whole_number("Encoding the table", "max_length", max_length)
     if max_length < 1:
         raise SettingsError(f"Encoding the table: max_length is {max_length}, expected at least 1.")
     if limit is not None and max_length > limit:
         raise SettingsError(f"Encoding the table: max_length is {max_length}, the base reads at most {limit} tokens.")
+    return max_length
 
 
 def _length(encoded: Encoded, encoding: Encoding) -> int:
