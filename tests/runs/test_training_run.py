@@ -355,3 +355,18 @@ def test_the_record_says_how_its_choices_are_ranked_and_predicting_does_so(
     assert result.metrics is not None and measured.confusion == result.metrics.confusion
     assert measured.loss == pytest.approx(result.metrics.loss, rel=1e-5)
     assert measured.calibration_error == pytest.approx(result.metrics.calibration_error, rel=1e-4)
+
+
+@pytest.mark.parametrize("labels", [("up", "down"), ("down", "up")])
+def test_a_saved_classifier_of_the_tables_labels_is_kept_whatever_their_order(
+    labels: tuple[str, str], base: BaseFolder, tmp_path: Path
+) -> None:
+    """The labels of a table are sorted, and a classifier that had them otherwise was drawn anew as if it had none."""
+    classifier, plain = tmp_path / "classifier", _load(base("encoder"), labels=labels)
+    plain.model.save_pretrained(classifier)
+    plain.tokenizer.save_pretrained(classifier)
+    said: list[str] = []
+    run(classifier, tmp_path / "o", say=said.append)
+    assert _record(tmp_path / "o")["labels"] == list(labels)
+    assert not any("drawn at random" in line for line in said)
+    assert torch.equal(load_adapter(tmp_path / "o").head["classifier.weight"], plain.model.classifier.weight)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ia3.bases.kinds import Kind, kind_of
+from ia3.bases.kinds import Kind, is_classifier, kind_of
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.pooling import pooling_in
 from ia3.errors import SettingsError
@@ -111,10 +111,19 @@ def _loaded(
     placed |= {"seed": settings[0].seed, "say": say}
     if kind != "encoder":
         return load_base(base, **placed)
+    sets = list(dict.fromkeys(_in_saved_order(base, labels, say) for labels in sets))
     loaded = load_base(base, labels=sets[0], **placed)
     if len(sets) > 1 and not loaded.head_modules:  # it was saved with the first labels, which are not those of all
         loaded = load_base(base, labels=sets[1], **placed)
     return loaded
+
+
+def _in_saved_order(base: str | Path, labels: tuple[str, ...], say: Say) -> tuple[str, ...]:
+    """Return labels in the order of the classifier that a base was saved with, where it has the same ones."""
+    config = load_config(base, say)
+    names = config.id2label or {}
+    saved = tuple(str(names[i]) for i in sorted(names))
+    return saved if is_classifier(config) and sorted(saved) == sorted(labels) else labels
 
 
 def settled(settings: Settings, base: Base) -> Settings:
