@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 # two test workers on two cores: more threads in each would only be in the way
-test test-all: export OMP_NUM_THREADS = 1
+test test-all models: export OMP_NUM_THREADS = 1
 
-.PHONY: install check test test-all demo bench clean
+.PHONY: install check test test-all models demo bench clean
 
 install: .venv/installed
 
@@ -28,6 +28,10 @@ test: check
 
 test-all: install
 	$(BIN)/pytest -n 2 --dist worksteal -m "slow or parity"
+
+# docs/models.md: every model type of transformers, built tiny and put through the library; minutes.
+models: install
+	$(BIN)/python -W ignore -m tests.every_model.page $(ARGS)
 
 demo: install
 	$(BIN)/ia3 demo

@@ -202,3 +202,14 @@ def test_the_decoder_of_an_encoder_decoder_is_asked_too() -> None:
     config.decoder.is_decoder = False
     with pytest.raises(BaseError, match=r"Set 'is_decoder' to true in the decoder's part of config\.json\."):
         empty_model(config, "seq2seq")
+
+
+def test_a_classifier_whose_answers_hang_on_padding_is_refused() -> None:
+    """T5Gemma's reads the place behind the last token, which only a padded text has: answers hung on the batch."""
+    with pytest.raises(
+        BaseError, match=r"classifier of 't5gemma' reads one place further wherever a batch pads a text"
+    ):
+        auto_class(hf.T5GemmaConfig(), "encoder", "mine")
+    assert auto_class(hf.T5GemmaConfig(), "seq2seq", "mine") is not None
+    with pytest.raises(BaseError, match=r"its type 'qwen2_audio' holds an audio model beside the text model"):
+        auto_class(hf.Qwen2AudioConfig(), "seq2seq", "mine")

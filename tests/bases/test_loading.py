@@ -386,3 +386,17 @@ def test_a_model_without_a_pad_setting_or_embeddings_is_loaded(tmp_path: Path) -
     hf.CanineForSequenceClassification(canine).save_pretrained(tmp_path / "canine")
     tiny_tokenizer("encoder").save_pretrained(tmp_path / "canine")
     assert load_base(tmp_path / "canine").kind == "encoder"
+
+
+def test_a_base_whose_modules_do_not_fit_together_is_told_when_it_is_loaded(tmp_path: Path) -> None:
+    """Four queries over three keys are built, and ended in torch's RuntimeError at the first batch of a run."""
+    config = hf.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=3, pad_token_id=0, bos_token_id=2, eos_token_id=1,
+    )  # fmt: skip
+    hf.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer("causal").save_pretrained(tmp_path)
+    for kind in ("causal", "encoder"):
+        told = rf"as {kind}: transformers [\d.]+ builds this 'llama' model and cannot run it: RuntimeError: The size of"
+        with pytest.raises(BaseError, match=told):
+            load_base(tmp_path, kind=kind)

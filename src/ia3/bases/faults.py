@@ -32,13 +32,13 @@ def unbuildable(config: Any, kind: str, name: str, error: Exception) -> BaseErro
     doing = f"Loading base {name!r} as {kind}: transformers {transformers_version} cannot build a"
     if isinstance(error, ImportError):
         return BaseError(f"{doing} {config.model_type!r} model here: {said[:_LENGTH]}.")
-    speaks = isinstance(error, ValueError)  # transformers' own checks
+    speaks = isinstance(error, ValueError | AttributeError)  # of what is wrong, by name
     settings = [] if speaks else _settings_read(config, error)
     said = said if len(said) <= _LENGTH else f"{said[: _LENGTH // 3]} … {said[-_LENGTH * 2 // 3 :]}"
     told = f"{', '.join(settings)} ({type(error).__name__}: {said})" if settings else said
     return BaseError(
-        f"{doing} {config.model_type!r} model from its config: {told}. Correct its config.json; the one that came with "
-        "the weights fits them."
+        f"{doing} {config.model_type!r} model from its config: {told}. Correct its config.json (the one that came "
+        "with the weights fits them), or use another release of transformers."
     )
 
 
@@ -66,8 +66,8 @@ def _settings_read(config: Any, error: Exception) -> list[str]:
 
 def _values(config: Any, name: str) -> list[Any]:
     """Return the value of a plain setting, in a list; nothing for what is none."""
-    for part in (config, config.get_text_config()):
-        value = getattr(part, name, part)
+    for part in (config, *(getattr(config, part, None) for part in config.sub_configs)):
+        value = getattr(part, name, config)
         if value is None or isinstance(value, int | float | str):
             return [value]
     return []

@@ -36,6 +36,8 @@ _CLASSES: dict[str, tuple[Any, Any]] = {  # kind: the auto class, and the config
     "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
     "encoder": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
 }
+# The classifiers read the place behind the last token, which is there only where padding follows [5.24].
+_HANG_ON_PADDING = ("t5gemma", "t5gemma2")
 _ALWAYS_DECODERS = ("gpt_neox", "gpt_neox_japanese")  # have an is_decoder that nothing reads
 
 
@@ -113,7 +115,7 @@ def auto_class(config: Any, kind: str, name: str) -> Any:
     Raises:
         SettingsError: If there is no such kind.
         BaseError: If transformers has no model of this kind for the config, or only one that also takes images or
-            sound.
+            sound, or whose answers hang on padding.
     """
     check_kind(kind, name)
     auto, known = _CLASSES[kind]
@@ -126,9 +128,16 @@ def auto_class(config: Any, kind: str, name: str) -> Any:
     takes_more = [key.removesuffix("_config") for key in config.sub_configs if key in ("vision_config", "audio_config")]
     # transformers gives the text part alone where the class is made for it (Qwen3-VL), else the whole (Gemma 3).
     if takes_more and known[type(config)].config_class is type(config):
+        held = " and ".join(f"{'an' if part[0] in 'aeiou' else 'a'} {part}" for part in takes_more)
         raise BaseError(
-            f"Loading base {name!r}: its type {config.model_type!r} holds a {' and '.join(takes_more)} model beside "
+            f"Loading base {name!r}: its type {config.model_type!r} holds {held} model beside "
             f"the text model, expected text alone. Use a text-only model of the family, or save the text part alone."
+        )
+    if kind == "encoder" and config.model_type in _HANG_ON_PADDING and config.is_encoder_decoder:
+        raise BaseError(
+            f"Loading base {name!r} as encoder: transformers' classifier of {config.model_type!r} reads one place "
+            "further wherever a batch pads a text, so that an answer would hang on the texts beside it. Use it as "
+            "seq2seq: load_base(…, kind='seq2seq')."
         )
     if kind == "encoder" and pooling_of(config) == "mean":
         config_class: type = type(config)

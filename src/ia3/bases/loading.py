@@ -35,6 +35,7 @@ from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_mea
 from ia3.bases.precision import Precision, check_precision, to_int8
 from ia3.bases.quiet import quiet
 from ia3.bases.revisions import at_revision
+from ia3.bases.trial import check_runs
 from ia3.errors import BaseError, SettingsError, near_matches
 
 STORED = "stored"
@@ -126,6 +127,8 @@ def load_base(
         say(f"base in int8: {saved.count} projections, {saved.bytes_saved / 1e6:,.0f} MB less")
     if getattr(model, "quantization_method", None) is None:  # a quantised model is already where it must be
         model.to(where)
+    if dtype != STORED:  # its weights stay in their file until somebody reads them
+        check_runs(model, tokenizer, kind, place.address)
     given = place.address if place.is_on_hub else str(name_or_path)
     return Base(model, tokenizer, kind, place.name, given, str(place.folder), heads, held, place.revision)
 

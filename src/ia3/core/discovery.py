@@ -200,7 +200,7 @@ def _refusal_of_experts(model: nn.Module, projections: Sequence[Projection], mix
 
 def _advice(model: nn.Module, projections: Sequence[Projection]) -> str:
     """Return targets that were tried, for whoever has a model without a plan of its own."""
-    for targets in attention_targets(projections):
+    for targets in attention_targets(model, projections):
         try:
             find_plan(model, target_modules=targets)
         except PlanError:

@@ -13,8 +13,9 @@ from typing import Any
 
 from ia3.core.sites import Channels, Side
 
-# Parts of a model that read something else than text, by their path: no vectors of ours, and no axis of examples.
-_FOREIGN = re.compile(r"vision|visual|image|video|audio|speech|multi_modal")
+# Parts of a model that read something else than text, by their path: no vectors of ours, and no axis of examples. BLT's
+# patcher reads text and says where a patch ends, through a threshold that no gradient passes.
+_FOREIGN = re.compile(r"vision|visual|image|video|audio|speech|multi_modal|patcher")
 
 # (config, features of the projection) → role → channels
 Layout = Callable[[Any, int], Mapping[str, Channels]]

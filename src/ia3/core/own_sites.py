@@ -48,7 +48,7 @@ def own_sites(model: Any, projections: Sequence[Projection]) -> tuple[list[Site]
             found += sites
             sources.add(source)
     rest = [p for p in projections if not p.path.startswith(tuple(f"{path}." for path in parts))]
-    if not found or has_blocks([p for p in rest if not is_foreign(p.path)]):
+    if not found or has_blocks(rest):
         sites, source = _sites_of_one(model, model, rest)
         found += sites
         sources.add(source)

@@ -74,28 +74,34 @@ def sites_of_structure(model: nn.Module, projections: Sequence[Projection], mode
                 f"Finding the plan of a {model_type!r} model: this model type is not in the table, and its layers have "
                 "no linear projection that could carry a vector (convolutions are not built yet). Use another base."
             )
-        raise PlanError(_refusal(projections, model_type, odd))
+        raise PlanError(_refusal(model, projections, model_type, odd))
     return [found[p.path] for p in projections if p.path in found]
 
 
 def has_blocks(projections: Sequence[Projection]) -> bool:
-    """Whether there is an attention among projections."""
-    return any(True for parent, children in _by_parent(projections).items() for _ in _attention_sites(parent, children))
+    """Whether there is an attention of the language model among projections."""
+    own = [projection for projection in projections if not is_foreign(projection.path)]
+    return any(True for parent, children in _by_parent(own).items() for _ in _attention_sites(parent, children))
 
 
-def attention_targets(projections: Sequence[Projection]) -> Iterator[list[str] | str]:
+def attention_targets(model: nn.Module, projections: Sequence[Projection]) -> Iterator[list[str] | str]:
     """Yield what target_modules could be for the keys and values alone: names, or an expression where they match more.
 
-    Those of attentions that have both come first, then projections that make keys and values in one.
+    Those of attentions that have both come first, then projections of an attention that makes keys and values in one.
     """
     own = [projection for projection in projections if not is_foreign(projection.path)]
     separate = [s.module for parent, children in _by_parent(own).items() for s in _attention_sites(parent, children)]
-    fused = [p.path for p in own if _KEYS_AND_VALUES.search(p.name)]
+    fused = [p.path for p in own if _KEYS_AND_VALUES.search(p.name) and _is_attention(model, p.parent)]
     for wanted in (separate, fused):
         if wanted:
             names = list(dict.fromkeys(path.rpartition(".")[2] for path in wanted))
             is_exact = all(p.path in wanted for p in projections if p.name in names)
-            yield names if is_exact else "|".join(dict.fromkeys(re.escape(path) for path in wanted))
+            patterns = dict.fromkeys(re.sub(r"\.\d+(?=\.)", r"[.]\\d+", path) for path in wanted)
+            yield names if is_exact else "|".join(patterns)
+
+
+def _is_attention(model: nn.Module, path: str) -> bool:
+    return _ATTENTION_CLASS.search(type(model.get_submodule(path)).__name__) is not None
 
 
 def _partly_found(projections: Sequence[Projection], found: Mapping[str, Site]) -> list[str]:
@@ -164,7 +170,7 @@ def _site(projection: Projection, side: Side, role: str, what: str, parent: str)
     return Site(projection.path, side, role, Channels.span(0, features, features), features, where)
 
 
-def _refusal(projections: Sequence[Projection], model_type: str, odd: Sequence[str]) -> str:
+def _refusal(model: nn.Module, projections: Sequence[Projection], model_type: str, odd: Sequence[str]) -> str:
     counts: dict[str, list[Projection]] = {}
     for projection in projections:
         counts.setdefault(re.sub(r"\.[0-9]+(?=\.|$)", ".*", projection.path), []).append(projection)
@@ -172,7 +178,7 @@ def _refusal(projections: Sequence[Projection], model_type: str, odd: Sequence[s
         f"\n  {pattern} ({group[0].inputs} → {group[0].outputs}, {len(group)}×)"
         for pattern, group in list(counts.items())[:30]
     )
-    targets = next(attention_targets(projections), None)
+    targets = next(attention_targets(model, projections), None)
     known = [f'"{name}"' for name in targets] if isinstance(targets, list) else []
     names = ", ".join([*(known or ['"<keys>"', '"<values>"']), '"<last feed-forward projection>"'])
     return (
