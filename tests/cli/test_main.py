@@ -189,4 +189,4 @@ def test_a_closed_pipe_is_quiet_in_a_real_process() -> None:
 def test_json_stays_one_document_on_a_terminal_that_knows_ascii_alone() -> None:
     done = _ia3("bases", "--json", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 0
-    assert [entry["name"] for entry in json.loads(done.stdout)] == ["minilm", "gemma-3-270m"]
+    assert [entry["name"] for entry in json.loads(done.stdout)] == ["minilm", "gemma-3-270m", "smollm2-135m-instruct"]
