@@ -233,7 +233,7 @@ def _texts(table: Table) -> set[str]:
 
 
 def test_several_tasks_name_their_starts_or_none(base: BaseFolder, tmp_path: Path) -> None:
-    (tmp_path / "books.csv").write_text("text,label\na good book,up\na bad book,down\n" * 3, encoding="utf-8")
+    (tmp_path / "books.csv").write_text("text,label\n" + "a good book,up\na bad book,down\n" * 3, encoding="utf-8")
     file = tmp_path / "tasks.yaml"
     few: dict[str, Any] = {"max_steps": 1, "epochs": None, "eval_fraction": 0.0}
     for word in ("auto", "none"):
