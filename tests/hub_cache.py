@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import save_tiny_base
+
 OLD, NEW = "a1" * 20, "b2" * 20
 
 
@@ -48,3 +50,12 @@ def offline_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return HubCache(root)
+
+
+def two_commits(hub_id: str, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
+    """Work in a folder with a cache of one base at two commits with other weights; the older has two names."""
+    monkeypatch.chdir(folder)
+    cache = offline_cache(folder / "hub", monkeypatch)
+    cache.put(hub_id, OLD, save_tiny_base(folder / "old", kind, 1), refs=("v1", "same"))
+    cache.put(hub_id, NEW, save_tiny_base(folder / "new", kind, 2), refs=("main",))
+    return cache

@@ -19,8 +19,7 @@ from ia3.adapters.stored import attach_store
 from ia3.bases.loading import load_base
 from ia3.errors import AdapterError
 from ia3.inference.loading import load_predictor
-from tests.hub_cache import NEW, OLD, HubCache, offline_cache
-from tests.models import save_tiny_base
+from tests.hub_cache import NEW, OLD, HubCache, two_commits
 
 ID, ADAPTERS = "owner/tiny", "owner/adapters"
 
@@ -28,10 +27,7 @@ ID, ADAPTERS = "owner/tiny", "owner/adapters"
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
     """A base at two commits, and adapters of the older one: `one` at the top of v1, `two` in a folder of main."""
-    monkeypatch.chdir(tmp_path)
-    cache = offline_cache(tmp_path / "hub", monkeypatch)
-    cache.put(ID, OLD, save_tiny_base(tmp_path / "old", "causal", 1), refs=("v1", "same"))
-    cache.put(ID, NEW, save_tiny_base(tmp_path / "new", "causal", 2), refs=("main",))
+    cache = two_commits(ID, "causal", tmp_path, monkeypatch)
     for number, name in enumerate(("one", "two"), start=1):
         make(tmp_path / name, number)
     cache.put(ADAPTERS, OLD, tmp_path / "one", refs=("v1",))

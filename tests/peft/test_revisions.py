@@ -11,8 +11,8 @@ import torch
 from ia3.bases.loading import load_base
 from ia3.errors import AdapterError, BaseError, SettingsError
 from ia3.peft import AutoPeftModelForCausalLM, IA3Config, PeftConfig, PeftModel, get_peft_model
-from tests.hub_cache import NEW, OLD, HubCache, offline_cache
-from tests.models import save_tiny_base, tiny_gemma3
+from tests.hub_cache import OLD, HubCache, two_commits
+from tests.models import tiny_gemma3
 
 ID, ADAPTERS = "owner/tiny", "owner/adapters"
 
@@ -20,10 +20,7 @@ ID, ADAPTERS = "owner/tiny", "owner/adapters"
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
     """A base at two commits, and an adapter of the older one in a folder of a repository without a main."""
-    monkeypatch.chdir(tmp_path)
-    cache = offline_cache(tmp_path / "hub", monkeypatch)
-    cache.put(ID, OLD, save_tiny_base(tmp_path / "old", "causal", 1), refs=("v1", "same"))
-    cache.put(ID, NEW, save_tiny_base(tmp_path / "new", "causal", 2), refs=("main",))
+    cache = two_commits(ID, "causal", tmp_path, monkeypatch)
     make(revision="v1").save_pretrained(tmp_path / "adapter")
     cache.put(ADAPTERS, OLD, tmp_path / "adapter", refs=("v3",), folder="deep/er")
     return cache

@@ -11,8 +11,7 @@ import pytest
 from ia3.adapters.folder import load_adapter
 from ia3.errors import RunError
 from ia3.inference.loading import load_predictor
-from tests.hub_cache import NEW, OLD, HubCache, offline_cache
-from tests.models import save_tiny_base
+from tests.hub_cache import HubCache, two_commits
 from tests.runs.trials import run, run_many, stop_after
 
 ID = "owner/tiny"
@@ -21,11 +20,7 @@ ID = "owner/tiny"
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
     """The same base at two commits with other weights; the older has two names."""
-    monkeypatch.chdir(tmp_path)
-    cache = offline_cache(tmp_path / "hub", monkeypatch)
-    cache.put(ID, OLD, save_tiny_base(tmp_path / "old", "encoder", 1), refs=("v1", "same"))
-    cache.put(ID, NEW, save_tiny_base(tmp_path / "new", "encoder", 2), refs=("main",))
-    return cache
+    return two_commits(ID, "encoder", tmp_path, monkeypatch)
 
 
 @pytest.mark.usefixtures("cache", "no_pictures")

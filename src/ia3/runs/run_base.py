@@ -5,7 +5,7 @@ A base that is loaded already is taken as it is. This file knows bases and label
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -73,45 +73,44 @@ def load_for(
             what the settings say, or they say different things.
         BaseError: If a language model's logits depend on what stands behind them.
     """
-    loaded = _loaded(base, kind, rows, placement, settings, say)
+    pooling = _one_pooling(settings, say)
+    if isinstance(base, Base):
+        loaded = _as_loaded(base, rows, pooling, say)
+    else:
+        labels = list(dict.fromkeys(one.labels for one in rows))
+        placed = {"kind": kind, **asdict(placement), "pooling": pooling, "seed": settings[0].seed, "say": say}
+        loaded = _load(base, kind, labels, placed, say)
     if loaded.kind != "encoder":  # tried here, before anything is written
         shortcuts_of(loaded.model, loaded.kind, pad_id=loaded.pad_id, decoder_start_id=loaded.decoder_start_id)
     return loaded
 
 
-def _loaded(
-    base: str | Path | Base,
-    kind: Kind,
-    rows: Sequence[Rows],
-    placement: Placement,
-    settings: Sequence[Settings],
-    say: Say,
-) -> Base:
-    pooling = _one_pooling(settings, say)
-    sets = list(dict.fromkeys(one.labels for one in rows))
-    if isinstance(base, Base):
-        if base.kind == "encoder" and not base.head_modules:
-            for one in rows:
-                in_order_of(base, one)
-        if pooling == "mean" and base.kind != "encoder":
-            raise SettingsError(f"Training {base.name!r}: pooling 'mean' is for the head of an encoder. Leave it out.")
-        if pooling == "mean" and base.pooling != "mean":
-            raise SettingsError(
-                f"Training {base.name!r}: pooling is 'mean', and the head of the loaded base reads another place. Load "
-                f"it so: ia3.load_base({base.given!r}, pooling='mean', …)."
-            )
-        is_own = base.kind == "encoder" and base.pooling == "own"
-        if pooling == "auto" and is_own and pooling_in(Path(base.folder)) == "mean":
-            say(
-                f"{base.name!r} was trained for the mean of all positions, and the head of the loaded base reads "
-                "another place. Load it so: ia3.load_base(…, pooling='auto')."
-            )
-        return base
-    placed: dict[str, Any] = {"kind": kind, **asdict(placement), "pooling": pooling}
-    placed |= {"seed": settings[0].seed, "say": say}
+def _as_loaded(base: Base, rows: Sequence[Rows], pooling: str, say: Say) -> Base:
+    """Return a loaded base, whose head must have the labels of all rows and read what the settings say."""
+    if base.kind == "encoder" and not base.head_modules:
+        for one in rows:
+            in_order_of(base, one)
+    if pooling == "mean" and base.kind != "encoder":
+        raise SettingsError(f"Training {base.name!r}: pooling 'mean' is for the head of an encoder. Leave it out.")
+    if pooling == "mean" and base.pooling != "mean":
+        raise SettingsError(
+            f"Training {base.name!r}: pooling is 'mean', and the head of the loaded base reads another place. Load "
+            f"it so: ia3.load_base({base.given!r}, pooling='mean', …)."
+        )
+    is_own = base.kind == "encoder" and base.pooling == "own"
+    if pooling == "auto" and is_own and pooling_in(Path(base.folder)) == "mean":
+        say(
+            f"{base.name!r} was trained for the mean of all positions, and the head of the loaded base reads "
+            "another place. Load it so: ia3.load_base(…, pooling='auto')."
+        )
+    return base
+
+
+def _load(base: str | Path, kind: Kind, labels: Sequence[tuple[str, ...]], placed: Mapping[str, Any], say: Say) -> Base:
+    """Return the base, an encoder's with a head for one of the label sets."""
     if kind != "encoder":
         return load_base(base, **placed)
-    sets = list(dict.fromkeys(_in_saved_order(base, labels, say) for labels in sets))
+    sets = list(dict.fromkeys(_in_saved_order(base, own, say) for own in labels))
     loaded = load_base(base, labels=sets[0], **placed)
     if len(sets) > 1 and not loaded.head_modules:  # it was saved with the first labels, which are not those of all
         loaded = load_base(base, labels=sets[1], **placed)
