@@ -79,6 +79,19 @@ def test_a_head_that_neither_the_adapter_nor_the_base_brings_is_named_and_never_
         ANSWERERS[how](body, headless)
 
 
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_an_adapter_on_another_kind_of_base_is_told_so_and_not_that_a_head_is_missing(
+    is_loaded: bool, headless: Path, tmp_path: Path
+) -> None:
+    """The head of a Gemma, which no adapter of a BERT brings, was told in place of what is wrong."""
+    other = save_tiny_base(tmp_path / "other", "causal")
+    base = load_base(other, kind="encoder", labels=["a", "b"]) if is_loaded else other
+    with pytest.raises(AdapterError, match="has no linear module here") as caught:
+        load_predictor(headless, base=base, labels=["a", "b"])
+    assert "The adapter was trained on another base" in str(caught.value)
+    assert str(caught.value).count("Known:") == 1
+
+
 def test_in_a_packed_store_it_is_refused_when_its_turn_comes(body: Path, headless: Path, tmp_path: Path) -> None:
     assert main(["adapters", "pack", str(tmp_path / "s.ia3"), str(headless)]) == 0
     with pytest.raises(AdapterError, match="has 'classifier', so that its numbers were drawn at random"):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ia3.adapters.adapter import Adapter, told_of_base
 from ia3.adapters.atomic import replace_files
 from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model, other_task
-from ia3.adapters.fitting import build_head, check_brought, named_modules, plan_of
+from ia3.adapters.fitting import build_head, check_brought, check_sites, named_modules, plan_of
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.adapters.peft_format import place_vectors
 from ia3.adapters.places import name_of
@@ -113,6 +113,7 @@ def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = F
     doing = f"Putting adapter {name!r} on the model"
     if trainable:
         refuse_training_apart(model)
+    check_sites(adapter, model, doing)  # on another base every head is missing
     head = build_head(adapter, model, doing)
     paths = head.paths if head else ()
     if not trainable:

@@ -36,8 +36,7 @@ def plan_of(adapter: Adapter, model: nn.Module) -> Plan:
     Raises:
         AdapterError: If the model has not the modules, or has them in another size.
     """
-    features = {(site.module, site.side): site.features for site in adapter.sites}
-    check_fit(features, adapter.config, model, "Planning for an adapter")
+    check_sites(adapter, model, "Planning for an adapter")
     try:
         plan = find_plan(model)
         adapter.row(plan)
@@ -45,6 +44,11 @@ def plan_of(adapter: Adapter, model: nn.Module) -> Plan:
         model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         return Plan(adapter.sites, model_type, "adapter")
     return plan
+
+
+def check_sites(adapter: Adapter, model: nn.Module, doing: str) -> None:
+    """Raise if the vectors of an adapter do not fit a model; see `check_fit`."""
+    check_fit({(site.module, site.side): site.features for site in adapter.sites}, adapter.config, model, doing)
 
 
 def check_fit(features: Mapping[Place, int], config: AdapterConfig, model: nn.Module, doing: str) -> None:
@@ -61,8 +65,11 @@ def check_fit(features: Mapping[Place, int], config: AdapterConfig, model: nn.Mo
     """
     sizes = _linear_sizes(model)
     missing = [module for module, _ in features if module not in sizes]
-    hints = [near_matches(module, sizes) for module in missing[:_SHOWN]] + [""] * len(missing[_SHOWN:])
-    faults = [f"vector {m!r} has no linear module here.{hint}" for m, hint in zip(missing, hints, strict=True)]
+    hints = {module: near_matches(module, sizes) for module in missing[:_SHOWN]}
+    near = {module: hint for module, hint in hints.items() if hint.startswith(" Did you mean")}
+    # of another kind of base nothing is near: what is there instead is told once
+    told = near or {module: hints[module] for module in missing[:1]}
+    faults = [f"vector {module!r} has no linear module here.{told.get(module, '')}".rstrip(".") for module in missing]
     for (module, side), width in features.items():
         needed = sizes[module][side == "output"] if module in sizes else width
         if needed != width:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import load, put_on
 from ia3.adapters.config import other_task, refuse_task
-from ia3.adapters.fitting import check_brought
+from ia3.adapters.fitting import check_brought, check_sites
 from ia3.adapters.folder import choose_stored, load_adapter
 from ia3.adapters.places import find_folder, find_stored, name_of
 from ia3.adapters.store import Store
@@ -103,6 +103,7 @@ def load_predictor(
             f"{doing}: it is for a base of kind {adapter.kind}, got {base.given!r}, which is {base.kind}."
         )
     if base.kind == "encoder" and adapter.pooling == base.pooling:  # else it is told below that they differ
+        check_sites(adapter, base.model, doing)  # on another base every head is missing
         check_brought(base.model, adapter.head_modules, doing, base.head_modules)
     encoding = encoding_of(base, known, words, chosen)
     others = _further_encodings(doing, encoding, known.others) if ensemble else ()
