@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.fewshot_data import Cell
-from ia3.training.writing import write_whole
+from ia3.files import write_whole
 
 Result = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.report import number
-from ia3.training.writing import write_whole
+from ia3.files import write_whole
 
 Row = Mapping[str, Any]
 

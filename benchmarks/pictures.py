@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.ours import OURS
 from benchmarks.products import PRODUCTS
 from benchmarks.report import number
-from ia3.training.writing import write_whole
+from ia3.files import write_whole
 
 Row = Mapping[str, Any]
 

@@ -23,8 +23,8 @@ from benchmarks.memory import FIELDS
 from benchmarks.ours import OURS
 from benchmarks.rivals import RIVALS
 from benchmarks.workload import Work
+from ia3.files import write_whole
 from ia3.training.records import finite
-from ia3.training.writing import write_whole
 
 Row = dict[str, Any]
 

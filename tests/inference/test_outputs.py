@@ -119,7 +119,7 @@ def test_nothing_stands_under_the_name_before_the_end(tmp_path: Path) -> None:
 
     with open_output(path, ["text"]) as write_rows:
         write_rows([{"text": "a"}])
-        assert [p.name for p in tmp_path.iterdir()] == [f".out.csv.{os.getpid()}.part"]
+        assert not path.exists()
 
     assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
 

@@ -33,7 +33,8 @@ CHECKPOINT = "checkpoints/step-00000003.pt"
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Return the files that are there beside the lock of a run under way."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != ".ia3-lock")
 
 
 def _open(folder: Path, *, resume: bool = False, overwrite: bool = False) -> list[str]:
@@ -146,20 +147,21 @@ def test_an_adapter_without_the_record_of_a_run_is_not_resumed_and_so_not_overwr
 
 
 def test_what_a_kill_left_half_written_goes_when_the_run_goes_on(tmp_path: Path) -> None:
-    _fill(tmp_path, CHECKPOINT, "checkpoints/.ia3-part-1", ".ia3-part-2", ".curves.png.77.tmp", ".confusion.png.8.tmp")
+    _fill(tmp_path, CHECKPOINT, "checkpoints/.step-00000004.pt.1.ia3-part")
+    _fill(tmp_path, ".run.jsonl.2.ia3-part", ".curves.png.77.ia3-part", ".ia3-lock")
     _record(tmp_path, START)
     assert _open(tmp_path, resume=True) == [CHECKPOINT, "run.jsonl"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no lock that goes with the process")
 def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
     told = "another process is training in it. Wait for it, or give another --output"
     with open_folder(tmp_path, resume=False, overwrite=False), pytest.raises(RunError, match=told):
         _open(tmp_path)
     assert _open(tmp_path) == []
     code = (
-        "import fcntl, os, sys; lock = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(lock, fcntl.LOCK_EX); "
-        "print('locked', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from ia3.runs.folder import open_folder\n"
+        "with open_folder(Path(sys.argv[1]), resume=False, overwrite=False):\n"
+        " print('locked', flush=True), sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -169,6 +171,7 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_gone(tmp_
             _open(tmp_path)
         other.kill()
     assert _open(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_came_between_check_and_start_is_not_overwritten(tmp_path: Path) -> None:

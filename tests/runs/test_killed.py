@@ -162,7 +162,7 @@ def test_with_its_newest_checkpoint_damaged_a_run_goes_on_from_the_one_before(
     else:
         newest.unlink()
     if damage == "part":
-        (output / CHECKPOINTS / ".ia3-part-0123").write_bytes(b"half of it")
+        (output / CHECKPOINTS / ".step-00000099.pt.0123.ia3-part").write_bytes(b"half of it")
     said: list[str] = []
     run(base("causal"), output, resume=True, say=said.append)
     assert "Resuming after step 4." in said

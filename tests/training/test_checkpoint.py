@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from ia3.errors import RunError
-from ia3.training import writing
 from ia3.training.checkpoint import (
     Checkpoint,
     TaskState,
@@ -109,7 +108,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
 def test_a_file_cut_off_before_its_renaming_is_ignored_and_removed_in_the_end(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     save_checkpoint(folder, _checkpoint(1))
-    (folder / f"{writing._MARK}0123").write_bytes(b"half")
+    (folder / ".step-00000002.pt.0123.ia3-part").write_bytes(b"half")
     read = newest_checkpoint(folder)
     assert read is not None and read.step == 1
     remove_checkpoints(folder)

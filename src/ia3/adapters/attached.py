@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter, told_of_base
-from ia3.adapters.atomic import replace_files
 from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model, other_task
 from ia3.adapters.fitting import build_head, check_brought, check_sites, named_modules, plan_of
 from ia3.adapters.folder import load_adapter, save_adapter
@@ -34,6 +33,7 @@ from ia3.core.sites import Plan
 from ia3.core.snapshot import BASE_ROW
 from ia3.core.weights import Weights, is_in_parts, is_quantised, refuse_training_apart, whole
 from ia3.errors import AdapterError, BankError, PlanError, SettingsError, near_matches
+from ia3.files import replace_files
 
 # The name under which transformers' Trainer looks for a checkpoint's weights; ours holds the bank and not the base.
 TRAINER_FILE = "model.safetensors"

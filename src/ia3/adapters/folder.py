@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.atomic import replace_files
 from ia3.adapters.config import CONFIG_FILE, AdapterConfig, read_config
 from ia3.adapters.fitting import build_head, check_fit, check_targets, head_modules_of
 from ia3.adapters.identity import fingerprint, short
@@ -37,6 +36,7 @@ from ia3.adapters.targets import full_targets, is_feedforward, is_target
 from ia3.bases.revisions import address_of, is_at_another
 from ia3.core.sites import Site
 from ia3.errors import AdapterError
+from ia3.files import replace_files
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILE = "adapter_model.bin"

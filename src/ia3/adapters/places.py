@@ -16,11 +16,11 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
-from ia3.adapters.atomic import has_leftovers
 from ia3.adapters.config import CONFIG_FILE
 from ia3.bases.hub import can_ask_hub
 from ia3.bases.revisions import CachedRepository, agreed_revision, at_revision, split_revision
 from ia3.errors import AdapterError, near_matches
+from ia3.files import halves_of
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+)(?:/(?P<folder>[^@]+))?")
 _TOKENIZER = ["tokenizer*", "*token*.json", "vocab.*", "merges.txt", "spiece.model", "*.jinja"]
@@ -28,6 +28,7 @@ _WANTED = ["adapter_config.json", "adapter_model.*", "ia3.json", "README.md", *_
 _SHOWN = 5
 # With one of these and no adapter_config.json the folder is a half adapter.
 _PARTS = ("adapter_model.safetensors", "adapter_model.bin", "ia3.json")
+_FILES = (CONFIG_FILE, *_PARTS)
 
 
 def find_stored(address: str | Path) -> tuple[Path, str | None] | None:
@@ -40,7 +41,7 @@ def find_stored(address: str | Path) -> tuple[Path, str | None] | None:
         AdapterError: If there is a colon, and no such file nor folder; near matches are named.
     """
     text = str(address)
-    if Path(text).is_file() and Path(text).name not in (CONFIG_FILE, *_PARTS):
+    if Path(text).is_file() and Path(text).name not in _FILES:
         return Path(text), None
     colons = [match.start() for match in re.finditer(":", text) if not _is_of_drive(text, match.start())]
     for place in colons:
@@ -88,7 +89,7 @@ def find_folder(name: str | Path, *, revision: str | None = None, subfolder: str
             "revision out. That of the base stands behind the base: base='NAME@REVISION' (--base)."
         )
     if path.is_dir():
-        if has_leftovers(path) or any((path / part).exists() for part in (CONFIG_FILE, *_PARTS)):
+        if halves_of(path, _FILES) or any((path / name).exists() for name in _FILES):
             return path
         raise AdapterError(f"Loading adapter from {path}: {_what_is_there(path)}")
     if path.exists():

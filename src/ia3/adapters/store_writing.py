@@ -19,11 +19,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ia3.adapters.atomic import sync_folder
 from ia3.adapters.store_blocks import Block, Kind, Stored, file_head, padded
 from ia3.adapters.store_file import StoreFile, lock_of, open_store_file
 from ia3.adapters.store_index import Change, State, name_fault, write_index
 from ia3.errors import AdapterError
+from ia3.files import sync
 
 LOCK_SECONDS = 5.0  # how long a writer waits for another one
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would write other line ends
@@ -262,7 +262,7 @@ def _written_beside(path: Path, doing: str) -> Iterator[Writer]:
             if path.exists():
                 shutil.copymode(path, beside)
             beside.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
 

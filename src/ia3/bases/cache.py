@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ia3.errors import BaseError
+from ia3.files import locked, sync, write_whole
 
 Say = Callable[[str], None]  # takes one line of talk, without its line end
 
@@ -56,7 +56,7 @@ def content_hash(paths: Sequence[Path]) -> str:
     digest = join_files(paths, None)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        write_file(stamp, json.dumps({"files": state, "sha256": digest}))
+        write_whole(stamp, json.dumps({"files": state, "sha256": digest}).encode())
     return digest
 
 
@@ -70,14 +70,6 @@ def join_files(paths: Sequence[Path], target: Path | None) -> str:
                     digest.update(block)
                     out.write(block)
     return digest.hexdigest()
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a file beside its name, flush it to the disk and rename it, so that it is never seen half written."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    beside.write_text(text, encoding="utf-8")
-    _sync(beside)
-    beside.replace(path)
 
 
 def is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
@@ -111,7 +103,8 @@ def publish_folder(folder: Path, fill: Callable[[Path], None], about: Mapping[st
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _sole_writer(folder, say):
+        waiting = f"another process is writing {folder}; waiting for it"
+        with locked(folder.with_name(f"{folder.name}.lock"), lambda: say(waiting)):
             if not is_whole(folder, about):
                 _fill_and_rename(folder, fill, about)
     except (OSError, SafetensorError) as error:
@@ -119,21 +112,6 @@ def publish_folder(folder: Path, fill: Callable[[Path], None], about: Mapping[st
             f"Writing the cache folder {folder}: {error}. Set IA3_CACHE to a folder that can be written and has room."
         ) from error
     return folder
-
-
-@contextlib.contextmanager
-def _sole_writer(folder: Path, say: Say) -> Any:
-    """Hold the lock of one cached folder; the system frees it when its holder is killed."""
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process is writing {folder}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _fill_and_rename(folder: Path, fill: Callable[[Path], None], about: Mapping[str, Any]) -> None:
@@ -147,21 +125,12 @@ def _fill_and_rename(folder: Path, fill: Callable[[Path], None], about: Mapping[
         files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
         (partial / RECORD).write_text(json.dumps({**about, "files": files}, indent=1) + "\n", encoding="utf-8")
         for name in (*files, RECORD):
-            _sync(partial / name)
-        _sync(partial)
+            sync(partial / name)
+        sync(partial)
         if folder.exists():  # damaged, or made by another version of the conversion
             shutil.rmtree(folder)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException:  # Ctrl-C too: a gigabyte must not stay behind
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,14 +1,13 @@
 """Output tables: rows written as CSV, TSV, JSONL or Parquet by the suffix of the file, atomically.
 
-Rows go into a hidden file beside the output, which takes the output's name when all of them are written through; until
-then, and after an error or Ctrl-C, nothing stands under that name but what stood there before. Columns of a table that
+Until all rows are on disk, and after an error or Ctrl-C, nothing stands under the output's name but what stood there
+before. Columns of a table that
 was read keep the types that they have there. This file knows columns and types; it knows nothing of predictions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ia3.adapters.atomic import sync_folder
 from ia3.data.arrow import first_line
 from ia3.data.records import spell, spell_json
 from ia3.data.values import plain
 from ia3.errors import RunError, near_matches
+from ia3.files import writing
 from ia3.inference.column_types import arrow_array
 
 OutputRow = Mapping[str, Any]
@@ -57,29 +56,20 @@ def open_output(
         ...     write([{"text": "Profit rose.", "probability": 0.9}])
     """
     output = check_output(path, overwrite=overwrite)
-    beside = output.with_name(f".{output.name}.{os.getpid()}.part")
-    with _telling_faults(output):
-        file = beside.open("wb")
-    try:
-        with file:
-            with _telling_faults(output):
-                table = _OPENERS[output.suffix.lower()](file, _Columns(columns, number_columns, types or {}, schema))
-            try:
-                yield _told(table.write, output)
-            except BaseException:
-                with contextlib.suppress(Exception):  # a table that is left open complains when it is collected
-                    table.close()
-                raise
-            with _telling_faults(output):
-                table.close()
-                file.flush()
-                os.fsync(file.fileno())
-        check_output(output, overwrite=overwrite)
+    with contextlib.ExitStack() as half:
         with _telling_faults(output):
-            beside.replace(output)
-            sync_folder(output.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+            file = half.enter_context(writing(output))
+            table = _OPENERS[output.suffix.lower()](file, _Columns(columns, number_columns, types or {}, schema))
+        try:
+            yield _told(table.write, output)
+        except BaseException:
+            with contextlib.suppress(Exception):  # a table that is left open complains when it is collected
+                table.close()
+            raise
+        with _telling_faults(output):
+            table.close()
+            check_output(output, overwrite=overwrite)  # another may have come meanwhile
+            half.close()
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:

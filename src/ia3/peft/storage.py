@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.atomic import replace_files
 from ia3.adapters.attached import TRAINER_FILE, WITHOUT_MEANING, adapter_of, bank_file, without_hub_options
 from ia3.adapters.fitting import plan_of
 from ia3.adapters.folder import save_adapter
@@ -23,6 +22,7 @@ from ia3.core.attach import Attachment
 from ia3.core.sites import Plan
 from ia3.core.weights import is_in_parts
 from ia3.errors import AdapterError
+from ia3.files import replace_files
 from ia3.peft.config import IA3Config, adapter_config
 from ia3.peft.targets import covers
 

@@ -3,15 +3,14 @@
 This file knows matplotlib; it knows nothing of what is drawn.
 
 Rules: figures are made through matplotlib's object API, so that no backend, no window and no global setting is touched.
-The same input gives the same bytes. A file is written beside its name and renamed, so that a half picture never stands
-there. Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart; lines carry their own names.
+The same input gives the same bytes, and a half picture never stands there. Colours are those of Okabe and Ito (2008),
+which the colour-blind can tell apart; lines carry their own names.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
+from ia3.files import write_whole
 from ia3.inference.metrics_text import printable
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#007A5A"
@@ -94,17 +94,8 @@ def _drawable() -> frozenset[int]:
 
 
 def write_figure(figure: Figure, path: str | Path) -> None:
-    """Write the figure, cropped to what is drawn, beside `path`, and rename it."""
+    """Write the figure, cropped to what is drawn; there is never half a picture."""
     drawn = io.BytesIO()
     look: dict[str, Any] = {"dpi": _DPI, "facecolor": "white", "bbox_inches": "tight", "pad_inches": 0.15}
     figure.savefig(drawn, format="png", metadata={"Software": None}, **look)  # no version in the bytes
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(drawn.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(Path(path), drawn.getvalue())

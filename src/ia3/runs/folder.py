@@ -12,15 +12,14 @@ never removed, and nothing is removed before the new run can start. This file kn
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ia3.errors import RunError
-from ia3.training.checkpoint import has_checkpoints, remove_checkpoints
+from ia3.files import locked, remove_halves
+from ia3.training.checkpoint import PATTERN, has_checkpoints, remove_checkpoints
 from ia3.training.records import read_events
-from ia3.training.writing import remove_parts
 
 ADAPTER_CONFIG = "adapter_config.json"
 RECORD = "run.jsonl"
@@ -35,6 +34,7 @@ ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", "ia3.json")
 # In the order of their removal: without its config the folder is no adapter, without its record no run.
 PICTURES = (CURVES, CONFUSION, RELIABILITY, REPEATS_PLOT)
 OWN_FILES = (ADAPTER_CONFIG, RECORD, *ADAPTER_FILES[1:], "README.md", *PICTURES, SWEEP, REPEATS)
+LOCK = ".ia3-lock"  # while a run is under way
 _MODEL = "config.json"
 
 
@@ -76,45 +76,19 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"Preparing {folder}: it cannot be made ({error.strerror}). Give another --output.") from error
-    with _locked(folder):
+
+    def refuse() -> None:
+        raise RunError(f"Preparing {folder}: another process is training in it. Wait for it, or give another --output.")
+
+    with locked(folder / LOCK, refuse):
         check_folder(folder, resume=resume, overwrite=overwrite)  # a run may have begun and ended since it was checked
         if overwrite:
             for name in OWN_FILES:
                 (folder / name).unlink(missing_ok=True)
             remove_checkpoints(folder / CHECKPOINTS)
-        _remove_half_files(folder)
+        remove_halves(folder, OWN_FILES)
+        remove_halves(folder / CHECKPOINTS, [PATTERN])
         yield
-
-
-def _remove_half_files(folder: Path) -> None:
-    remove_parts(folder)
-    remove_parts(folder / CHECKPOINTS)
-    for picture in PICTURES:
-        for half in folder.glob(f".{picture}.*.tmp"):
-            half.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process however that ends."""
-    if sys.platform == "win32":  # which has no lock that goes with the process
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"Preparing {folder}: another process is training in it. Wait for it, or give another --output."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _check_place(folder: Path) -> None:

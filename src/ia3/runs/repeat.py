@@ -21,6 +21,7 @@ from ia3.data.draws import draw_per_label
 from ia3.data.examples import Table
 from ia3.data.splits import split_table
 from ia3.errors import RunError, SettingsError, TableError
+from ia3.files import write_whole
 from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError, describe_few_rows
 from ia3.report.repeats_plot import draw_repeats
@@ -38,7 +39,6 @@ from ia3.training.recipes import HELD_OUT
 from ia3.training.records import Event, finite
 from ia3.training.settings import Settings
 from ia3.training.tasks import Outcome
-from ia3.training.writing import write_whole
 
 _MOST = 100  # runs
 MEASURES = ("accuracy", "macro_f1", "loss", "calibration_error")

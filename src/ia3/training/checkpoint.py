@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ia3.errors import RunError
-from ia3.training.writing import remove_parts, write_whole
+from ia3.files import remove_halves, write_whole
 
 FORMAT = 2
+PATTERN = "step-*.pt"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 _KEPT = 2  # the one before the newest stays until the next is written
 
@@ -114,13 +115,13 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove every checkpoint of a run, and the folder if nothing else is in it."""
     for _, path in _files(folder):
         path.unlink(missing_ok=True)
-    remove_parts(folder)
+    remove_halves(folder, [PATTERN])
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
 def _files(folder: Path) -> Iterator[tuple[int, Path]]:
-    for path in folder.glob("step-*.pt"):
+    for path in folder.glob(PATTERN):
         match = _NAME.fullmatch(path.name)
         if match:
             yield int(match.group(1)), path

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ia3.errors import RunError
-from ia3.training.writing import write_whole
+from ia3.files import write_whole
 
 Event = dict[str, Any]
 

@@ -1,4 +1,7 @@
-"""Writing over an adapter: killed at any instant, the folder is the old one, the new one, or clearly incomplete."""
+"""Files are whole whatever ends the process; locks end with it.
+
+Written over and killed at any instant, an adapter's folder is the old one, the new one, or clearly incomplete.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,11 @@ from typing import Any
 import pytest
 import torch
 
-from ia3.adapters import atomic
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.atomic import replace_files
 from ia3.adapters.config import AdapterConfig
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.errors import AdapterError
+from ia3.files import locked, replace_files, writing
 from tests.adapters.examples import whole
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "ia3.json"
@@ -109,7 +111,7 @@ def test_stopped_at_every_step_it_is_never_a_mixture(
 _WRITER = """
 import os, sys
 from pathlib import Path
-from tests.adapters.test_atomic import numbered
+from tests.test_files import numbered
 from ia3.adapters.folder import save_adapter
 print("ready", flush=True)
 for line in sys.stdin:
@@ -127,7 +129,7 @@ for line in sys.stdin:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_killed_while_it_saves_leaves_no_mixture(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", _WRITER]
     chance, seen = random.Random(0), []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as writer:
@@ -188,11 +190,72 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_adapter(numbered(1), tmp_path)
 
-    def full(path: Path, content: bytes) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic, "_write_through", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(AdapterError, match=r"cannot be written \(No space left on device\)\. Free space"):
         save_adapter(numbered(2), tmp_path)
     assert state_of(tmp_path) == 1
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_has_its_name_only_when_all_of_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), writing(path) as file:
+        file.write(b"half")
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"] and path.read_text() == "old"
+    with writing(path) as file:
+        file.write(b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"] and path.read_text() == "new"
+
+
+def test_half_files_of_other_names_stay_when_those_of_a_killed_process_go(tmp_path: Path) -> None:
+    with writing(tmp_path / "predictions.csv") as file:
+        (tmp_path / ".key.0123abcd.ia3-part").touch()
+        replace_files(tmp_path, {"key": b"1"}, "key")
+        file.write(b"text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "predictions.csv"]
+
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from ia3.files import locked
+with locked(Path(sys.argv[1]), lambda: print("held", flush=True)):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_is_waited_for_or_not_and_ends_with_its_process(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    def refuse() -> None:
+        raise AdapterError("held")
+
+    command = [sys.executable, "-c", _HOLDER, str(lock)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with locked(lock, refuse), pytest.raises(AdapterError, match="held"), locked(lock, refuse):
+        pass
+    assert not lock.exists()
+    with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
+        assert first.stdout and second.stdout
+        said = {first: first.stdout.readline(), second: second.stdout.readline()}
+        holder, waiting = sorted(said, key=lambda process: said[process] != "locked\n")
+        assert (said[holder], said[waiting]) == ("locked\n", "held\n")
+        holder.kill()
+        assert waiting.stdout and waiting.stdout.readline() == "locked\n"
+        waiting.kill()
+    with locked(lock, refuse):
+        assert lock.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_there_can_be_no_lock_nothing_is_held(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with locked(tmp_path / "file" / "lock", pytest.fail):
+        pass
