@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ia3.core.attach import Attachment
 from ia3.core.fast.acceleration import accelerated
-from ia3.core.frozen_sites import frozen_sites, frozen_sites_now
+from ia3.core.surroundings import surrounded
 from tests.core.banks import attached_model
 from tests.families import make_inputs
 
@@ -49,11 +49,11 @@ def test_frozen_sites_have_no_gradient_and_the_others_the_one_they_had(family: s
     if is_fast:
         with accelerated(attachment):
             logits, expected = _run(model, attachment, family)
-            with frozen_sites(sites):
+            with surrounded(frozen=sites):
                 same, found = _run(model, attachment, family)
     else:
         logits, expected = _run(model, attachment, family)
-        with frozen_sites(sites):
+        with surrounded(frozen=sites):
             same, found = _run(model, attachment, family)
     torch.testing.assert_close(same, logits, rtol=1e-5, atol=1e-6)
     _compare(attachment, sites, found, expected)
@@ -68,7 +68,7 @@ def test_a_recomputed_block_has_the_frozen_sites_that_it_had(is_reentrant: bool)
     if is_reentrant:
         model.enable_input_require_grads()
     attachment.bank.zero_grad()
-    with frozen_sites(sites):
+    with surrounded(frozen=sites):
         loss = model(**make_inputs("llama"), rows=ROWS, use_cache=False).logits.square().sum()
     loss.backward()  # out of the scope, as on another thread
     _compare(attachment, sites, [p.grad for p in attachment.bank.parameters() if p.grad is not None], expected)
@@ -86,16 +86,6 @@ def test_nothing_wants_a_gradient_before_the_first_site_that_is_not_frozen() -> 
     blocks = len(model.model.layers)
     for first in range(blocks):
         wants.clear()
-        with frozen_sites(attachment.bank.plan.sites_of_first_blocks(first / blocks)):
+        with surrounded(frozen=attachment.bank.plan.sites_of_first_blocks(first / blocks)):
             model(**make_inputs("llama"), rows="a")
         assert wants == [number >= first for number in range(blocks)]
-
-
-def test_a_scope_ends_with_what_was_frozen_before_it() -> None:
-    outer, inner = frozenset({1}), frozenset({2, 3})
-    with frozen_sites(outer):
-        with pytest.raises(ValueError, match="inside"), frozen_sites(inner):
-            assert frozen_sites_now() == inner
-            raise ValueError("inside")
-        assert frozen_sites_now() == outer
-    assert frozen_sites_now() == frozenset()

@@ -19,22 +19,19 @@ from transformers import PreTrainedModel
 
 from ia3.core import calls, scopes
 from ia3.core.bank import Bank
-from ia3.core.calls import Call, ExampleAxis, Group, Multiplier, ThreadState
+from ia3.core.calls import Call, ExampleAxis, Group, Multiplier, Scope
 from ia3.core.checkpointing import bind_checkpoints, unbind_checkpoints
 from ia3.core.choosing import Rows, default_rows, read_rows
 from ia3.core.fast.int8 import Int8Linear
-from ia3.core.fast.wanted import Wanted, wanted_now
 from ia3.core.fit import check_fit
-from ia3.core.frozen_sites import frozen_sites_now
 from ia3.core.generation import Generation
 from ia3.core.heads import copy_head, run_heads
 from ia3.core.labels import check_own_loss
 from ia3.core.overwriting import Overwriting
 from ia3.core.positions import scaled_position_bias, shares_positions
-from ia3.core.scopes import Scope
 from ia3.core.snapshot import BASE_NAME, Record
-from ia3.core.stillness import held_still
 from ia3.core.surgery import Surgery, has_entrance
+from ia3.core.surroundings import Surroundings, surrounded, surroundings
 from ia3.core.tracing import check_untraced
 from ia3.core.weights import device_of, refuse_tensor_parallel, tensor_names
 from ia3.errors import BankError, PlanError, near_matches
@@ -100,7 +97,8 @@ def attachment_of(model: nn.Module) -> Attachment:
 def still(model: nn.Module) -> Iterator[None]:
     """Have several passes of a model see its bank as it is now; a model without a bank is left alone."""
     handle = getattr(model, _HANDLE, None)
-    with nullcontext() if handle is None else held_still(handle.bank, handle.bank.snapshot):
+    held = {} if handle is None else {id(handle.bank): handle.bank.snapshot}
+    with surrounded(still={**held, **surroundings().still}):  # within another such scope, that one's snapshot
         yield
 
 
@@ -121,7 +119,7 @@ class Attachment:
         self._axis = ExampleAxis.of(bank.plan.model_type)
         self._called: set[int] = set()  # groups whose projection has been called
         self.overwriting = Overwriting.of(bank.plan.source, self._groups)
-        self._state = ThreadState()
+        self._me = object()  # whose scopes and passes are its own; whoever holds it does not hold the model
         self._generation = Generation(self)
         for path in heads:
             self._check_head(path)
@@ -136,7 +134,7 @@ class Attachment:
         copied = object.__new__(Attachment)
         memo[id(self)] = copied
         for name, value in self.__dict__.items():
-            copied.__dict__[name] = ThreadState() if name == "_state" else copy.deepcopy(value, memo)
+            copied.__dict__[name] = object() if name == "_me" else copy.deepcopy(value, memo)
         return copied
 
     def __getstate__(self) -> Any:
@@ -179,11 +177,11 @@ class Attachment:
 
     def opened(self, scope: Scope) -> AbstractContextManager[None]:
         """Use a scope inside, in this thread or asyncio task."""
-        return scopes.open_scope(self._state, scope)
+        return scopes.open_scope(self._me, scope)
 
     def is_scoped(self) -> bool:
         """Whether a scope is open in this thread or asyncio task."""
-        return scopes.innermost_scope(self._state) is not None
+        return scopes.innermost_scope(self._me) is not None
 
     def add(self, name: str, vectors: Tensor | None = None, *, trainable: bool = True) -> int:
         """Add an adapter with a fresh copy of the model's head, ready to train; see `Bank.add`."""
@@ -269,7 +267,7 @@ class Attachment:
                 parents.setdefault(group.module.rpartition(".")[0], []).append(number)
             for parent, numbers_inside in parents.items():
                 surgery.hook_output(parent, partial(self._check_called, tuple(numbers_inside)))
-        bind_checkpoints(model, self._current_call, self.inside)
+        bind_checkpoints(model, self._inside)
         self._override_model(save)
         model._modules[BANK_MODULE] = self.bank
         surgery.set("", _HANDLE, self)
@@ -289,7 +287,7 @@ class Attachment:
 
     def _checkpoint(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
-        bind_checkpoints(self.model, self._current_call, self.inside)
+        bind_checkpoints(self.model, self._inside)
 
     def _save(self, save: Save, save_directory: Any, *args: Any, **options: Any) -> None:
         save(self, save_directory, options)
@@ -307,37 +305,28 @@ class Attachment:
         if kwargs.get("labels") is not None:
             check_own_loss(self.model, scope.heads)
         batch = calls.batch_size(args, kwargs)
-        call = self._open_call(calls.expand_rows(scope, batch), batch, wanted_now())
+        call = self._open_call(calls.expand_rows(scope, batch), batch)
         with self._under_way(call), self.overwriting.watched(self.model.training):
             yield
 
     @contextmanager
-    def inside(self, call: Call | None) -> Iterator[None]:
-        """Run with a call that was captured before: what a recomputed block needs."""
-        if call is not None:  # gathered anew, so that its graph belongs to this computation
-            call = self._open_call(call, call.batch, call.wanted)
-        with self._under_way(call):
-            yield
+    def _inside(self, first: Surroundings) -> Iterator[None]:
+        """Run in the surroundings that a block was first computed in: what a recomputed one needs."""
+        with surrounded(**vars(first)):
+            call = self.call
+            # gathered anew, so that its graph belongs to this computation
+            with nullcontext() if call is None else self._under_way(self._open_call(call, call.batch)):
+                yield
 
-    def _open_call(self, chosen: Scope | Call, batch: int | None, wanted: Wanted | None = None) -> Call:
-        rows, strengths = chosen.rows, chosen.strengths
-        if isinstance(chosen, Call):
-            frozen, kept = chosen.frozen, chosen.kept
-        else:
-            frozen, kept = frozen_sites_now(), self.overwriting.kept(self.model.training)
-        return calls.open_call(
-            self.bank.plan, self._groups, chosen.snapshot, rows, batch, wanted, strengths, frozen, kept
-        )
+    def _open_call(self, chosen: Scope | Call, batch: int | None) -> Call:
+        kept = chosen.kept if isinstance(chosen, Call) else self.overwriting.kept(self.model.training)
+        frozen = surroundings().frozen
+        of = chosen.snapshot, chosen.rows, batch, chosen.strengths
+        return calls.open_call(self.bank.plan, self._groups, *of, frozen, kept)
 
-    @contextmanager
-    def _under_way(self, call: Call | None) -> Iterator[None]:
-        state = self._state
-        before = state.call, state.scope
-        state.call, state.scope = call, scopes.innermost_scope(state)
-        try:
-            yield
-        finally:
-            state.call, state.scope = before
+    def _under_way(self, call: Call) -> AbstractContextManager[None]:
+        entered = call, scopes.innermost_scope(self._me)
+        return surrounded(calls={**surroundings().calls, self._me: entered})
 
     def _look_at(self, number: int, module: nn.Module, args: Any, output: Tensor) -> None:
         self.overwriting.look_at(number, output, self.model.training)
@@ -345,11 +334,8 @@ class Attachment:
     @property
     def call(self) -> Call | None:
         """The forward pass under way in this thread, unless a scope was opened since it was entered."""
-        state = self._state
-        return state.call if state.call is None or scopes.innermost_scope(state) is state.scope else None
-
-    def _current_call(self) -> Call | None:
-        return self.call
+        call, scope = surroundings().calls.get(self._me, (None, None))
+        return call if call is None or scopes.innermost_scope(self._me) is scope else None
 
     def _read_rows(self, rows: Any) -> Scope:
         self._check_attached()
@@ -357,15 +343,15 @@ class Attachment:
 
     def _current_scope(self) -> Scope:
         """The innermost scope, or the activated or only adapter."""
-        scope = scopes.innermost_scope(self._state)
+        scope = scopes.innermost_scope(self._me)
         if scope is not None:
             return scope
-        scopes.check_known(self._state)
+        scopes.check_known(self._me)
         return default_rows(self.bank, self.head_paths, self.active)
 
     def multiplier(self, number: int) -> Multiplier | None:
         """Return what a group is multiplied by in this thread's forward pass, or None for nothing."""
-        if number in self._state.suspended:
+        if (self._me, number) in surroundings().suspended:
             return None
         call = self.call
         if call is None:  # a part of the model called on its own, outside every entrance
@@ -418,12 +404,6 @@ class Attachment:
         parts = {call.snapshot.rows[name]: head.part(path) for name, head in call.heads.items()}
         return run_heads(path, self.model.get_submodule(path), plain, parts, call.rows, args, kwargs)
 
-    @contextmanager
-    def suspended(self, numbers: Iterable[int]) -> Iterator[None]:
+    def suspended(self, numbers: Iterable[int]) -> AbstractContextManager[None]:
         """Leave these groups unscaled inside, in this thread."""
-        before = self._state.suspended
-        self._state.suspended = before | frozenset(numbers)
-        try:
-            yield
-        finally:
-            self._state.suspended = before
+        return surrounded(suspended=surroundings().suspended | {(self._me, number) for number in numbers})

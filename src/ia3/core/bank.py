@@ -22,7 +22,7 @@ from ia3.core.heads import Head
 from ia3.core.records import Records
 from ia3.core.sites import Plan
 from ia3.core.snapshot import BASE_NAME, BASE_ROW, Record, Snapshot, told_rows
-from ia3.core.stillness import still_snapshot
+from ia3.core.surroundings import surroundings
 from ia3.core.table import RowTable, Slot, Table, adopt
 from ia3.core.weights import whole, write
 from ia3.errors import BankError
@@ -96,7 +96,7 @@ class Bank(nn.Module):
 
     def row(self, adapter: str | int) -> int:
         """Return the row of a name, or check a row; see `Snapshot.row`."""
-        return still_snapshot(self, self._snapshot).row(adapter)
+        return surroundings().still.get(id(self), self._snapshot).row(adapter)
 
     def look_up(self, adapters: Iterable[str | int]) -> tuple[Snapshot, tuple[int, ...]]:
         """Return the rows of adapters, and the snapshot in which they were found.
@@ -107,7 +107,7 @@ class Bank(nn.Module):
         Raises:
             BankError: For an unknown name or a row that holds no adapter.
         """
-        held = still_snapshot(self, self._snapshot)
+        held = surroundings().still.get(id(self), self._snapshot)
         rows = tuple(held.row(adapter) for adapter in adapters)
         return self._with_live(held, rows), rows
 

@@ -8,7 +8,6 @@ knows nothing of modules and hooks.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,10 +16,8 @@ import torch
 from torch import Tensor
 
 from ia3.core.families import family_of, is_foreign
-from ia3.core.fast.wanted import Wanted
 from ia3.core.heads import Head
 from ia3.core.scaling import broadcast, has_small, scale
-from ia3.core.scopes import Scope
 from ia3.core.sites import Plan, Side
 from ia3.core.snapshot import BASE_ROW, Snapshot
 from ia3.core.strengths import turn_rows
@@ -80,6 +77,30 @@ class Multiplier:
 
 
 @dataclass(frozen=True)
+class Scope:
+    """Rows that a user has set for what follows in this thread or asyncio task.
+
+    Attributes:
+        rows: One for each example, or a single one for all.
+        is_uniform: Whether the single row holds for a batch of any size.
+        expands: Whether a batch may be a multiple of the rows, each row repeated (beams, returned sequences).
+        snapshot: The bank when the scope was opened.
+        strengths: One for each row; None where all are 1.
+    """
+
+    rows: tuple[int, ...]
+    is_uniform: bool
+    expands: bool
+    snapshot: Snapshot
+    strengths: tuple[float, ...] | None = None
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The heads of these rows, by the names of their adapters."""
+        return self.snapshot.heads_of(self.rows)
+
+
+@dataclass(frozen=True)
 class Call:
     """One forward pass.
 
@@ -88,9 +109,7 @@ class Call:
         batch: Number of examples; None if not known and not needed, all rows being the same.
         snapshot: The bank the rows were taken from.
         multipliers: One for each group; None where nothing is to be multiplied.
-        wanted: Where the last block's output is read; None for everywhere.
         strengths: One for each of the rows; None where all are 1.
-        frozen: Numbers of the sites whose vectors get no gradient.
         kept: Numbers of the groups whose inputs are kept for the backward pass; a block that is computed again must
             keep what it kept at first.
     """
@@ -99,9 +118,7 @@ class Call:
     batch: int | None
     snapshot: Snapshot
     multipliers: tuple[Multiplier | None, ...]
-    wanted: Wanted | None = None
     strengths: tuple[float, ...] | None = None
-    frozen: frozenset[int] = frozenset()
     kept: frozenset[int] = frozenset()
 
     @property
@@ -155,21 +172,6 @@ class ExampleAxis:
         )
 
 
-class ThreadState(threading.local):
-    """What one thread has open on one attached model.
-
-    Attributes:
-        call: The forward pass under way.
-        scope: The innermost scope when it was entered: a scope opened since, in a hook, is nearer than the pass.
-        suspended: Groups that are left unscaled.
-    """
-
-    def __init__(self) -> None:
-        self.call: Call | None = None
-        self.scope: Scope | None = None
-        self.suspended: frozenset[int] = frozenset()
-
-
 def group_sites(plan: Plan) -> tuple[Group, ...]:
     """Return the plan's sites grouped by projection and side, in order.
 
@@ -208,7 +210,6 @@ def open_call(
     snapshot: Snapshot,
     rows: Sequence[int],
     batch: int | None,
-    wanted: Wanted | None = None,
     strengths: Sequence[float] | None = None,
     frozen: frozenset[int] = frozenset(),
     kept: frozenset[int] = frozenset(),
@@ -221,7 +222,6 @@ def open_call(
         snapshot: The bank.
         rows: Row of each example, or one row for all.
         batch: Number of examples, if known.
-        wanted: Where the last block's output is read; None for everywhere.
         strengths: One for each of the rows; None where all are 1.
         frozen: Numbers of the sites whose vectors get no gradient.
         kept: Numbers of the groups whose inputs are kept for the backward pass.
@@ -233,7 +233,7 @@ def open_call(
     distinct = tuple(rows[:1]) if is_one else tuple(rows)
     dial = None if strengths is None else tuple(strengths[: len(distinct)])
     if set(distinct) == {BASE_ROW}:
-        return Call(distinct[:1], batch, snapshot, (None,) * len(groups), wanted)
+        return Call(distinct[:1], batch, snapshot, (None,) * len(groups))
     gathered = snapshot.gather(distinct)
     if dial is not None:
         gathered = turn_rows(gathered, dial)
@@ -244,7 +244,7 @@ def open_call(
     # is no backward pass to divide in: it takes longer than the gather, for every generated token.
     is_small = torch.is_grad_enabled() and has_small(gathered)
     multipliers = tuple(_multiplier(group, pieces, is_small, number in kept) for number, group in enumerate(groups))
-    return Call(distinct, batch, snapshot, multipliers, wanted, dial, frozen, kept)
+    return Call(distinct, batch, snapshot, multipliers, dial, kept)
 
 
 def _multiplier(group: Group, pieces: Sequence[Tensor], is_small: bool, is_kept: bool) -> Multiplier:

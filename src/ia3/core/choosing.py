@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ia3.core.bank import Bank
-from ia3.core.scopes import Scope
+from ia3.core.calls import Scope
 from ia3.core.snapshot import BASE_NAME
 from ia3.core.strengths import Choice, split_strengths
 from ia3.errors import BankError

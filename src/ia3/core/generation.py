@@ -19,8 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ia3.core.calls import batch_size
-from ia3.core.scopes import Scope
+from ia3.core.calls import Scope, batch_size
 from ia3.core.snapshot import BASE_NAME, BASE_ROW
 from ia3.core.strengths import turn_rows
 from ia3.core.surgery import take_rows

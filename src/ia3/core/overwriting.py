@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ia3.core.calls import Group
+from ia3.core.surroundings import surrounded, surroundings
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,6 @@ class _Mark:
     group: int
     counter: Tensor
     version: int
-
-
-_MARKS: ContextVar[list[_Mark] | None] = ContextVar("ia3_marks", default=None)
 
 
 @dataclass
@@ -77,11 +74,8 @@ class Overwriting:
     def watched(self, is_training: bool) -> Iterator[None]:
         """Be in a forward pass; a pass that ends in an error shows nothing."""
         marks: list[_Mark] = []
-        before = _MARKS.set(marks)
-        try:
+        with surrounded(marks=marks):
             yield
-        finally:
-            _MARKS.reset(before)
         if not marks:
             return
         self.overwritten |= {one.group for one in marks if one.counter._version != one.version}
@@ -90,7 +84,7 @@ class Overwriting:
 
     def look_at(self, group: int, output: Tensor, is_training: bool) -> None:
         """Mark an output of the pass under way, if nothing is known of its group and it can be seen."""
-        marks = _MARKS.get()
+        marks = surroundings().marks
         is_known = group in self.overwritten or (group, is_training) in self.left_alone
         if is_known or marks is None or torch.compiler.is_compiling() or output.is_inference():
             return

@@ -13,64 +13,30 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache, partial, wraps
 from typing import Any
 
-from ia3.core.heads import Head
-from ia3.core.snapshot import Snapshot
+from ia3.core.calls import Scope
+from ia3.core.surroundings import surrounded, surroundings
 from ia3.errors import BankError
 
 # modules of what a pool's threads run
 _EXECUTOR, _POOL = "concurrent.futures.thread", "multiprocessing.pool"
 
-
-@dataclass(frozen=True)
-class Scope:
-    """Rows that a user has set for what follows in this thread or asyncio task.
-
-    Attributes:
-        rows: One for each example, or a single one for all.
-        is_uniform: Whether the single row holds for a batch of any size.
-        expands: Whether a batch may be a multiple of the rows, each row repeated (beams, returned sequences).
-        snapshot: The bank when the scope was opened.
-        strengths: One for each row; None where all are 1.
-    """
-
-    rows: tuple[int, ...]
-    is_uniform: bool
-    expands: bool
-    snapshot: Snapshot
-    strengths: tuple[float, ...] | None = None
-
-    @property
-    def heads(self) -> dict[str, Head]:
-        """The heads of these rows, by the names of their adapters."""
-        return self.snapshot.heads_of(self.rows)
-
-
-# The open scopes, outermost first, each with whose it is; None where it is not known. A context variable and not a
-# thread's: two asyncio tasks that take turns in one thread keep their own scopes.
 _Open = tuple[tuple[object, Scope | None], ...]
-_SCOPES: ContextVar[_Open] = ContextVar("ia3_scopes", default=())
 
 
 @contextmanager
 def open_scope(owner: object, scope: Scope) -> Iterator[None]:
     """Use a scope for what follows in this thread or asyncio task, and in the threads started in it."""
     _watch_threads()
-    before = _SCOPES.get()
-    _SCOPES.set((*before, (owner, scope)))
-    try:
+    with surrounded(scopes=(*surroundings().scopes, (owner, scope))):
         yield
-    finally:
-        _SCOPES.set(before)
 
 
 def innermost_scope(owner: object) -> Scope | None:
     """Return the scope that was opened last by this owner in this thread or task."""
-    return next((scope for other, scope in reversed(_SCOPES.get()) if other is owner), None)
+    return next((scope for other, scope in reversed(surroundings().scopes) if other is owner), None)
 
 
 def check_known(owner: object) -> None:
@@ -79,7 +45,7 @@ def check_known(owner: object) -> None:
     Raises:
         BankError: Saying how the work finds its rows.
     """
-    if innermost_scope(owner) is None and any(other is owner for other, _ in _SCOPES.get()):
+    if innermost_scope(owner) is None and any(other is owner for other, _ in surroundings().scopes):
         raise BankError(
             "Running the model: this thread of a pool was started inside a scope (rows(), use() or disabled()), and in "
             "which scope its work was given to it is not known. Give rows=… to the model, open the scope in the "
@@ -98,14 +64,14 @@ def _watch_threads() -> None:
 
     @wraps(start_thread)
     def start(self: threading.Thread) -> None:
-        scopes, of = _SCOPES.get(), getattr(getattr(self, "_target", None), "__module__", None)
+        scopes, of = surroundings().scopes, getattr(getattr(self, "_target", None), "__module__", None)
         if scopes and self.ident is None and of != _EXECUTOR:
             _begin_in(_unknown(scopes) if of == _POOL else scopes, self)
         start_thread(self)
 
     @wraps(submit_work)
     def submit(self: ThreadPoolExecutor, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        return submit_work(self, partial(_work_in, _SCOPES.get(), work), *args, **kwargs)
+        return submit_work(self, partial(_work_in, surroundings().scopes, work), *args, **kwargs)
 
     threading.Thread.start = start  # type: ignore[method-assign]
     ThreadPoolExecutor.submit = submit  # type: ignore[method-assign, assignment]
@@ -116,18 +82,14 @@ def _begin_in(scopes: _Open, thread: threading.Thread) -> None:
 
     def run() -> None:
         del thread.__dict__["run"]
-        _SCOPES.set(scopes)
-        plain()
+        _work_in(scopes, plain)
 
     thread.__dict__["run"] = run
 
 
 def _work_in(scopes: _Open, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    before = _SCOPES.set(scopes)
-    try:
+    with surrounded(scopes=scopes):
         return work(*args, **kwargs)
-    finally:
-        _SCOPES.reset(before)
 
 
 def _unknown(scopes: _Open) -> _Open:

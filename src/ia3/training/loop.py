@@ -21,8 +21,8 @@ from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
 from ia3.core.fast.first_blocks import first_blocks
 from ia3.core.fast.products import fastest_library
-from ia3.core.frozen_sites import frozen_sites
 from ia3.core.modes import evaluating
+from ia3.core.surroundings import surrounded
 from ia3.core.weights import input_device
 from ia3.data.batches import Batch, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
@@ -162,7 +162,7 @@ class _Rounds:
         turns = [self._turn(l) for l in ready if has_turn(self._weights.get(l.task.adapter, 1.0), number)]
         losses: dict[str, float] = {}
         for group in self._groups(turns):
-            with frozen_sites(group[0].learner.frozen):
+            with surrounded(frozen=group[0].learner.frozen):
                 found = _backward(group)
             losses |= zip((turn.learner.task.adapter for turn in group), found, strict=True)
         summed = [losses[turn.learner.task.adapter] for turn in turns]

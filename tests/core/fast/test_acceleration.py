@@ -17,10 +17,11 @@ import ia3
 from ia3.core.attach import attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast import acceleration, forwards
+from ia3.core.fast import acceleration
 from ia3.core.fast.acceleration import accelerate, accelerated, acceleration_of, keep_accelerated
 from ia3.core.heads import copy_head
 from ia3.core.merge import merge
+from ia3.core.surroundings import surroundings
 from ia3.errors import BankError
 from tests.core.banks import attached_model, random_row, tiny_model
 from tests.core.fast.passes import (
@@ -207,7 +208,7 @@ def test_another_thread_may_run_the_model_while_passes_are_put_on() -> None:
         found.append(model(**inputs, rows="a").logits)
 
     def during_the_trial(module: Any, args: Any, output: Any) -> None:
-        if forwards.GIVEN.get() is not None:
+        if surroundings().answer is not None:
             thread = threading.Thread(target=run)
             thread.start()
             thread.join()

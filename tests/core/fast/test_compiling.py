@@ -10,7 +10,7 @@ import torch
 from ia3.core.fast import compiling
 from ia3.core.fast.acceleration import accelerate
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
-from ia3.core.frozen_sites import frozen_sites
+from ia3.core.surroundings import surrounded
 from tests.core.fast.passes import assert_same, loss_and_gradients, make_batch, mixed_model, take_onednn
 from tests.families import make_inputs
 
@@ -66,7 +66,7 @@ def test_a_block_that_no_gradient_goes_into_runs_plainly(monkeypatch: pytest.Mon
     with accelerate(attachment, compiled=True):
         for share, blocks in ((0.0, 4), (0.25, 3), (0.75, 1)):  # of two in the encoder and two in the decoder
             ran.clear()
-            with frozen_sites(plan.sites_of_first_blocks(share)):
+            with surrounded(frozen=plan.sites_of_first_blocks(share)):
                 loss_and_gradients(model, attachment, "mt5", batch, "a")
             assert len(ran) == blocks
         with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.first_blocks import first_blocks
-from ia3.core.frozen_sites import frozen_sites
+from ia3.core.surroundings import surrounded
 from ia3.data.batches import IGNORED, Batch
 from tests.core.banks import attached_model
 from tests.core.fast.passes import MIXED, assert_same, loss_and_gradients, make_batch, mixed_model
@@ -32,7 +32,7 @@ def test_loss_and_gradients_are_those_of_a_whole_pass(family: str, is_fast: bool
     with ExitStack() as stack:
         if is_fast:
             stack.enter_context(accelerated(attachment))
-        stack.enter_context(frozen_sites(sites))
+        stack.enter_context(surrounded(frozen=sites))
         expected = loss_and_gradients(model, attachment, family, batch, MIXED)
         blocks = stack.enter_context(first_blocks(attachment))
         assert blocks is not None and blocks.count(sites) == 1

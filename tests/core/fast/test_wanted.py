@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ia3.core.fast.wanted import choose, only_at, put, take, wanted_now
+from ia3.core.fast.wanted import choose, put, take
 from tests.core.fast.kept import Kept
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
@@ -94,25 +92,3 @@ def test_no_activation_is_kept() -> None:
     with Kept() as kept:
         put(take(_numbers(2, 5, 4).requires_grad_(True), index).requires_grad_(True), index, 5)
     assert not kept.bytes
-
-
-def test_scopes_nest_and_end_however_they_are_left() -> None:
-    first, second = torch.tensor([[True, False]]), torch.tensor([[False, True]])
-    assert wanted_now() is None
-    with only_at(first):
-        with pytest.raises(KeyError), only_at(second):
-            assert wanted_now().index.tolist() == [[1]]  # type: ignore[union-attr]
-            raise KeyError
-        assert wanted_now().index.tolist() == [[0]]  # type: ignore[union-attr]
-        with only_at(torch.ones(1, 2, dtype=torch.bool)):
-            assert wanted_now() is None  # all of them
-    assert wanted_now() is None
-
-
-def test_a_scope_belongs_to_its_thread() -> None:
-    seen: list[object] = []
-    with only_at(torch.tensor([[True, False]])):
-        thread = threading.Thread(target=lambda: seen.append(wanted_now()))
-        thread.start()
-        thread.join()
-    assert seen == [None]

@@ -21,9 +21,7 @@ from torch import Tensor, nn
 from ia3.core.attach import BANK_MODULE, FASTER, Attachment
 from ia3.core.fast.compiling import Compiled, install_compiled
 from ia3.core.fast.forwards import (
-    CAPTURED,
     EXACT,
-    GIVEN,
     WIDE,
     gated_forward,
     gated_parts,
@@ -32,10 +30,11 @@ from ia3.core.fast.forwards import (
 )
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.products import linear_forward, takes
-from ia3.core.fast.wanted import LAST_BLOCKS, only_at, path_of_blocks, put, take
+from ia3.core.fast.wanted import LAST_BLOCKS, Wanted, only_at, path_of_blocks, put, take
 from ia3.core.modes import evaluating
 from ia3.core.snapshot import BASE_NAME
 from ia3.core.surgery import Surgery
+from ia3.core.surroundings import surrounded, surroundings
 from ia3.core.weights import input_device
 from ia3.errors import BankError
 
@@ -161,13 +160,8 @@ class Acceleration:
             inputs: What the model is called with; no labels.
         """
         caught: list[Tensor] = []
-        before = CAPTURED.get()
-        CAPTURED.set(caught)
-        try:
-            with only_at(positions):
-                self.attachment.model(**inputs)
-        finally:
-            CAPTURED.set(before)
+        with surrounded(captured=caught), only_at(positions):
+            self.attachment.model(**inputs)
         return caught[0][positions]
 
     @property
@@ -202,11 +196,8 @@ class Acceleration:
         with evaluating(model), torch.no_grad():
             logits = model(**inputs).logits
             hidden = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
-            before = GIVEN.set(given)  # in this thread alone: others may be running the model
-            try:
+            with surrounded(answer=given):  # in this thread alone: others may be running the model
                 is_last = torch.equal(model(**inputs).logits.to(given.dtype), given)
-            finally:
-                GIVEN.reset(before)
             return is_last and _is_same(logits[0], nn.functional.linear(hidden, head.weight, head.bias), hidden.dtype)
 
     # -- linears, norms, gates ----------------------------------------------------------------------------------------
@@ -342,9 +333,12 @@ def _computed_in(module: nn.Module, x: Tensor) -> torch.dtype:
 
 def _wanted(attachment: Attachment, x: Tensor) -> Tensor | None:
     """Return the wanted positions of an activation in the pass under way, or None for all."""
-    call = attachment.call
-    is_apart = call is not None and call.wanted is not None and x.dim() == 3 and x.shape[1] == call.wanted.length
-    return call.wanted.index if is_apart else None  # type: ignore[union-attr]
+    wanted = _wanted_now(attachment)
+    return wanted.index if wanted is not None and x.dim() == 3 and x.shape[1] == wanted.length else None
+
+
+def _wanted_now(attachment: Attachment) -> Wanted | None:
+    return None if attachment.call is None else surroundings().wanted
 
 
 def _take_first(attachment: Attachment, module: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -358,10 +352,8 @@ def _take_rest(attachment: Attachment, module: nn.Module, args: tuple[Any, ...])
 
 
 def _put_back(attachment: Attachment, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-    call = attachment.call
-    if call is None or call.wanted is None or output.shape[1] == call.wanted.length:
-        return None
-    return put(output, call.wanted.index, call.wanted.length)
+    wanted = _wanted_now(attachment)
+    return None if wanted is None or output.shape[1] == wanted.length else put(output, wanted.index, wanted.length)
 
 
 @contextmanager

@@ -9,8 +9,7 @@ blocks hand on what was given. This file knows blocks; which are frozen and what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from ia3.core.fast.wanted import path_of_blocks
 from ia3.core.modes import evaluating
 from ia3.core.snapshot import BASE_NAME
 from ia3.core.surgery import Surgery
+from ia3.core.surroundings import surrounded, surroundings
 from ia3.core.weights import input_device
 
 _TOLERANCE = 1e-4  # of a pass that begins behind blocks, relative to the largest number of a whole one
@@ -41,9 +41,6 @@ class _Pass:
     count: int
     given: Tensor | None
     found: list[Tensor] = field(default_factory=list)
-
-
-_PASS: ContextVar[_Pass | None] = ContextVar("ia3_first_blocks", default=None)
 
 
 @contextmanager
@@ -68,7 +65,7 @@ def first_blocks(attachment: Attachment) -> Iterator[FirstBlocks | None]:
 
 
 def _run_block(number: int, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    now = _PASS.get()
+    now: _Pass | None = surroundings().first_blocks
     if now is None:
         return plain(*args, **kwargs)
     is_first, is_last = number < now.count, number == now.count - 1
@@ -113,20 +110,18 @@ class FirstBlocks:
             count: How many blocks.
         """
         model, under_way = self.attachment.model, _Pass(count, None)
-        with _under_way(under_way):
+        with surrounded(first_blocks=under_way):
             getattr(model, model.base_model_prefix)(**inputs)  # an output head would take longer than the blocks
         return under_way.found[0]
 
-    @contextmanager
-    def given(self, hidden: Tensor, count: int) -> Iterator[None]:
+    def given(self, hidden: Tensor, count: int) -> AbstractContextManager[None]:
         """Let passes inside begin behind the first blocks.
 
         Args:
             hidden: What they would give, shape (batch, seq, width); what stands at padded positions is of no matter.
             count: How many blocks.
         """
-        with _under_way(_Pass(count, hidden)):
-            yield
+        return surrounded(first_blocks=_Pass(count, hidden))
 
     def are_understood(self) -> bool:
         """Whether a pass that begins behind the first block gives what a whole one gives; tried on three tokens."""
@@ -145,12 +140,3 @@ class FirstBlocks:
             except (AttributeError, IndexError, KeyError, TypeError, ValueError):
                 return False  # a model that wants more than ids
         return part.shape == whole.shape and bool((part - whole).abs().max() <= _TOLERANCE * whole.abs().max())
-
-
-@contextmanager
-def _under_way(chosen: _Pass) -> Iterator[None]:
-    before = _PASS.set(chosen)
-    try:
-        yield
-    finally:
-        _PASS.reset(before)

@@ -7,7 +7,6 @@ This file knows one module at a time, by its class and its parts' names; where f
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from ia3.core.fast.activations import Activation, activation_of
 from ia3.core.fast.gates import gate_and_scale
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fast.norms import rms_norm
+from ia3.core.surroundings import surroundings
 
 EXACT = (torch.float32, torch.float64)
 WIDE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -26,16 +26,13 @@ WIDE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Names of a gated feed-forward's gate, linear branch, last projection and activation.
 _GATED = (("gate_proj", "up_proj", "down_proj", "act_fn"), ("wi_0", "wi_1", "wo", "act"))
 
-CAPTURED: ContextVar[list[Tensor] | None] = ContextVar("ia3_captured", default=None)
-GIVEN: ContextVar[Tensor | None] = ContextVar("ia3_given", default=None)  # what the head answers while it is tried
-
 
 def head_forward(plain: Callable[..., Tensor], x: Tensor) -> Tensor:
     """Hand the head's input out, and one number in the logits' place, where somebody is waiting for it."""
-    caught, given = CAPTURED.get(), GIVEN.get()
-    if caught is None:
-        return plain(x) if given is None else given
-    caught.append(x)
+    around = surroundings()
+    if around.captured is None:
+        return plain(x) if around.answer is None else around.answer
+    around.captured.append(x)
     return x.new_zeros(*x.shape[:-1], 1)
 
 

@@ -8,15 +8,16 @@ and nobody reads the zeros. This file knows positions and modules' names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ia3.core.surroundings import surrounded
 
 
 @dataclass(frozen=True)
@@ -32,27 +33,13 @@ class Wanted:
     length: int
 
 
-_WANTED: ContextVar[Wanted | None] = ContextVar("ia3_wanted", default=None)
-
-
-@contextmanager
-def only_at(positions: Tensor) -> Iterator[None]:
+def only_at(positions: Tensor) -> AbstractContextManager[None]:
     """Let forward passes inside compute the last block where it is wanted alone.
 
     Args:
         positions: Where the last block's output is read, bool, shape (batch, seq).
     """
-    before = _WANTED.get()
-    _WANTED.set(choose(positions))
-    try:
-        yield
-    finally:
-        _WANTED.set(before)
-
-
-def wanted_now() -> Wanted | None:
-    """Return the wanted positions of the scope around, or None for all."""
-    return _WANTED.get()
+    return surrounded(wanted=choose(positions))
 
 
 def choose(positions: Tensor) -> Wanted | None:
