@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 # two test workers on two cores: more threads in each would only be in the way
 test test-all models: export OMP_NUM_THREADS = 1
 
-.PHONY: install check test test-all models demo bench clean
+.PHONY: install check test test-all models settings demo bench clean
 
 install: .venv/installed
 
@@ -32,6 +32,10 @@ test-all: install
 # docs/models.md: every model type of transformers, built tiny and put through the library; minutes.
 models: install
 	$(BIN)/python -W ignore -m tests.every_model.page $(ARGS)
+
+# docs/train.md: the table of settings, from where they are declared.
+settings: install
+	$(BIN)/python -m tests.docs.settings_table
 
 demo: install
 	$(BIN)/ia3 demo

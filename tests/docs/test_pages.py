@@ -25,7 +25,7 @@ from ia3.bases.named import find_named_base, is_installed
 from ia3.cli.main import VERBS
 from ia3.cli.parsing import Verb, make_parser, read_arguments
 from ia3.core.families import FAMILIES
-from ia3.training.settings import DEFAULTS, Settings
+from tests.docs import settings_table
 from tests.models import save_tiny_base
 
 ROOT = Path(__file__).parents[2]
@@ -149,17 +149,9 @@ def test_verbs_and_options_named_in_the_text_are_there(page: Path) -> None:
             assert not unknown, f"{page.name}: ia3 {name} {unknown}"
 
 
-def test_the_page_on_training_has_every_setting_with_its_defaults() -> None:
-    rows = dict(re.findall(r"^\| `--([a-z0-9-]+)` \| ([^|]*?) \|", (ROOT / "docs/train.md").read_text(), re.MULTILINE))
-    for name in Settings.__dataclass_fields__:
-        shown = rows[name.replace("_", "-")]
-        for kind in DEFAULTS:
-            value = getattr(DEFAULTS[kind], name)
-            if value is None or isinstance(value, bool):
-                assert shown == {None: "none", False: "off", True: "on"}[value], name
-            else:
-                word = value if isinstance(value, str) else f"{value:g}"
-                assert word in shown.replace(",", " ").split(), f"{name}: {word} of a {kind} base"
+def test_the_page_on_training_has_the_settings_as_they_are_declared() -> None:
+    page = settings_table.PAGE.read_text(encoding="utf-8")
+    assert page == settings_table.with_table(page), f"'{settings_table.COMMAND}' writes it"
 
 
 def test_the_page_on_plans_has_every_model_type_of_the_table_of_families() -> None:

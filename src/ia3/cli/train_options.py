@@ -10,17 +10,8 @@ from typing import Any
 
 from ia3.cli.options import add_columns, add_placement, add_precision
 from ia3.cli.parsing import number, whole_number
-from ia3.training.recipes import FOR_FEW_ROWS, RECIPES
-from ia3.training.settings import COMPILE, DEFAULTS, EVAL_STRATEGIES, LOSSES, OPTIMIZERS, POOLINGS, Settings
-
-# of the options below: those that are settings, under the same name
-SETTINGS = (
-    "recipe", "losses", "optimizer",
-    "epochs", "max_steps", "learning_rate", "feedforward_rate", "head_learning_rate", "pooling",
-    "fit_head", "batch_size", "token_budget",
-    "warmup", "beta1", "beta2", "weight_decay", "clip", "frozen_blocks", "interpolation", "dropout", "class_weights",
-    "compile", "eval_strategy", "patience", "seed",
-)  # fmt: skip
+from ia3.training.setting import Setting
+from ia3.training.settings import SETTINGS, default_in_words
 
 
 def add_places(parser: argparse.ArgumentParser, output: str) -> None:
@@ -82,101 +73,23 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) -> None:
-    """Add the settings; those that a sweep has lists of are left out if they are varied."""
+    """Add a flag for every setting, but for those that a sweep has lists of if they are varied."""
     group = parser.add_argument_group("training")
-    add = group.add_argument
-    few = "" if is_varied else f"{FOR_FEW_ROWS} where rows are few and no setting of it is given, else "
-    add("--recipe", metavar="NAME", help=f"Settings to begin with: {', '.join(RECIPES)} (default: {few}default).")
-    add("--losses", choices=LOSSES, help="Of the answer alone, or of all choices as in T-Few (default: lm).")
-    add("--optimizer", choices=OPTIMIZERS, help="What takes the steps (default: adamw).")
-    add("--epochs", type=whole_number, metavar="N", help=f"Passes over the rows ({_default('epochs')}).")
-    add(
-        "--eval-strategy",
-        choices=EVAL_STRATEGIES,
-        help="When the rows held out are looked at: after each epoch, of which the best is kept, or at the end alone, "
-        "where they choose no epoch (default: epoch; with a recipe for few rows end).",
-    )
-    add(
-        "--patience",
-        type=whole_number,
-        metavar="N",
-        help=f"Epochs without a better one, then it ends; 0 never ({_default('patience')}).",
-    )
-    add("--max-steps", type=whole_number, metavar="N", help="Optimizer steps, whatever --epochs says.")
-    if not is_varied:
-        rate = f"Highest rate of the vectors ({_default('learning_rate')})."
-        add("--learning-rate", type=number, metavar="X", help=rate)
-    add(
-        "--feedforward-rate",
-        type=number,
-        metavar="X",
-        help=f"Rate of the feed-forward vectors over that of keys and values ({_default('feedforward_rate')}).",
-    )
-    add(
-        "--head-learning-rate",
-        type=number,
-        metavar="X",
-        help=f"Highest rate of an encoder's head ({_default('head_learning_rate')}).",
-    )
-    add(
-        "--pooling",
-        choices=POOLINGS,
-        help="What an encoder's head reads: its class's own place, the mean of all positions, or auto, the mean where "
-        "the base was trained for it (default: own).",
-    )
-    add(
-        "--fit-head",
-        action=argparse.BooleanOptionalAction,
-        help="Begin the last layer of an encoder's head with a logistic regression on the rows (default: off).",
-    )
-    add("--batch-size", type=whole_number, metavar="N", help=f"Examples of a step ({_default('batch_size')}).")
-    add(
-        "--token-budget",
-        type=whole_number,
-        metavar="N",
-        help=f"Most tokens through the base at once; only splits a step ({_default('token_budget')}).",
-    )
-    add("--warmup", type=number, metavar="SHARE", help=f"Share of steps with a rising rate ({_default('warmup')}).")
-    mean = "Share of the running mean of the {} that AdamW keeps at a step ({})."
-    add("--beta1", type=number, metavar="X", help=mean.format("gradient", _default("beta1")))
-    add("--beta2", type=number, metavar="X", help=mean.format("squared gradient", _default("beta2")))
-    add(
-        "--weight-decay",
-        type=number,
-        metavar="X",
-        help=f"Pull of the vectors towards one ({_default('weight_decay')}).",
-    )
-    add("--clip", type=number, metavar="X", help=f"Largest norm of a gradient, 0 for any ({_default('clip')}).")
-    add(
-        "--frozen-blocks",
-        type=number,
-        metavar="SHARE",
-        help="Share of the base's blocks, from its input, whose vectors are not trained, which makes a step faster "
-        f"({_default('frozen_blocks')}; {FOR_FEW_ROWS} from a start: 0.5 for language models).",
-    )
-    add(
-        "--interpolation",
-        type=number,
-        metavar="X",
-        help="How much of the way from the first numbers to the last is kept "
-        f"({_default('interpolation')}; {FOR_FEW_ROWS} from a start that it has chosen: 0.5 for language models).",
-    )
-    add("--dropout", action="store_true", default=None, help="Turn the base's own dropout on (default: off).")
-    add("--class-weights", action="store_true", default=None, help="Let rare labels count more (default: off).")
-    add(
-        "--compile",
-        choices=COMPILE,
-        help="Compile the base's blocks, half a minute; auto where the run is long enough (default: auto).",
-    )
-    if not is_varied:
-        add("--seed", type=whole_number, metavar="N", help=f"Of order, split and a new head ({_default('seed')}).")
+    for name, one in SETTINGS.items():
+        if not (is_varied and name in ("learning_rate", "seed")):
+            default = one.default if is_varied and name == "recipe" else default_in_words(name)
+            told = f"{one.help}." if default == "none" else f"{one.help} (default: {default})."
+            group.add_argument(f"--{name.replace('_', '-')}", help=told, default=None, **_value_of(one))
 
 
-def _default(name: str) -> str:
-    """Return a setting's default in words, with the kinds of base that differ."""
-    usual = getattr(Settings(), name)
-    others = [f"{kind}s {value:g}" for kind, s in DEFAULTS.items() if (value := getattr(s, name)) != usual]
-    return f"default: {'; '.join([f'{usual:g}', *others])}"
+def _value_of(one: Setting) -> dict[str, Any]:
+    """Return how the value of a setting is written on the command line, as argparse has it."""
+    rule = one.rule
+    if rule.sort is bool:
+        return {"action": argparse.BooleanOptionalAction if one.has_no else "store_true"}
+    if rule.words:
+        return {"choices": rule.words}
+    return {"metavar": rule.metavar, "type": {int: whole_number, float: number, str: None}[rule.sort]}
 
 
 def training_arguments(options: argparse.Namespace) -> dict[str, Any]:

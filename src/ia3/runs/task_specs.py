@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
 from ia3.runs.task_templates import template_faults, templates_in
 from ia3.runs.wording import read_words
 from ia3.starts.packaged import AUTO, NONE, start_names
-from ia3.training.loop import OF_THE_RUN
-from ia3.training.settings import Settings
+from ia3.training.settings import OF_THE_RUN, setting_fault
 
 KEYS = (
     "name", "table", "delimiter", "quotes", "text", "label", "choices", "eval", "eval_fraction", "template",
@@ -295,20 +294,12 @@ def _reading_faults(found: Found) -> list[str]:
 
 
 def _settings_faults(found: Found, settings: Mapping[Any, Any]) -> list[str]:
-    known, faults = [one.name for one in fields(Settings)], []
+    faults = []
     for name, value in settings.items():
-        where = found.at(f"settings.{name}")
-        if name not in known:
-            hint = near_matches(str(name), known).removesuffix(".")
-            faults.append(f"{where}: there is no setting {quote(str(name))}.{hint}")
-        elif name in OF_THE_RUN:
-            faults.append(f"{where}: {name} is the same for all tasks of a run. Give it for the whole run")
-        else:
-            try:
-                Settings(**{name: value})
-            except SettingsError as error:
-                told = str(error).removeprefix("Checking the settings: ").removesuffix(".")
-                faults.append(f"{where}: {told}")
+        fault = setting_fault(str(name), value)
+        if name in OF_THE_RUN:
+            fault = f"{name} is the same for all tasks of a run. Give it for the whole run"
+        faults += [f"{found.at(f'settings.{name}')}: {fault}"] if fault else []
     return faults
 
 

@@ -32,13 +32,20 @@ from ia3.training.hidden_cache import MOST_BYTES, behind_first_blocks
 from ia3.training.learner import Learner
 from ia3.training.losses import count_targets, sum_loss
 from ia3.training.sampling import Sampling, has_turn
-from ia3.training.settings import Settings
+from ia3.training.settings import OF_THE_RUN, Settings
 from ia3.training.t_few import check_choices, few_shot_loss, learns_from_choices, step_factors
 from ia3.training.tasks import Callbacks, Outcome, Task, trained_tensors
 
-__all__ = ["Callbacks", "Outcome", "Task", "micro_batches", "train_loop", "train_together", "trained_tensors"]
-# Settings of the model and not of a row: all tasks of a run have the same.
-OF_THE_RUN = ("token_budget", "dropout", "compile")
+__all__ = [
+    "OF_THE_RUN",
+    "Callbacks",
+    "Outcome",
+    "Task",
+    "micro_batches",
+    "train_loop",
+    "train_together",
+    "trained_tensors",
+]
 
 
 def train_loop(
