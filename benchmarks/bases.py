@@ -17,12 +17,12 @@ import torch
 import transformers as hf
 
 from ia3.bases.folders import load_tokenizer
-from ia3.bases.kinds import Kind
 from ia3.bases.loading import load_base
 from ia3.bases.locating import locate
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.templates import default_template
 from ia3.errors import SettingsError, TableError, near_matches
+from ia3.names import Kind
 from ia3.runs.dataset import Rows, encode_rows, read_rows
 
 ROOT = Path(__file__).parents[1]

@@ -22,9 +22,9 @@ from transformers import get_linear_schedule_with_warmup
 
 from benchmarks.bases import Case
 from benchmarks.workload import Work
-from ia3.bases.kinds import Kind
 from ia3.data.batches import IGNORED
 from ia3.inference.logits import logits_at
+from ia3.names import Kind
 
 RATE = 8e-3  # of every (IA)³
 CLIP = 1.0

@@ -19,7 +19,7 @@ from benchmarks import ours
 from benchmarks.bases import SEED, Case
 from benchmarks.methods import Recipe, label_loss
 from benchmarks.workload import Work
-from ia3.bases.kinds import Kind
+from ia3.names import Kind
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ import numpy as np
 import ia3
 from benchmarks.bases import find_table
 from benchmarks.fewshot_data import BASES, TASKS, TEMPLATE
-from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.data.draws import draw_per_label
 from ia3.data.tables import read_table
 from ia3.demo.demonstration import TABLE
 from ia3.errors import AdapterError, IA3Error, SettingsError
+from ia3.names import Kind
 from ia3.starts.packaged import LEARNED, STARTS, packaged_start, text_hashes
 
 SOURCES = ("reviews", "tweets", "editorials")

@@ -8,8 +8,9 @@ import pytest
 import torch
 import transformers as hf
 
-from ia3.bases.kinds import Kind, auto_class, count_parameters, empty_model, kind_of
+from ia3.bases.kinds import auto_class, count_parameters, empty_model, kind_of
 from ia3.errors import BaseError, SettingsError
+from ia3.names import Kind
 
 MT0_LARGE = {
     "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16, "vocab_size": 250112,

@@ -16,8 +16,7 @@ from ia3.adapters.attached import load
 from ia3.adapters.identity import fingerprint
 from ia3.adapters.record import describe_base
 from ia3.bases.loading import load_base
-from ia3.bases.precision import PRECISIONS, precision_of, to_int8
-from ia3.cli import options
+from ia3.bases.precision import precision_of, to_int8
 from ia3.core.attach import attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
@@ -277,10 +276,6 @@ def test_impossible_precisions_are_refused_before_anything_is_loaded(arguments: 
     with pytest.raises(SettingsError) as caught:
         load_base("nowhere", **arguments)  # type: ignore[arg-type]
     assert str(caught.value) == f"Loading base 'nowhere': {told}"
-
-
-def test_the_command_line_knows_the_same_words() -> None:
-    assert options.PRECISIONS == PRECISIONS
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from ia3.bases.kinds import Kind
 from ia3.bases.limits import Limits
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example, Origin
 from ia3.data.templates import Template
 from ia3.errors import BaseError, SettingsError, TemplateError
+from ia3.names import Kind
 from tests.models import tiny_tokenizer
 
 TOKENIZERS = {kind: tiny_tokenizer(kind) for kind in ("causal", "seq2seq", "encoder")}

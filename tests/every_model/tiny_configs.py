@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from ia3.bases.kinds import Kind
+from ia3.names import Kind
 from tests.models import VOCABULARY
 
 _NAMES: dict[Kind, Any] = {

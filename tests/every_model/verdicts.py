@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 import ia3
-from ia3.bases.kinds import Kind, empty_model
+from ia3.bases.kinds import empty_model
 from ia3.core.attach import attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Plan
 from ia3.errors import BaseError, IA3Error, PlanError
+from ia3.names import Kind
 from tests.every_model.tiny_configs import Pair, tiny_config
 from tests.models import tiny_tokenizer
 

@@ -17,7 +17,6 @@ import ia3
 from ia3.adapters.arithmetic import average
 from ia3.adapters.attached import attach
 from ia3.adapters.folder import load_adapter
-from ia3.bases import pooling
 from ia3.bases.loading import load_base
 from ia3.cli.main import main
 from ia3.data.encoding import Encoded
@@ -26,7 +25,6 @@ from ia3.runs.beginning import STRENGTH, fit_head, fit_linear
 from ia3.runs.dataset import encode_rows, read_rows
 from ia3.runs.start import read_start
 from ia3.runs.sweep import sweep
-from ia3.training import settings
 from tests.bases.test_pooling import say_mean
 from tests.cli.conftest import write_table
 from tests.models import save_tiny_base
@@ -200,10 +198,6 @@ def test_a_loaded_base_has_its_own_pooling(sentences: Path, tmp_path: Path) -> N
 def test_a_loaded_language_model_has_no_head_to_read_the_mean(base: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="pooling 'mean' is for the head of an encoder"):
         run(load_base(base("causal")), tmp_path / "o", pooling="mean")
-
-
-def test_the_command_line_and_the_bases_know_the_same_poolings() -> None:
-    assert settings.POOLINGS == pooling.POOLINGS  # written twice, since the command line imports no torch
 
 
 def test_runs_side_by_side_have_one_pooling(sentences: Path, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ia3.adapters.config import AdapterConfig, kind_of_task
 from ia3.adapters.layout import lay_out
-from ia3.bases.kinds import Kind
 from ia3.bases.revisions import address_in
 from ia3.core.sites import Plan, Site
 from ia3.errors import AdapterError
+from ia3.names import Kind
 
 
 def told_of_base(config: AdapterConfig, record: Mapping[str, Any]) -> dict[str, Any]:

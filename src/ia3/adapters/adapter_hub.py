@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ia3.adapters.config import CONFIG_FILE, read_object
+from ia3.adapters.config import read_object
 from ia3.adapters.foreign import ForeignAdapter, read_tensor_file
 from ia3.adapters.layout import Place
 from ia3.errors import AdapterError
+from ia3.names import CONFIG_FILE
 
 WEIGHTS_FILES = ("adapter.safetensors", "pytorch_adapter.bin")
 _HEAD_CONFIG = "head_config.json"

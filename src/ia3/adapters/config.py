@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ia3.bases.kinds import Kind
 from ia3.bases.revisions import at_revision
 from ia3.errors import AdapterError
+from ia3.names import CONFIG_FILE, Kind
 
-CONFIG_FILE = "adapter_config.json"
 # The PEFT release whose format this is: the tests write and read both ways with it. PEFT reads the field and does not
 # act on it.
 PEFT_VERSION = "0.21.2"

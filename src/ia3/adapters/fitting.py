@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.config import CONFIG_FILE, AdapterConfig
+from ia3.adapters.config import AdapterConfig
 from ia3.adapters.layout import Place
 from ia3.adapters.targets import is_target
 from ia3.adapters.vocabulary import is_shared_vocabulary, vocabulary_fault
@@ -25,6 +25,7 @@ from ia3.core.heads import Head, copy_head
 from ia3.core.sites import Plan
 from ia3.core.weights import Weights, own_name
 from ia3.errors import AdapterError, PlanError, near_matches
+from ia3.names import CONFIG_FILE
 
 
 def plan_of(adapter: Adapter, model: nn.Module) -> Plan:

@@ -24,22 +24,21 @@ import torch
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.config import CONFIG_FILE, AdapterConfig, read_config
+from ia3.adapters.config import AdapterConfig, read_config
 from ia3.adapters.fitting import build_head, check_fit, check_targets, head_modules_of
 from ia3.adapters.identity import fingerprint, short
 from ia3.adapters.layout import Place
 from ia3.adapters.peft_format import cut_vectors, place_vectors, read_tensors, whole_sites, write_tensors
 from ia3.adapters.places import find_folder, find_stored
-from ia3.adapters.record import RECORD_FILE, read_record, write_record
+from ia3.adapters.record import read_record, write_record
 from ia3.adapters.store import Store
 from ia3.adapters.targets import full_targets, is_feedforward, is_target
 from ia3.bases.revisions import address_of, is_at_another
 from ia3.core.sites import Site
 from ia3.errors import AdapterError
 from ia3.files import replace_files
+from ia3.names import CONFIG_FILE, PICKLED_FILE, RECORD_FILE, WEIGHTS_FILE
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLED_FILE = "adapter_model.bin"
 _OURS = (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE)
 _SHOWN = 8  # names in a message
 

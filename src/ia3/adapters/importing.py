@@ -18,12 +18,13 @@ from torch import nn
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.adapter_hub import WEIGHTS_FILES, read_adapter_hub
-from ia3.adapters.config import CONFIG_FILE, read_object
+from ia3.adapters.config import read_object
 from ia3.adapters.folder import load_adapter
 from ia3.adapters.foreign import ForeignAdapter, describe_model, fit_foreign
 from ia3.adapters.places import find_folder
 from ia3.adapters.t_few import read_t_few
 from ia3.errors import AdapterError
+from ia3.names import CONFIG_FILE
 
 Format = Literal["peft", "t-few", "adapter-hub"]
 

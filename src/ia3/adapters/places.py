@@ -16,18 +16,18 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
-from ia3.adapters.config import CONFIG_FILE
 from ia3.bases.hub import can_ask_hub
 from ia3.bases.revisions import CachedRepository, agreed_revision, at_revision, split_revision
 from ia3.errors import AdapterError, near_matches
 from ia3.files import halves_of
+from ia3.names import CARD_FILE, CONFIG_FILE, PICKLED_FILE, RECORD_FILE, WEIGHTS_FILE
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+)(?:/(?P<folder>[^@]+))?")
 _TOKENIZER = ["tokenizer*", "*token*.json", "vocab.*", "merges.txt", "spiece.model", "*.jinja"]
-_WANTED = ["adapter_config.json", "adapter_model.*", "ia3.json", "README.md", *_TOKENIZER]
+_WANTED = [CONFIG_FILE, "adapter_model.*", RECORD_FILE, CARD_FILE, *_TOKENIZER]
 _SHOWN = 5
 # With one of these and no adapter_config.json the folder is a half adapter.
-_PARTS = ("adapter_model.safetensors", "adapter_model.bin", "ia3.json")
+_PARTS = (WEIGHTS_FILE, PICKLED_FILE, RECORD_FILE)
 _FILES = (CONFIG_FILE, *_PARTS)
 
 

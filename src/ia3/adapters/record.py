@@ -23,8 +23,8 @@ from ia3.bases.precision import precision_of
 from ia3.bases.revisions import revision_of, split_revision
 from ia3.core.sites import Channels, Site
 from ia3.errors import AdapterError
+from ia3.names import RECORD_FILE
 
-RECORD_FILE = "ia3.json"
 FORMAT_VERSION = 1
 # What the folder adds to the record when it is written, and takes off when it is read.
 _OF_THE_FOLDER = ("format_version", "weights", "plan")

@@ -10,7 +10,7 @@ It knows configs and empty models, nothing of files or weights.
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,8 +28,8 @@ from ia3.bases.faults import unbuildable
 from ia3.bases.pooling import mean_classifier_class, pooling_of
 from ia3.bases.quiet import quiet
 from ia3.errors import BaseError, SettingsError, near_matches
-
-Kind = Literal["seq2seq", "causal", "encoder"]
+from ia3.names import KINDS
+from ia3.names import Kind as Kind
 
 _CLASSES: dict[str, tuple[Any, Any]] = {  # kind: the auto class, and the config classes it takes
     "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING),
@@ -100,8 +100,8 @@ def _kind_of_body(config: Any) -> Kind:
 
 def check_kind(kind: str, name: str) -> None:
     """Raise a SettingsError if there is no such kind; `name` is the base, for the error."""
-    if kind not in _CLASSES:
-        raise SettingsError(f"Loading base {name!r}: kind {kind!r} is unknown.{near_matches(kind, _CLASSES)}")
+    if kind not in KINDS:
+        raise SettingsError(f"Loading base {name!r}: kind {kind!r} is unknown.{near_matches(kind, KINDS)}")
 
 
 def auto_class(config: Any, kind: str, name: str) -> Any:

@@ -18,27 +18,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ia3.bases.cache import Say
 from ia3.bases.folders import check_weights, load_tokenizer, read_config, stored_dtype
 from ia3.bases.heads import draw_heads, find_heads, is_head_weight, label_weights
-from ia3.bases.kinds import (
-    Kind,
-    auto_class,
-    check_direction,
-    check_kind,
-    empty_model,
-    is_classifier,
-    kind_of,
-    other_problem,
-)
+from ia3.bases.kinds import auto_class, check_direction, check_kind, empty_model, is_classifier, kind_of, other_problem
 from ia3.bases.label_names import read_labels
 from ia3.bases.limits import Limits, count_vocabulary, embeddings_of, limits_of
 from ia3.bases.locating import Place, locate, say_on_stderr
-from ia3.bases.pooling import POOLINGS, Pooling, pooling_in, pooling_of, set_mean
-from ia3.bases.precision import Precision, check_precision, to_int8
+from ia3.bases.pooling import pooling_in, pooling_of, set_mean
+from ia3.bases.precision import check_precision, to_int8
 from ia3.bases.quiet import quiet
 from ia3.bases.revisions import at_revision
 from ia3.bases.trial import check_runs
 from ia3.errors import BaseError, SettingsError, near_matches
+from ia3.names import POOLINGS, STORED, Kind, Pooling, Precision
 
-STORED = "stored"
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,

@@ -11,7 +11,7 @@ import inspect
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,7 @@ from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ia3.errors import BaseError
-
-Pooling = Literal["own", "mean"]
-POOLINGS = ("own", "mean", "auto")
+from ia3.names import Pooling
 
 HEAD = "mean_classifier"  # no class of transformers has it, so that none takes the numbers for a head on one position
 _KEY = "sentence_pooling"  # in the config: it goes with every copy and into every folder of the model

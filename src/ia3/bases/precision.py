@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,7 @@ from ia3.bases.limits import limits_of
 from ia3.core.fast.int8 import Int8Linear
 from ia3.core.modes import evaluating
 from ia3.errors import BaseError, SettingsError, near_matches
-
-Precision = Literal["float", "int8", "int8-gradients"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+from ia3.names import PRECISIONS, Precision
 
 # Last projections of a feed-forward, and the projections beside them that say it is gated.
 _BEHIND_GATES = {"down_proj": ("gate_proj", "gate_up_proj"), "wo": ("wi_0",), "Wo": ("Wi",)}
@@ -67,7 +65,7 @@ def check_precision(precision: str, dtype: torch.dtype, name: str) -> Precision:
             f"Loading base {name!r}: precision {precision} and dtype float64 exclude each other, since int8 keeps "
             "three digits at most. Use dtype float32, or precision float."
         )
-    return cast(Precision, precision)
+    return precision
 
 
 def precision_of(model: nn.Module) -> Precision:

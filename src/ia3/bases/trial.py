@@ -13,9 +13,9 @@ import torch
 from transformers import __version__ as transformers_version
 
 from ia3.bases.faults import cause_of
-from ia3.bases.kinds import Kind
 from ia3.bases.limits import limits_of
 from ia3.errors import BaseError
+from ia3.names import Kind
 
 _TEXT = "a b c d e f"  # CANINE reads nothing shorter than four characters
 

@@ -20,6 +20,7 @@ from ia3.cli.options import (
 from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import CountedProgress
+from ia3.names import RANKINGS
 
 if TYPE_CHECKING:
     from ia3.data.examples import Table
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--ranking",
-        choices=("sum", "mean"),
+        choices=RANKINGS,
         help="Compare the labels by the sum of their tokens' log-probabilities, or by the mean (default: sum; an "
         "adapter records its own).",
     )

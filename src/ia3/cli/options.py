@@ -6,9 +6,7 @@ import argparse
 from typing import Any
 
 from ia3.cli.parsing import number
-
-PRECISIONS = ("float", "int8", "int8-gradients")
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+from ia3.names import DTYPES, PRECISIONS, STORED
 
 
 def add_json(parser: argparse.ArgumentParser, what: str = "the result") -> None:
@@ -107,8 +105,8 @@ def add_placement(group: argparse._ActionsContainer, *, reads_only: bool = False
     stored = "stored leaves the weights in their files, in the type they have there; " if reads_only else ""
     group.add_argument(
         "--dtype",
-        choices=("stored", *DTYPES) if reads_only else DTYPES,
-        default="stored" if reads_only else "auto",
+        choices=(STORED, *DTYPES) if reads_only else DTYPES,
+        default=STORED if reads_only else "auto",
         metavar="TYPE",
         help=f"Number type of the base: {'stored, ' if reads_only else ''}{', '.join(DTYPES)}; {stored}auto is "
         "float32, or bfloat16 on a GPU that computes in it (default: %(default)s).",

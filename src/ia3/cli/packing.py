@@ -14,14 +14,14 @@ from ia3.cli.output import print_json, print_lines, say, size_in_words
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import Progress
 from ia3.errors import AdapterError, RunError
+from ia3.names import CONFIG_FILE, PICKLED_FILE, RECORD_FILE, STORED, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from ia3.adapters.adapter import Adapter
     from ia3.adapters.store import Store
     from ia3.core.sites import Plan
 
-_RECORD = "ia3.json"
-_PARTS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", _RECORD)
+_PARTS = (CONFIG_FILE, WEIGHTS_FILE, PICKLED_FILE, RECORD_FILE)
 _SHOWN = 5
 _UNSAFE = frozenset('/\\%:*?"<>|')  # in the name of a folder, here or on another system
 
@@ -79,7 +79,7 @@ def run_pack(options: argparse.Namespace) -> int:
     from ia3.adapters.store import create_store
 
     folders = find_folders(options.folders)
-    recorded = [path for path in folders.values() if (path / _RECORD).exists()]
+    recorded = [path for path in folders.values() if (path / RECORD_FILE).exists()]
     base = _Base.find(options.base, load_adapter((recorded or [*folders.values()])[0]))
     source = _Source(folders, base.model)
     path = Path(options.store).expanduser()
@@ -240,7 +240,7 @@ class _Base:
             sites = first.sites if has_order else tuple(sorted(first.sites, key=lambda site: site.name))
             return cls(Plan(sites, str(known.get("class") or "unknown"), "adapter"), known)
         from ia3.adapters.record import describe_base
-        from ia3.bases.loading import STORED, load_base
+        from ia3.bases.loading import load_base
         from ia3.core.discovery import find_plan
 
         labels = first.record.get("labels") if first.kind == "encoder" else None

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 from ia3.cli.options import add_json
 from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import Verb
+from ia3.names import KINDS, Kind
 
 if TYPE_CHECKING:
-    from ia3.bases.kinds import Kind
     from ia3.core.sites import Plan, Site
 
-_KINDS = ("seq2seq", "causal", "encoder")
 # transformers 5.23 ties their output matrix to the embeddings from a config alone, not where a checkpoint has its own
 _MAY_OWN_HEAD = ("t5", "mt5", "umt5", "longt5")
 
@@ -44,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="Those of them whose input is multiplied; without a name, none.",
     )
     group.add_argument("--exclude-modules", nargs="+", metavar="NAME", help="Modules to leave out.")
-    group.add_argument("--kind", choices=_KINDS, help="What the base is used as (default: what its config says).")
+    group.add_argument("--kind", choices=KINDS, help="What the base is used as (default: what its config says).")
     parser.add_argument_group("rows").add_argument("--all", action="store_true", help="Show every site on its own row.")
     add_json(parser, "the plan, every site of it,")
 

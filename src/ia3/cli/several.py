@@ -12,12 +12,12 @@ from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import number, whole_number
 from ia3.cli.progress import time_in_words
 from ia3.cli.train_options import training_arguments
+from ia3.names import BATCHES, SAMPLINGS
 
 if TYPE_CHECKING:
     from ia3.runs.many_results import ManyResult, TaskResult
 
 _OPTIONS = ("sampling", "temperature", "batches", "shared_steps", "store")
-_SAMPLINGS = ("equal", "proportional", "temperature")
 
 
 def add_tasks(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,13 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     either.add_argument("--task-column", metavar="COLUMN", help="Make a task of the rows of each value of a column.")
     group.add_argument(
         "--sampling",
-        choices=_SAMPLINGS,
+        choices=SAMPLINGS,
         help="How often a task has its turn: all alike, by its size, or by size^(1/temperature) (default: equal).",
     )
     group.add_argument("--temperature", type=number, metavar="T", help="Of --sampling temperature (default: 2).")
     group.add_argument(
         "--batches",
-        choices=("mixed", "apart"),
+        choices=BATCHES,
         help="Whether tasks meet in a batch; apart is slower, in the same bits as training alone with the same "
         "settings (default: mixed).",
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ia3.cli.options import add_json
 from ia3.cli.output import align_columns, print_json, print_lines, size_in_words
 from ia3.cli.parsing import Verb
+from ia3.names import ROLES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ia3.core.sites import Site
 
 _MOVED = 0.01  # a number counts as moved when it differs from one by more than this
-_ROLES = ("key", "value", "feedforward")  # the paper's, shown first
 _WIDEST = 100  # characters of a value in the output for people
 
 
@@ -113,7 +113,7 @@ def group_vectors(adapter: Adapter) -> list[VectorGroup]:
     """Return the statistics of the vectors of each role, the paper's roles first."""
     import torch
 
-    by_role: dict[str, list[Tensor]] = {role: [] for role in _ROLES}
+    by_role: dict[str, list[Tensor]] = {role: [] for role in ROLES}
     for site in adapter.sites:
         by_role.setdefault(role_of(site), []).append(adapter.vectors[site.name])
     groups = []

@@ -15,11 +15,11 @@ from ia3.cli.options import add_json
 from ia3.cli.output import align_columns, print_json, print_lines, size_in_words
 from ia3.cli.parsing import Verb
 from ia3.errors import AdapterError
+from ia3.names import CONFIG_FILE, RECORD_FILE
 
 if TYPE_CHECKING:
     from ia3.adapters.store_file import StoreFile
 
-_CONFIG, _RECORD = "adapter_config.json", "ia3.json"
 _MUCH = 0.1  # share of a file that is worth compacting away
 
 
@@ -135,7 +135,7 @@ def _open(options: argparse.Namespace) -> StoreFile:
 
 def _describe_store(store: StoreFile) -> dict[str, Any]:
     content = store.description
-    record = json.loads(content[_RECORD])
+    record = json.loads(content[RECORD_FILE])
     return {
         "store": str(store.path),
         "base": record["base"],
@@ -151,11 +151,11 @@ def _describe(store: StoreFile, name: str, *, is_long: bool) -> dict[str, Any]:
     if not is_long:
         return found
     text = store.text(name)
-    record = json.loads(text[_RECORD])
+    record = json.loads(text[RECORD_FILE])
     return found | {
         "head_modules": text["head_modules"],
         "record": {key: value for key, value in record.items() if key not in ("format_version", "weights", "plan")},
-        "config": json.loads(text[_CONFIG]),
+        "config": json.loads(text[CONFIG_FILE]),
     }
 
 

@@ -16,6 +16,7 @@ from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb, number, whole_number
 from ia3.cli.progress import TrainingProgress, time_in_words
 from ia3.cli.train_options import add_data, add_places, add_training, training_arguments
+from ia3.names import BATCHES
 
 if TYPE_CHECKING:
     from ia3.runs.sweep import Group, SweepResult
@@ -49,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--batches",
-        choices=("mixed", "apart"),
+        choices=BATCHES,
         default="mixed",
         help="Whether runs meet in a batch (default: %(default)s).",
     )

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ia3.cli.options import add_json, add_reading, table_as_read
 from ia3.cli.output import print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb, whole_number
+from ia3.names import KINDS, Kind
 
 if TYPE_CHECKING:
-    from ia3.bases.kinds import Kind
     from ia3.data.examples import Table
     from ia3.data.templates import Template
-
-KINDS: tuple[Kind, ...] = ("causal", "seq2seq", "encoder")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from ia3.cli.progress import TrainingProgress, time_in_words
 from ia3.cli.repeats import add_repeats, check_repeats, has_repeats, tell_repeats, train_repeated
 from ia3.cli.several import add_tasks, given_without_tasks, tell_tasks, train_several
 from ia3.cli.train_options import add_data, add_places, add_training, training_arguments
+from ia3.names import CONFIG_FILE
 
 if TYPE_CHECKING:
     from ia3.runs.training_run import Result
@@ -122,7 +123,7 @@ def _result_lines(result: Result, folder: str, measured: str) -> Sequence[str]:
     if result.metrics is not None:
         which = f"epoch {result.outcome.best_epoch}" if result.outcome.best_epoch else "the last step"
         lines += [f"the saved adapter ({which}) on {measured}:", *result.metrics.lines(), ""]
-    if not (Path(folder) / "adapter_config.json").is_file():  # stopped before its first step
+    if not (Path(folder) / CONFIG_FILE).is_file():  # stopped before its first step
         return [*lines, f"{result.outcome.steps} steps in {time_in_words(result.seconds)}; nothing is saved"]
     lines.append(f"{result.outcome.steps} steps in {time_in_words(result.seconds)}; the adapter lies in {folder}")
     lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
@@ -132,14 +133,15 @@ def _result_lines(result: Result, folder: str, measured: str) -> Sequence[str]:
 def what_is_left(folder: Path) -> str:
     """Return where the best adapter so far lies, and how to go on."""
     from ia3.runs.folder import CHECKPOINTS
+    from ia3.training.checkpoint import has_checkpoints
 
-    if (folder / "adapter_config.json").is_file():
+    if (folder / CONFIG_FILE).is_file():
         left = f"The best adapter so far lies in {folder}."
-    elif any(folder.glob("*/adapter_config.json")):
+    elif any(folder.glob(f"*/{CONFIG_FILE}")):
         left = f"The best adapters so far lie in folders of {folder}."
     else:
         left = "No adapter is saved yet."
-    if any((folder / CHECKPOINTS).glob("step-*.pt")):
+    if has_checkpoints(folder / CHECKPOINTS):
         return f"{left} The same command with --resume goes on."
     return left
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ia3.cli.options import add_columns, add_placement, add_precision
 from ia3.cli.parsing import number, whole_number
+from ia3.names import ANSWERS
 from ia3.training.setting import Setting
 from ia3.training.settings import SETTINGS, default_in_words
 
@@ -60,7 +61,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--templates", metavar="FILE", help="YAML or JSON file with a list of further templates.")
     group.add_argument(
         "--answers",
-        choices=("auto", "labels", "text"),
+        choices=ANSWERS,
         default="auto",
         help="Whether the labels are a closed set or free text; auto looks at them (default: %(default)s).",
     )

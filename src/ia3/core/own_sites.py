@@ -17,11 +17,10 @@ from ia3.core.families import Family, Rule, family_of, is_foreign
 from ia3.core.sites import Channels, Side, Site
 from ia3.core.structure import has_blocks, sites_of_structure
 from ia3.errors import PlanError
+from ia3.names import ROLES
 
 if TYPE_CHECKING:
     from ia3.core.discovery import Projection
-
-ROLES = ("key", "value", "feedforward")
 
 
 def model_type_of(model: nn.Module) -> str:

@@ -17,8 +17,8 @@ from ia3.core.deferred import Deferred, Held
 from ia3.core.heads import Head
 from ia3.core.table import Slot, read_slots
 from ia3.errors import BankError, near_matches
+from ia3.names import BASE_NAME as BASE_NAME
 
-BASE_NAME = "__base__"
 BASE_ROW = 0
 Record = Mapping[str, Any]
 _SHOWN = 8  # names in a message

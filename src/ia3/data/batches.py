@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ia3.bases.kinds import Kind
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
+from ia3.names import Kind
 
 IGNORED = -100
 PASS_TOKENS = 96  # that a pass of a model costs on a processor before its first token; see benchmarks/LOG.md

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ia3.bases.kinds import Kind
 from ia3.bases.limits import NO_LIMITS, Limits
 from ia3.data.examples import Example, quote
 from ia3.data.templates import Template, prompt_of
 from ia3.data.unknown import is_unknown, unknown_id
 from ia3.errors import BaseError, SettingsError, TemplateError, near_matches
+from ia3.names import Kind
 
 _CHUNK = 512  # prompts handed to the tokenizer at once
 _LONGEST_WORD = 30  # characters; a longer run without a blank (Chinese, a URL) is cut inside

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ia3.bases.kinds import Kind
 from ia3.data.examples import Example, Table
 from ia3.data.templates import Template, check_template, placeholders, prompt_of
 from ia3.errors import TemplateError
+from ia3.names import Kind
 
 
 def check_against(template: Template, table: Table, *, is_closed: bool) -> Fit:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import jinja2.exceptions
@@ -24,9 +24,7 @@ import jinja2.sandbox
 
 from ia3.data.examples import Example, quote
 from ia3.errors import TemplateError, near_matches
-
-if TYPE_CHECKING:
-    from ia3.bases.kinds import Kind
+from ia3.names import Kind
 
 SEPARATOR = "|||"
 _MOST_CHARACTERS = 2**24  # of a rendered prompt or answer, and of a string that `*` makes

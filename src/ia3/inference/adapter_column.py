@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ia3.adapters.config import CONFIG_FILE
 from ia3.adapters.places import find_stored
 from ia3.adapters.store import Store
 from ia3.data.choices import check_choices, split_choices
@@ -23,6 +22,7 @@ from ia3.errors import AdapterError, SettingsError, TableError, near_matches
 from ia3.inference.loading import load_predictor
 from ia3.inference.predictor import Predictor
 from ia3.inference.rows import choose_columns_of
+from ia3.names import CONFIG_FILE
 
 
 def read_adapter_names(

@@ -24,7 +24,8 @@ from ia3.inference.evaluate import (
     score_ranks,
 )
 from ia3.inference.metrics import Metrics
-from ia3.inference.ranking import Ranking, count_own_tokens, count_tokens, rank_scores
+from ia3.inference.ranking import count_own_tokens, count_tokens, rank_scores
+from ia3.names import Ranking
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from ia3.bases.kinds import Kind
 from ia3.core.modes import evaluating
 from ia3.core.strengths import Choice
 from ia3.core.weights import input_device
@@ -25,9 +24,10 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.logits import logits_at
 from ia3.inference.metrics import LossUnit, Metrics, score_loss, score_predictions
-from ia3.inference.ranking import Ranking, count_own_tokens, count_tokens, rank_scores
+from ia3.inference.ranking import count_own_tokens, count_tokens, rank_scores
 from ia3.inference.scoring import score_choices
 from ia3.inference.temperature import fit_scaling
+from ia3.names import Kind, Ranking
 
 Array = npt.NDArray[np.float64]
 Adapters = Choice | Sequence[Choice]  # names or rows: one for all, or one for each of the rows given

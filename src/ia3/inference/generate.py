@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ia3.bases.kinds import Kind
 from ia3.core.attach import attachment_of, still
 from ia3.core.modes import evaluating
 from ia3.core.strengths import Choice, at_strength, split_strengths
@@ -25,6 +24,7 @@ from ia3.inference.evaluate import TOKEN_BUDGET, Adapters, Progress, length_batc
 from ia3.inference.logits import cache_input, cache_of, encoder_output, known_inputs, run_at
 from ia3.inference.scoring import pad_prompts, whole_inputs
 from ia3.inference.shortcuts import selected, shortcuts_of
+from ia3.names import Kind
 
 Tokens = tuple[int, ...]
 

@@ -38,9 +38,9 @@ from ia3.inference.generate import generate_tokens
 from ia3.inference.metrics import Metrics, score_texts
 from ia3.inference.mixed import Strengths, classify_mixed, generate_mixed, turned
 from ia3.inference.predictions import Prediction, own_predictions, predictions_of
-from ia3.inference.ranking import Ranking
 from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
 from ia3.inference.rows import Row, choose_columns_of, read_rows
+from ia3.names import Ranking
 from ia3.starts.packaged import warn_of_seen
 
 MOST_NEW_TOKENS = 64  # of free text, unless asked for more

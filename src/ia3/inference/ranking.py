@@ -8,15 +8,12 @@ number of tokens, so that a long answer is not the less likely for its length; T
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ia3.data.encoding import Encoded
-
-Ranking = Literal["sum", "mean"]
-RANKINGS: tuple[Ranking, ...] = ("sum", "mean")
+from ia3.names import Ranking
 
 
 def rank_scores(

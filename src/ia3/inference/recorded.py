@@ -15,7 +15,7 @@ from ia3.bases.loading import Base
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template, default_template
 from ia3.errors import AdapterError, SettingsError
-from ia3.inference.ranking import RANKINGS, Ranking
+from ia3.names import RANKINGS, Ranking
 
 
 def words_to_json(

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ia3.bases.kinds import Kind
 from ia3.core.attach import still
 from ia3.core.strengths import Choice
 from ia3.core.weights import input_device
@@ -26,6 +25,7 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.logits import cache_input, cache_of, class_logits, encoder_output, known_inputs, run_at
 from ia3.inference.shortcuts import selected, shortcuts_of
+from ia3.names import Kind
 
 # Choices are scored in chunks that stay below both: numbers of logits (256 MB in fp32), and numbers of the prompts'
 # cached keys and values (or the encoder's output), which every choice of a chunk has a copy of.

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ia3.bases.kinds import Kind
 from ia3.core.attach import attachment_of
 from ia3.core.fast.forwards import EXACT
 from ia3.core.fast.int8 import Int8Linear
@@ -31,6 +30,7 @@ from ia3.core.weights import input_device
 from ia3.data.batches import pad_left, pad_right
 from ia3.errors import BankError, BaseError
 from ia3.inference.logits import cache_input, cache_of, known_inputs
+from ia3.names import Kind
 
 # Of a shortcut's logits, and of those that a base is refused for, relative to the largest: in fp32 and float64, and in
 # half precision and int8, where a batch differs from each alone.

@@ -25,7 +25,8 @@ from ia3.errors import IA3Error, SettingsError
 from ia3.inference.base_alone import base_alone
 from ia3.inference.calibration import calibrate, content_free_prior
 from ia3.inference.evaluate import Array, score_encoded, softmax
-from ia3.inference.ranking import Ranking, count_tokens, rank_scores
+from ia3.inference.ranking import count_tokens, rank_scores
+from ia3.names import Ranking
 
 MOST_ROWS = 32  # that each candidate is scored on
 _FOLDS = 4

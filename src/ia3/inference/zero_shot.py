@@ -26,7 +26,8 @@ from ia3.inference.calibration import calibrate, content_free_prior
 from ia3.inference.ensemble import Wording, evaluate_wordings
 from ia3.inference.evaluate import TOKEN_BUDGET, Array, Progress, require_answers, score_encoded, softmax
 from ia3.inference.metrics import Metrics, score_predictions
-from ia3.inference.ranking import Ranking, count_tokens, rank_scores
+from ia3.inference.ranking import count_tokens, rank_scores
+from ia3.names import Ranking
 
 
 def load_zero_shot(

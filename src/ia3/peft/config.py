@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ia3.adapters.attached import without_hub_options
-from ia3.adapters.config import CONFIG_FILE, PEFT_VERSION, AdapterConfig, Names, read_config
+from ia3.adapters.config import PEFT_VERSION, AdapterConfig, Names, read_config
 from ia3.adapters.places import find_folder
 from ia3.errors import AdapterError, SettingsError, near_matches
 from ia3.files import replace_files
+from ia3.names import CONFIG_FILE
 
 PEFT_TYPE = "IA3"
 

@@ -15,13 +15,11 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ia3.errors import AdapterError
 from ia3.inference.metrics_text import printable
-
-if TYPE_CHECKING:  # at run time it would bring torch with it
-    from ia3.bases.kinds import Kind
+from ia3.names import Kind
 
 _AUTO_CLASS: Mapping[Kind, str] = {
     "seq2seq": "Seq2SeqLM",

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.data.examples import Table
 from ia3.data.template_sets import TemplateLike
 from ia3.inference.template_search import Known
+from ia3.names import Kind
 from ia3.runs.dataset import Answers, Dataset, Rows, check_answers, read_rows
 from ia3.runs.few_rows import Planned, recipe_taken
 from ia3.runs.run_base import Placement, in_order_of, load_for, settled

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from ia3.bases.kinds import Kind
 from ia3.bases.limits import Limits
 from ia3.core.whole_numbers import whole_number
 from ia3.data.duplicates import Duplicate, describe_duplicates, find_duplicates, without_duplicates
@@ -28,9 +27,10 @@ from ia3.data.unknown import describe_unknown_answers, describe_unknown_texts
 from ia3.errors import SettingsError
 from ia3.inference.metrics import describe_few_rows
 from ia3.inference.template_search import Search
+from ia3.names import ANSWERS, Kind
+from ia3.names import Answers as Answers
 from ia3.training.recipes import HELD_OUT
 
-Answers = Literal["auto", "labels", "text"]
 # A closed set has labels that repeat: at most half as many as rows, and few enough to score every one.
 _MOST_LABELS = 1000
 NOTHING_HELD_OUT = (
@@ -252,9 +252,9 @@ def closed_labels(table: Table, answers: Answers, kind: Kind | None) -> tuple[tu
     """Return the closed label set of a table, empty for free text and own choices, and what was decided in words."""
     if table.choices_column is not None:
         return (), _choices_note(table, answers)
-    if answers not in get_args(Answers):
+    if answers not in ANSWERS:
         raise SettingsError(
-            f"Reading the answers: answers is {answers!r}, expected one of {', '.join(map(repr, get_args(Answers)))}."
+            f"Reading the answers: answers is {answers!r}, expected one of {', '.join(map(repr, ANSWERS))}."
         )
     distinct, rows = {example.label for example in table.examples}, len(table.examples)
     most = max(2, rows - 1 if kind == "encoder" else min(_MOST_LABELS, rows // 2))

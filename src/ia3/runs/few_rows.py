@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ia3.bases.kinds import Kind, count_parameters, empty_model
+from ia3.bases.kinds import count_parameters, empty_model
 from ia3.bases.loading import Base, load_config
+from ia3.names import Kind
 from ia3.runs.dataset import Rows
 from ia3.runs.watch import Say
 from ia3.training.recipes import FOR_FEW_ROWS, HELD_OUT, leaves_open, recipe_note, suggest_recipe

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from ia3.errors import RunError
 from ia3.files import locked, remove_halves
+from ia3.names import CARD_FILE, CONFIG_FILE, MODEL_FILE, RECORD_FILE, WEIGHTS_FILE
 from ia3.training.checkpoint import PATTERN, has_checkpoints, remove_checkpoints
 from ia3.training.records import read_events
 
-ADAPTER_CONFIG = "adapter_config.json"
 RECORD = "run.jsonl"
 CURVES = "curves.png"
 CONFUSION = "confusion.png"
@@ -30,12 +30,11 @@ CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.csv"
 REPEATS = "repeats.json"
 REPEATS_PLOT = "repeats.png"
-ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors", "ia3.json")
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE)
 # In the order of their removal: without its config the folder is no adapter, without its record no run.
 PICTURES = (CURVES, CONFUSION, RELIABILITY, REPEATS_PLOT)
-OWN_FILES = (ADAPTER_CONFIG, RECORD, *ADAPTER_FILES[1:], "README.md", *PICTURES, SWEEP, REPEATS)
+OWN_FILES = (CONFIG_FILE, RECORD, *ADAPTER_FILES[1:], CARD_FILE, *PICTURES, SWEEP, REPEATS)
 LOCK = ".ia3-lock"  # while a run is under way
-_MODEL = "config.json"
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -95,10 +94,10 @@ def _check_place(folder: Path) -> None:
     """Raise if there can be no output folder here."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"Preparing {folder}: it is a file, expected a folder. Give another --output.")
-    if (folder / _MODEL).exists():
+    if (folder / MODEL_FILE).exists():
         raise RunError(
-            f"Preparing {folder}: a model lies in it ({_MODEL}), expected a folder for the adapter alone. Give another "
-            "--output."
+            f"Preparing {folder}: a model lies in it ({MODEL_FILE}), expected a folder for the adapter alone. "
+            "Give another --output."
         )
     there = folder.absolute()
     while not there.exists():

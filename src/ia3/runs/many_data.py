@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.errors import IA3Error
+from ia3.names import Kind
 from ia3.runs.dataset import Dataset, Rows, check_answers, hold_out, read_rows
 from ia3.runs.start import Start
 from ia3.runs.task_specs import TaskSpec, raise_faults

@@ -19,6 +19,7 @@ from ia3.bases.loading import Base
 from ia3.data.template_sets import TemplateLike
 from ia3.errors import SettingsError
 from ia3.inference.metrics import Metrics
+from ia3.names import BATCHES
 from ia3.report.many_plots import draw_tasks
 from ia3.runs.dataset import Answers, Dataset, data_name
 from ia3.runs.few_rows import Planned, recipe_taken, rows_left
@@ -41,8 +42,6 @@ from ia3.training.records import Event, read_events
 from ia3.training.sampling import Sampling, draw_shared
 from ia3.training.settings import settings_for
 from ia3.training.tasks import Outcome
-
-BATCHES = ("mixed", "apart")
 
 
 def train_tasks(

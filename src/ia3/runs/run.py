@@ -13,11 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ia3.adapters.record import RECORD_FILE, describe_base
+from ia3.adapters.record import describe_base
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError
 from ia3.inference.evaluate import TOKEN_BUDGET, HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError
+from ia3.names import RECORD_FILE
 from ia3.report.plots import draw_confusion, draw_curves
 from ia3.report.reliability_plot import draw_reliability
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, RECORD, RELIABILITY

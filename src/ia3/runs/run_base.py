@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ia3.bases.kinds import Kind, is_classifier, kind_of
+from ia3.bases.kinds import is_classifier, kind_of
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.pooling import pooling_in
 from ia3.errors import SettingsError
 from ia3.inference.shortcuts import shortcuts_of
+from ia3.names import Kind
 from ia3.runs.dataset import Rows
 from ia3.runs.watch import Say
 from ia3.training.settings import Settings

@@ -17,8 +17,8 @@ from ia3.adapters.record import make_record, versions
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.inference.metrics import Metrics
-from ia3.inference.ranking import Ranking
 from ia3.inference.recorded import words_to_json
+from ia3.names import Ranking
 from ia3.report.card import CardFacts, write_card
 from ia3.runs.dataset import Dataset
 from ia3.runs.start import Start

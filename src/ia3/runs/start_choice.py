@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from ia3.adapters.attached import put_on
-from ia3.bases.kinds import Kind
 from ia3.bases.loading import Base
 from ia3.core.attach import attachment_of
 from ia3.data.draws import draw_in_turn
@@ -27,6 +26,7 @@ from ia3.data.examples import Example
 from ia3.errors import BankError
 from ia3.inference.loading import predictor_of
 from ia3.inference.temperature import fit_temperature, scale
+from ia3.names import Kind
 from ia3.runs.dataset import Rows
 from ia3.runs.start import Start, packaged_start_for, read_start
 from ia3.runs.watch import Say

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ia3.bases.kinds import Kind
 from ia3.data.examples import Table, choose_examples, quote
 from ia3.data.table_files import as_read
 from ia3.data.tables import read_table
 from ia3.errors import TableError, near_matches
+from ia3.names import Kind
 from ia3.runs.dataset import Answers, closed_labels
 from ia3.runs.task_specs import TaskSpec, name_faults, raise_faults
 

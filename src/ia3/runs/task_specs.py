@@ -17,6 +17,7 @@ from ia3.data.frames import is_frame
 from ia3.data.sources import is_rereadable
 from ia3.data.table_files import TableFile, as_read
 from ia3.errors import SettingsError, near_matches
+from ia3.names import ANSWERS
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
 from ia3.runs.task_templates import template_faults, templates_in
 from ia3.runs.wording import read_words
@@ -30,7 +31,6 @@ KEYS = (
 # keys whose values are text
 TEXTS = ("name", "table", "delimiter", "text", "label", "choices", "eval", "template", "templates", "start")
 _PLAIN = ("name", "text", "label", "choices")
-_ANSWERS = ("auto", "labels", "text")
 _SHOWN = 20  # faults
 _LONGEST = 100  # bytes of a name
 _FORBIDDEN = '/\\:*?"<>|'
@@ -260,8 +260,8 @@ def _faults_of(found: Found, folder: Path | None) -> list[str]:
 def _value_faults(found: Found) -> list[str]:
     values, faults = found.values, []
     answers = values.get("answers")
-    if answers is not None and answers not in _ANSWERS:
-        faults.append(f"{found.at('answers')}: answers is {answers!r}, expected one of {', '.join(_ANSWERS)}")
+    if answers is not None and answers not in ANSWERS:
+        faults.append(f"{found.at('answers')}: answers is {answers!r}, expected one of {', '.join(ANSWERS)}")
     start = values.get("start")
     if start is not None and not isinstance(start, str | Path):
         faults.append(f"{found.at('start')}: start is {start!r}, expected the folder of an adapter")

@@ -20,6 +20,7 @@ import numpy as np
 from ia3.bases.named import find_by_hub_id
 from ia3.data.duplicates import normal_text
 from ia3.errors import AdapterError, IA3Warning
+from ia3.names import CONFIG_FILE
 
 STARTS = Path(__file__).parent / "vectors"  # vectors/NAME/BASE/ is an adapter's folder
 AUTO, NONE = "auto", "none"  # in place of a start's name: choose one, begin with ones
@@ -48,7 +49,7 @@ def packaged_start(given: str | Path, base: str | None = None) -> Path | None:
     """
     if str(given) not in start_names() or Path(given).exists():
         return None
-    bases = sorted(path.parent.name for path in (STARTS / str(given)).glob("*/adapter_config.json"))
+    bases = sorted(path.parent.name for path in (STARTS / str(given)).glob(f"*/{CONFIG_FILE}"))
     found = STARTS / str(given) / bases[0] if base is None else start_for(str(given), base)
     if found is None:
         raise AdapterError(
@@ -67,7 +68,7 @@ def start_for(name: str, base: str) -> Path | None:
     """
     named = find_by_hub_id(base)
     folder = STARTS / name / (base if named is None else named.name)
-    return folder if folder.parent == STARTS / name and (folder / "adapter_config.json").is_file() else None
+    return folder if folder.parent == STARTS / name and (folder / CONFIG_FILE).is_file() else None
 
 
 def start_folders(name: str, base: str) -> list[Path]:
@@ -78,7 +79,7 @@ def start_folders(name: str, base: str) -> list[Path]:
         base: Name or hub id of a base.
     """
     own = start_for(name, base)
-    every = sorted(path.parent for path in (STARTS / name).glob("*/adapter_config.json"))
+    every = sorted(path.parent for path in (STARTS / name).glob(f"*/{CONFIG_FILE}"))
     return every if own is None else [own, *(folder for folder in every if folder != own)]
 
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from transformers import DynamicCache
 
-from ia3.bases.kinds import Kind
 from ia3.core.fast.acceleration import acceleration_of
 from ia3.core.fast.frozen_head import head_logprobs
 from ia3.core.strengths import Choice
@@ -30,6 +29,7 @@ from ia3.data.encoding import Encoded
 from ia3.inference.logits import cache_input, encoder_output, known_inputs, logits_at
 from ia3.inference.scoring import Rows, pad_prompts, whole_inputs
 from ia3.inference.shortcuts import selected, shortcuts_of
+from ia3.names import Kind
 
 _NONE = -1  # in place of a token where there is none
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ia3.errors import SettingsError, near_matches
-
-if TYPE_CHECKING:
-    from ia3.bases.kinds import Kind
+from ia3.names import Kind
 
 SMALL = 1_000_000_000  # parameters below which a base is small
 MOST_ROWS_A_LABEL = 32  # of a few-shot table, on average

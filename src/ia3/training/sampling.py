@@ -15,8 +15,7 @@ import numpy as np
 
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError, near_matches
-
-SAMPLINGS = ("equal", "proportional", "temperature")
+from ia3.names import SAMPLINGS
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ia3.errors import SettingsError, near_matches
+from ia3.names import POOLINGS, Kind
 from ia3.training.recipes import BEGINNINGS, FOR_FEW_ROWS, RECIPES, find_recipe
 from ia3.training.setting import BELOW_ONE, NOT_NEGATIVE, SHARE, Rule, Setting, at_least, one_of, setting, up_to
 from ia3.training.setting import value_in_words as in_words
-
-if TYPE_CHECKING:
-    from ia3.bases.kinds import Kind
 
 
 def settings_for(kind: Kind, *, has_start: bool = False, is_chosen: bool = False, **overrides: Any) -> Settings:
@@ -146,7 +144,7 @@ class Settings:
     head_learning_rate: float = setting(1e-3, up_to(10), "Highest rate of an encoder's head")
     pooling: str = setting(
         "own",
-        one_of("own", "mean", "auto"),
+        one_of(*POOLINGS),
         "What an encoder's head reads: its class's own place, the mean of all positions, or auto, the mean where the "
         "base was trained for it",
     )

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ia3.bases.kinds import Kind
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.ranking import Ranking
 from ia3.inference.scoring import Rows
+from ia3.names import Kind, Ranking
 from ia3.training.choice_logprobs import ChoiceLogprobs, choice_logprobs
 from ia3.training.tasks import Task
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ia3.bases.kinds import Kind
 from ia3.core.attach import Attachment
 from ia3.data.encoding import Encoded
+from ia3.names import Kind
 from ia3.training.checkpoint import Checkpoint
 from ia3.training.records import Event
 
