@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
 
 import pytest
 
-from ia3.cli.output import align_columns, print_json, print_lines, size_in_words
+from ia3.cli.output import align_columns, print_json, print_lines, print_result, size_in_words
 
 
 def _stdout(monkeypatch: pytest.MonkeyPatch, encoding: str) -> io.BytesIO:
@@ -18,6 +19,14 @@ def _stdout(monkeypatch: pytest.MonkeyPatch, encoding: str) -> io.BytesIO:
 def test_numbers_that_json_lacks_become_null(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"loss": math.nan, "all": [math.inf, 1.5, (True, None)]})
     assert json.loads(capsys.readouterr().out) == {"loss": None, "all": [None, 1.5, [True, None]]}
+
+
+@pytest.mark.parametrize(("as_json", "printed"), [(True, "[\n  1\n]\n"), (False, "one\n")])
+def test_a_result_is_printed_for_programs_or_for_people(
+    as_json: bool, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_result(argparse.Namespace(json=as_json), [1], ["one"])
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

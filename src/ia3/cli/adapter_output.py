@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ia3.cli.options import add
 from ia3.errors import RunError
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 def add_output(group: argparse._ActionsContainer) -> None:
     """Add `--output` and `--overwrite`."""
-    group.add_argument("--output", required=True, metavar="DIR", help="Folder to write the adapter into.")
-    group.add_argument("--overwrite", action="store_true", help="Replace the adapter or the run that is in it.")
+    words = {"what": "Folder to write the adapter into", "replaced": "the adapter or the run that is in it"}
+    add(group, "--output", "--overwrite", words=words)
 
 
 def check_output(output: str, *, overwrite: bool) -> Path:
@@ -36,6 +37,18 @@ def check_output(output: str, *, overwrite: bool) -> Path:
         )
     check_folder(folder, resume=False, overwrite=overwrite)
     return folder
+
+
+def adapter_facts(adapter: Adapter, folder: Path) -> dict[str, Any]:
+    """Return what is told of an adapter that was written, as plain values."""
+    return {
+        "output": str(folder),
+        "base": adapter.base_name,
+        "labels": adapter.record.get("labels"),
+        "vectors": len(adapter.vectors),
+        "parameters": adapter.parameters,
+        "head_modules": list(adapter.head_modules),
+    }
 
 
 def write_adapter(adapter: Adapter, folder: Path, *, overwrite: bool) -> None:

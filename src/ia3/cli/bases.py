@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_json, print_lines
+from ia3.cli.output import align_columns, print_result
 from ia3.cli.parsing import Verb
 
 
@@ -19,18 +19,16 @@ def run(options: argparse.Namespace) -> int:
     from ia3.bases.named import list_named_bases
 
     found = list_named_bases()
-    if options.json:
-        print_json([status.to_json() for status in found])
-        return 0
     rows = [("name", "installed", "hub id", "download", "licence")]
     rows += [
         (s.base.name, "yes" if s.is_installed else "no", s.base.hub_id, s.base.size, s.base.licence) for s in found
     ]
-    print_lines(align_columns(rows))
+    lines = align_columns(rows)
     missing = [(f"to install {s.base.name}:", s.install_command) for s in found if not s.is_installed]
     if missing:
-        print_lines(["", *align_columns(missing)])
-    print_lines(["", "--base also takes a folder, a GGUF file or a hub id, at a revision NAME@REVISION."])
+        lines += ["", *align_columns(missing)]
+    lines += ["", "--base also takes a folder, a GGUF file or a hub id, at a revision NAME@REVISION."]
+    print_result(options, [status.to_json() for status in found], lines)
     return 0
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.adapter_output import add_output, check_output, write_adapter
-from ia3.cli.options import add_json
-from ia3.cli.output import print_json, print_lines, say
+from ia3.cli.adapter_output import adapter_facts, add_output, check_output, write_adapter
+from ia3.cli.options import add, add_json
+from ia3.cli.output import print_result, say
 from ia3.cli.parsing import Verb, number, whole_number
 from ia3.errors import SettingsError, near_matches
 
@@ -69,11 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="The adapter whose head, labels and template the result has (default: averaged, where they can be).",
     )
-    group.add_argument(
-        "--base",
-        metavar="BASE",
-        help="Base of the adapters; needed only for PEFT folders that hold one feed-forward in different places.",
-    )
+    add_base_of_all(group)
     add_output(parser.add_argument_group("folder"))
     add_json(parser, "what was written")
 
@@ -88,13 +84,18 @@ def run(options: argparse.Namespace) -> int:
     result = _stamped(_combine(options, adapters, settings, head_from, plan))
     lost = _lost(adapters, result)
     write_adapter(result, folder, overwrite=options.overwrite)
-    if options.json:
-        print_json(_to_json(result, folder, lost))
-        return 0
-    print_lines([f"{folder}: {_told(options, list(adapters), settings)}, {result.parameters:,} numbers"])
-    if lost:
+    line = f"{folder}: {_told(options, list(adapters), settings)}, {result.parameters:,} numbers"
+    found = {"combined": result.record["combined"], "not_recorded": lost}
+    print_result(options, {**adapter_facts(result, folder), **found}, [line])
+    if lost and not options.json:
         say(f"The adapters differ in {' and '.join(lost)}, so none is recorded. --head-from takes those of one.")
     return 0
+
+
+def add_base_of_all(group: argparse._ActionsContainer) -> None:
+    """Add `--base`, for what `find_base_plan` returns."""
+    rest = "; needed only for PEFT folders that hold one feed-forward in different places"
+    add(group, "--base", words={"base": "Base of the adapters", "rest": rest})
 
 
 def read_weights(text: str) -> list[float]:
@@ -214,19 +215,6 @@ def _told(options: argparse.Namespace, names: Sequence[str], settings: Mapping[s
     rest = [f"{name} {value:g}" for name, value in settings.items() if name != "weights"]
     rest += [f"strength {options.strength:g}"] if options.strength != 1 else []
     return f"{options.method} of {', '.join(given)}" + (f" with {', '.join(rest)}" if rest else "")
-
-
-def _to_json(result: Adapter, folder: Path, lost: Sequence[str]) -> dict[str, Any]:
-    return {
-        "output": str(folder),
-        "base": result.base_name,
-        "combined": result.record["combined"],
-        "labels": result.record.get("labels"),
-        "not_recorded": list(lost),
-        "vectors": len(result.vectors),
-        "parameters": result.parameters,
-        "head_modules": list(result.head_modules),
-    }
 
 
 VERB = Verb(

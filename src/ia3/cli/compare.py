@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.combine import find_base_plan, load_adapters
+from ia3.cli.combine import add_base_of_all, find_base_plan, load_adapters
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_json, print_lines
+from ia3.cli.output import align_columns, print_result
 from ia3.cli.parsing import Verb
 from ia3.errors import SettingsError
 
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("adapters", nargs="+", metavar="DIR", help="Adapter folders of one base, two or more.")
-    group = parser.add_argument_group("base")
-    group.add_argument(
-        "--base",
-        metavar="BASE",
-        help="Base of the adapters; needed only for PEFT folders that hold one feed-forward in different places.",
-    )
+    add_base_of_all(parser.add_argument_group("base"))
     add_json(parser, "the comparison")
 
 
@@ -39,10 +34,7 @@ def run(options: argparse.Namespace) -> int:
     adapters = {name: _with_roles(adapter) for name, adapter in load_adapters(options.adapters).items()}
     pairs = compare(adapters, plan=None if options.base is None else find_base_plan(options.base))
     sizes = {name: size_of(adapter) for name, adapter in adapters.items()}
-    if options.json:
-        print_json({"sizes": sizes, "pairs": [asdict(pair) for pair in pairs]})
-    else:
-        print_lines(_lines(sizes, pairs))
+    print_result(options, {"sizes": sizes, "pairs": [asdict(pair) for pair in pairs]}, _lines(sizes, pairs))
     return 0
 
 

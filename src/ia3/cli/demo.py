@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ia3.cli.options import add_json
+from ia3.cli.options import add, add_json
 from ia3.cli.output import print_json, print_lines, say
 from ia3.cli.parsing import Verb
 from ia3.cli.progress import TrainingProgress
@@ -16,12 +16,8 @@ from ia3.cli.progress import TrainingProgress
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "--output",
-        default="demo-output",
-        metavar="DIR",
-        help="Folder for both adapters; those of an earlier demo in it are replaced (default: %(default)s).",
-    )
+    what = "Folder for both adapters; those of an earlier demo in it are replaced (default: %(default)s)"
+    add(parser, "--output", words={"what": what}, default="demo-output", required=False)
     add_json(parser, "what was shown")
 
 

@@ -7,17 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.options import (
-    add_adapter,
-    add_adapter_column,
-    add_choices,
-    add_columns,
-    add_ensemble,
-    add_json,
-    load_options,
-    table_as_read,
-)
-from ia3.cli.output import align_columns, print_json, print_lines, say
+from ia3.cli.options import add, add_adapter, add_columns, add_json, load_options, table_as_read
+from ia3.cli.output import align_columns, print_result, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import CountedProgress
 from ia3.names import RANKINGS
@@ -32,10 +23,8 @@ _SHOWN_FAULTS = 20
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "table", metavar="TABLE", help="CSV, TSV, JSONL, JSON or Parquet file, a folder of them, or a hub data set."
-    )
-    add_adapter(parser, words=True, required=False)
+    add(parser, "table")
+    add_adapter(parser, required=False)
     group = parser.add_argument_group("without an adapter")
     group.add_argument(
         "--calibrate",
@@ -49,10 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "adapter records its own).",
     )
     data = parser.add_argument_group("data")
-    add_columns(data, recorded=True)
-    add_choices(data)
-    add_ensemble(data)
-    add_adapter_column(data)
+    add_columns(data, "the one it was trained with")
+    add(data, "--choices", "--ensemble", "--adapter-column")
     parser.add_argument_group("picture").add_argument(
         "--reliability",
         metavar="FILE",
@@ -74,10 +61,7 @@ def run(options: argparse.Namespace) -> int:
         numbers, lines = metrics.to_json(), metrics.lines()
     if options.reliability:
         _draw_reliability(metrics, options.reliability)
-    if options.json:
-        print_json({"table": str(options.table), **_measured(options), **numbers})
-    else:
-        print_lines(lines)
+    print_result(options, {"table": str(options.table), **_measured(options), **numbers}, lines)
     return 0
 
 

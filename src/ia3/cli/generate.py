@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="Texts to answer, each in quotes; '-', or none with a pipe, reads one from each line of stdin.",
     )
-    add_adapter(parser, words=True)
+    add_adapter(parser)
     group = parser.add_argument_group("answers")
     group.add_argument(
         "--max-new-tokens",

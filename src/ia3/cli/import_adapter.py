@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
-from ia3.cli.adapter_output import add_output, check_output, write_adapter
-from ia3.cli.options import add_json, add_placement
-from ia3.cli.output import print_json, print_lines, say
+from ia3.cli.adapter_output import adapter_facts, add_output, check_output, write_adapter
+from ia3.cli.options import add, add_json
+from ia3.cli.output import print_result, say
 from ia3.cli.parsing import Verb
-
-if TYPE_CHECKING:
-    from ia3.adapters.adapter import Adapter
+from ia3.names import DTYPES, STORED
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,20 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "path", metavar="PATH", help="A .pt checkpoint of T-Few, a folder of AdapterHub's library, or one of PEFT's."
     )
     group = parser.add_argument_group("base")
-    group.add_argument(
-        "--base",
-        required=True,
-        metavar="BASE",
-        help="The base it was trained on: folder, GGUF file, named base or hub id.",
-    )
-    add_placement(group, reads_only=True)
+    add(group, "--base", words={"base": "The base it was trained on"}, required=True)
+    stored = {"rest": "; stored leaves the weights in their files, in the type they have there"}
+    add(group, "--dtype", words=stored, choices=(STORED, *DTYPES), default=STORED)  # the base is never run
+    add(group, "--device", default="cpu")
     group = parser.add_argument_group("labels and head")
-    group.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL",
-        help="The label set, where the file does not say it; an encoder's in the order of its head.",
-    )
+    add(group, "--labels")
     group.add_argument("--without-head", action="store_true", help="Leave the head out.")
     add_output(parser.add_argument_group("folder"))
     add_json(parser, "what was written")
@@ -69,25 +58,10 @@ def run(options: argparse.Namespace) -> int:
     if labels:
         adapter = replace(adapter, record={**adapter.record, "labels": labels})
     write_adapter(adapter, folder, overwrite=options.overwrite)
-    found = _describe(adapter, library, str(folder))
-    if options.json:
-        print_json(found)
-    else:
-        head = f", head {', '.join(adapter.head_modules)}" if adapter.head_modules else ""
-        print_lines([f"{folder}: {library} adapter of {base.given}, {found['vectors']} vectors{head}"])
+    head = f", head {', '.join(adapter.head_modules)}" if adapter.head_modules else ""
+    line = f"{folder}: {library} adapter of {base.given}, {len(adapter.vectors)} vectors{head}"
+    print_result(options, {**adapter_facts(adapter, folder), "format": library}, [line])
     return 0
-
-
-def _describe(adapter: Adapter, library: str, folder: str) -> dict[str, Any]:
-    return {
-        "output": folder,
-        "format": library,
-        "base": adapter.base_name,
-        "labels": adapter.record.get("labels"),
-        "vectors": len(adapter.vectors),
-        "parameters": adapter.parameters,
-        "head_modules": list(adapter.head_modules),
-    }
 
 
 VERB = Verb(

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.options import add_base, add_json
-from ia3.cli.output import print_json, print_lines, say, size_in_words
+from ia3.cli.options import add, add_adapter_base, add_json
+from ia3.cli.output import print_result, say, size_in_words
 from ia3.cli.parsing import Verb
 from ia3.errors import RunError
 
@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("adapter", metavar="DIR", help="Adapter folder that 'ia3 train' or PEFT has written.")
     group = parser.add_argument_group("base and output")
-    group.add_argument("--output", required=True, metavar="PLAIN", help="Folder to write; new or empty.")
-    add_base(group)
+    add(group, "--output", words={"what": "Folder to write; new or empty"}, metavar="PLAIN")
+    add_adapter_base(group)
     add_json(parser, "what was written")
 
 
@@ -57,18 +57,11 @@ def run(options: argparse.Namespace) -> int:
     generation = None if base.kind == "encoder" else _settle_generation(merged, adapter, base)
     write_folder(output, merged, base.tokenizer)
     files = {path.name: path.stat().st_size for path in sorted(output.iterdir())}
-    if options.json:
-        found = {"adapter": options.adapter, "base": base.address, "output": str(output), "files": files}
-        print_json({**found, "class": type(merged).__name__, "generation": generation})
-        return 0
-    size = size_in_words(sum(files.values()))
-    print_lines(
-        [
-            f"{output}: {type(merged).__name__} of {base.address} with {options.adapter} merged in, {size}",
-            f"files: {', '.join(files)}",
-            *([] if generation is None else _generation_lines(generation)),
-        ]
-    )
+    name, size = type(merged).__name__, size_in_words(sum(files.values()))
+    found = {"adapter": options.adapter, "base": base.address, "output": str(output), "files": files}
+    lines = [f"{output}: {name} of {base.address} with {options.adapter} merged in, {size}"]
+    lines += [f"files: {', '.join(files)}", *([] if generation is None else _generation_lines(generation))]
+    print_result(options, {**found, "class": name, "generation": generation}, lines)
     return 0
 
 

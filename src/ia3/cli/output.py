@@ -5,6 +5,7 @@ With `--json` stdout holds one JSON document and nothing else. It knows strings 
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -32,6 +33,14 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(_plain(value), indent=2, allow_nan=False)
     print(text)
+
+
+def print_result(options: argparse.Namespace, value: Any, lines: Iterable[str]) -> None:
+    """Write a result to stdout: with `--json` its value, else the lines that tell it to people."""
+    if options.json:
+        print_json(value)
+    else:
+        print_lines(lines)
 
 
 def align_columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:

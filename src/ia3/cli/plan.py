@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_json, print_lines, say
+from ia3.cli.output import align_columns, print_result, say
 from ia3.cli.parsing import Verb
 from ia3.names import KINDS, Kind
 
@@ -64,10 +64,8 @@ def run(options: argparse.Namespace) -> int:
         exclude_modules=read_names(options.exclude_modules),
     )
     count = count_plan(plan, model, config, kind, options.base)
-    if options.json:
-        print_json(_to_json(plan, count, options.base, kind))
-    else:
-        print_lines(_lines(plan, count, options.base, kind, every=options.all))
+    lines = _lines(plan, count, options.base, kind, every=options.all)
+    print_result(options, _to_json(plan, count, options.base, kind), lines)
     return 0
 
 

@@ -6,16 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ia3.cli.evaluate import say_skipped
-from ia3.cli.options import (
-    add_adapter,
-    add_adapter_column,
-    add_ensemble,
-    add_json,
-    add_reading,
-    load_options,
-    table_as_read,
-)
-from ia3.cli.output import align_columns, print_json, print_lines, say
+from ia3.cli.options import READING, add, add_adapter, add_json, load_options, table_as_read
+from ia3.cli.output import align_columns, print_result, say
 from ia3.cli.parsing import Verb
 from ia3.cli.progress import CountedProgress
 
@@ -25,22 +17,14 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "table", metavar="TABLE", help="CSV, TSV, JSONL, JSON or Parquet file, a folder of them, or a hub data set."
-    )
-    add_adapter(parser, words=True)
+    add(parser, "table")
+    add_adapter(parser)
     group = parser.add_argument_group("data and output")
-    group.add_argument(
-        "--output", required=True, metavar="FILE", help="File to write: .csv, .tsv, .jsonl or .parquet says the format."
-    )
-    group.add_argument("--overwrite", action="store_true", help="Replace the file if it is there.")
-    add_ensemble(group)
-    add_adapter_column(group)
-    group.add_argument("--text", metavar="COLUMN", help="Column of the text (default: the one it was trained with).")
-    group.add_argument(
-        "--skip-bad-rows", action="store_true", help="Leave bad rows out of the output, where they are an error else."
-    )
-    add_reading(group)
+    what = "File to write: .csv, .tsv, .jsonl or .parquet says the format"
+    add(group, "--output", words={"what": what}, metavar="FILE")
+    add(group, "--overwrite", words={"replaced": "the file if it is there"})
+    add(group, "--ensemble", "--adapter-column")
+    add(group, "--text", "--skip-bad-rows", *READING, words={"column": "the one it was trained with"})
     add_json(parser, "a summary")
 
 
@@ -74,10 +58,7 @@ def run(options: argparse.Namespace) -> int:
             say=say,
         )
     say_skipped([str(fault) for fault in summary.faults], summary.skipped)
-    if options.json:
-        print_json(summary.to_json())
-    else:
-        print_lines(_lines(summary))
+    print_result(options, summary.to_json(), _lines(summary))
     return 0
 
 

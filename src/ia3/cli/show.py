@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_json, print_lines, size_in_words
+from ia3.cli.output import align_columns, print_result, size_in_words
 from ia3.cli.parsing import Verb
 from ia3.names import ROLES
 
@@ -45,10 +45,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         folder = find_folder(options.adapter)
         content = describe_adapter(load_adapter(folder), folder)
-    if options.json:
-        print_json(content)
-    else:
-        print_lines(_lines(content))
+    print_result(options, content, _lines(content))
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.interrupts import Interrupts
-from ia3.cli.options import add_choices, add_json
+from ia3.cli.options import add, add_json
 from ia3.cli.output import align_columns, print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb, number, whole_number
 from ia3.cli.progress import TrainingProgress, time_in_words
@@ -26,7 +26,7 @@ STOPPED = 130
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("table", metavar="TABLE", help="What 'ia3 train' takes.")
+    add(parser, "table")
     group = parser.add_argument_group("what is compared")
     group.add_argument(
         "--learning-rates",
@@ -54,9 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="mixed",
         help="Whether runs meet in a batch (default: %(default)s).",
     )
-    add_places(parser, "Folder that the best adapter and the record of all go to.")
+    add_places(parser, "Folder that the best adapter and the record of all go to")
     add_data(parser)
-    add_choices(parser)
+    add(parser, "--choices")
     add_training(parser, is_varied=True)
     add_json(parser, "what the sweep gave")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.options import add_json, add_reading, table_as_read
-from ia3.cli.output import print_json, print_lines, say
+from ia3.cli.options import FOUND, READING, add, add_json, table_as_read
+from ia3.cli.output import print_result, say
 from ia3.cli.parsing import UsageError, Verb, whole_number
 from ia3.names import KINDS, Kind
 
@@ -28,9 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kind", choices=KINDS, help="Kind of base (default: the base's or adapter's, else causal).")
     group.add_argument("--base", metavar="BASE", help="Base whose tokens are shown; its weights are not loaded.")
     data = parser.add_argument_group("data")
-    data.add_argument("--text", metavar="COLUMN", help="Column of the text (default: found by its name).")
-    data.add_argument("--label", metavar="COLUMN", help="Column of the label (default: likewise).")
-    add_reading(data)
+    add(data, "--text", "--label", *READING, words={"column": FOUND})
     data.add_argument("--rows", type=whole_number, default=3, metavar="N", help="Rows to show (default: %(default)s).")
     add_json(parser)
 
@@ -60,14 +58,10 @@ def _list(options: argparse.Namespace) -> int:
         known = _recorded(options.adapter)
         listed = [one.to_json() for one in (known.template, *known.others) if one is not None]
         heads = [f"template {number} of {options.adapter}:" for number in range(1, len(listed) + 1)]
-    if options.json:
-        print_json(listed)
-    else:
-        lines = [
-            [head, f"  prompt: {one['prompt']!r}", f"  answer: {one['target']!r}"]
-            for head, one in zip(heads, listed, strict=True)
-        ]
-        print_lines([line for block in lines for line in block] or [f"{options.adapter} records no template."])
+    lines: list[str] = []
+    for head, one in zip(heads, listed, strict=True):
+        lines += [head, f"  prompt: {one['prompt']!r}", f"  answer: {one['target']!r}"]
+    print_result(options, listed, lines or [f"{options.adapter} records no template."])
     return 0
 
 
@@ -86,16 +80,13 @@ def _preview(
                 ids = _prompt_ids(tokenize, kind, row.prompt)
                 one |= {"tokens": len(ids), "read": tokenize.decode(ids, clean_up_tokenization_spaces=False)}
             shown.append(one)
-    if options.json:
-        print_json(shown)
-        return 0
     lines: list[str] = []
     for one in shown:
         size = f", {one['tokens']} tokens" if "tokens" in one else ""
         lines.append(f"template {one['template']}, {one['origin']}{size}:")
         lines += [f"  {line}" for line in (one.get("read") or one["prompt"]).split("\n")]
         lines += [f"  {'→' if answer == one['right'] else ' '} {answer!r}" for answer in one["answers"]]
-    print_lines(lines)
+    print_result(options, shown, lines)
     return 0
 
 
@@ -106,17 +97,15 @@ def _check(
     from ia3.data.previews import check_against
 
     fits = [check_against(template, table, is_closed=bool(labels)) for template in templates]
-    if options.json:
-        print_json([{**template.to_json(), **asdict(fit)} for template, fit in zip(templates, fits, strict=True)])
-    else:
-        lines = []
-        for template, fit in zip(templates, fits, strict=True):
-            lines.append(f"{template.prompt!r} ||| {template.target!r}")
-            lines.append(f"  columns it uses: {_names(fit.used)}")
-            lines.append(f"  columns it leaves out: {_names(fit.unused)}")
-            lines.append(f"  placeholders without a column: {_names(fit.missing)}")
-            lines.append(f"  {fit.fault}" if fit.fault else "  it fits the table")
-        print_lines(lines)
+    lines: list[str] = []
+    for template, fit in zip(templates, fits, strict=True):
+        lines.append(f"{template.prompt!r} ||| {template.target!r}")
+        lines.append(f"  columns it uses: {_names(fit.used)}")
+        lines.append(f"  columns it leaves out: {_names(fit.unused)}")
+        lines.append(f"  placeholders without a column: {_names(fit.missing)}")
+        lines.append(f"  {fit.fault}" if fit.fault else "  it fits the table")
+    found = [{**template.to_json(), **asdict(fit)} for template, fit in zip(templates, fits, strict=True)]
+    print_result(options, found, lines)
     return 2 if any(fit.fault for fit in fits) else 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.interrupts import Interrupts
-from ia3.cli.options import add_choices, add_json
+from ia3.cli.options import add, add_json
 from ia3.cli.output import print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import TrainingProgress, time_in_words
@@ -30,16 +30,10 @@ STOPPED = 130
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "table",
-        metavar="TABLE",
-        nargs="?",
-        help="CSV, TSV, JSONL, JSON or Parquet file, a folder of them, or a hub data set (user/name or "
-        "user/name:split); without it --tasks names the tables.",
-    )
-    add_places(parser, "Folder that the adapter and its record go to.")
+    add(parser, "table", words={"rest": "; without it --tasks names the tables"}, nargs="?")
+    add_places(parser, "Folder that the adapter and its record go to")
     add_data(parser)
-    add_choices(parser)
+    add(parser, "--choices")
     add_repeats(parser)
     add_tasks(parser)
     add_training(parser)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ia3.cli.options import add_columns, add_placement, add_precision
+from ia3.cli.options import FOUND, PLACEMENT, add, add_columns
 from ia3.cli.parsing import number, whole_number
 from ia3.names import ANSWERS
 from ia3.training.setting import Setting
@@ -18,18 +18,12 @@ from ia3.training.settings import SETTINGS, default_in_words
 def add_places(parser: argparse.ArgumentParser, output: str) -> None:
     """Add `--base`, `--output` and what goes with them; `output` is the help of that option."""
     group = parser.add_argument_group("base and output")
-    group.add_argument(
-        "--base",
-        required=True,
-        metavar="BASE",
-        help="Folder, GGUF file, named base ('ia3 bases') or hub id (NAME@REVISION).",
-    )
-    group.add_argument("--output", required=True, metavar="DIR", help=output)
+    add(group, "--base", words={"base": "The base that is trained on"}, required=True)
+    add(group, "--output", words={"what": output})
     either = group.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="Go on with the run in the output folder.")
-    either.add_argument("--overwrite", action="store_true", help="Replace the run in the output folder.")
-    add_placement(group)
-    add_precision(group)
+    add(either, "--overwrite", words={"replaced": "the run in the output folder"})
+    add(group, *PLACEMENT, "--base-precision")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +38,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="Share of the rows that is held out for that, without --eval; 0 holds out none (default: 0.1; with a "
         "recipe for few rows 0).",
     )
-    add_columns(group, recorded=False)
+    add_columns(group, FOUND)
     group.add_argument(
         "--drop-duplicates",
         action="store_true",
