@@ -28,7 +28,7 @@ from ia3.bases.locating import locate
 from ia3.data.batches import collate, epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.data.examples import Table
-from ia3.inference.evaluate import score_encoded, softmax
+from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, score_predictions
 from ia3.runs.dataset import Dataset, Rows, encode_rows
 from ia3.training.settings import settings_for
@@ -134,11 +134,9 @@ def _run_peft(trial: Trial, config: Any, name: str) -> Metrics:
             group["lr"] = rate * settings.rate(step, steps)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    encoding = data.encoding
-    scores = score_encoded(
-        model, base.kind, data.held_out, encoding.choice_ids, pad_id=base.pad_id, decoder_start_id=base.decoder_start_id
-    )
-    return score_predictions(trial.labels, [e.choice for e in data.held_out], softmax(scores), None)
+    part = HeldOut(data.held_out, data.encoding.choice_ids, trial.labels, None)
+    options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
+    return evaluate_together(model, base.kind, [part], **options)[0]
 
 
 def _batches(examples: Sequence[Encoded], size: int, steps: int, seed: int) -> list[list[Encoded]]:

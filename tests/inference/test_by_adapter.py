@@ -65,7 +65,7 @@ def test_each_adapter_has_the_metrics_of_its_rows_alone_and_all_rows_have_theirs
         one = predictor.beside(name)
         check_alone(own, one, rows[name])
         count = sum(
-            1 if kind == "encoder" else len(e.target_ids) for e in one.wordings(rows[name], is_labelled=True)[0].encoded
+            1 if kind == "encoder" else len(e.target_ids) for e in one.asked(rows[name], is_labelled=True)[0].encoded
         )
         summed, targets = summed + count * (own.loss or 0), targets + count
     assert found.overall.rows == 15 and found.overall.loss == pytest.approx(summed / targets)
@@ -149,13 +149,13 @@ def test_free_text_is_measured_by_what_each_adapter_writes(home: Path, monkeypat
     rows = rows_of("writer", "poet", labels=["rose", "fell"])
     asked: list[Any] = []
 
-    def answers(
-        self: Predictor, encoded: Sequence[Any], limit: int, on_progress: Any, adapters: Any = None
-    ) -> list[str]:
-        asked.extend(adapters or ())
-        return ["rose"] * len(encoded)
+    rose = own["writer"].base.tokenizer("rose", add_special_tokens=False)["input_ids"]
 
-    monkeypatch.setattr(Predictor, "answers", answers)
+    def write(model: Any, kind: str, encoded: Sequence[Any], *, adapter: Any, **options: Any) -> list[Any]:
+        asked.extend(adapter if isinstance(adapter, list) else [])
+        return [rose] * len(encoded)
+
+    monkeypatch.setattr("ia3.inference.answerer.generate_tokens", write)
     found = evaluate_by_adapter(own, rows)
     assert [one.adapter for one in asked] == ["writer"] * 6 + ["poet"] * 5
     assert {one.strength for one in asked} == {0.5}

@@ -12,20 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ia3.core.modes import evaluating
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.evaluate import (
-    HeldOut,
-    evaluate_encoded,
-    evaluating,
-    length_batches,
-    metrics_of,
-    score_encoded,
-    score_together,
-    softmax,
-    sum_target_losses,
-)
+from ia3.inference.asking import length_batches, score_encoded, target_losses
+from ia3.inference.evaluate import HeldOut, evaluate_together, metrics_of, score_together
 from ia3.inference.metrics import MetricsError
+from ia3.inference.temperature import scale
 from tests.families import CASES, make_model
 
 CHOICES = [(5, 1), (5, 6, 1), (9, 1)]
@@ -53,7 +46,8 @@ def evaluate(kind: str, rows: list[Encoded], labels: list[str] | None = None, **
     given_labels = LABELS if labels is None else labels
     choices = CHOICES if given_labels and kind != "encoder" else ()
     options = {**options_of(kind, model), **settings}
-    return evaluate_encoded(model, kind, rows, choices, given_labels, **options)  # type: ignore[arg-type]
+    part = HeldOut(rows, choices, given_labels, None)
+    return evaluate_together(model, kind, [part], **options)[0]  # type: ignore[arg-type]
 
 
 @torch.inference_mode()
@@ -188,7 +182,7 @@ def test_a_model_that_overflows_is_an_error_and_no_accuracy() -> None:
         model.classifier.weight.fill_(math.nan)
 
     with pytest.raises(MetricsError, match="NaN in rows 1, 2, 3"):
-        evaluate_encoded(model, "encoder", rows_of("encoder"), (), LABELS, pad_id=0)
+        evaluate_together(model, "encoder", [HeldOut(rows_of("encoder"), (), LABELS, None)], pad_id=0)
 
 
 def test_dropout_is_off_while_evaluating_and_every_module_gets_its_mode_back() -> None:
@@ -207,14 +201,14 @@ def test_dropout_is_off_while_evaluating_and_every_module_gets_its_mode_back() -
 def test_the_summed_loss_leaves_no_graph(kind: str) -> None:
     model = make_model(KINDS[kind])
 
-    summed, targets = sum_target_losses(model, kind, rows_of(kind), **options_of(kind, model))  # type: ignore[arg-type]
+    losses = target_losses(model, kind, rows_of(kind), **options_of(kind, model))  # type: ignore[arg-type]
 
-    assert targets == 21 and summed > 0
+    assert losses.shape == (9,) and losses.min() > 0
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_softmax_is_stable_and_keeps_what_is_no_number() -> None:
-    table = softmax(np.array([[-1000.0, -1001.0], [0.0, -math.inf], [math.nan, 0.0], [-math.inf, -math.inf]]))
+def test_probabilities_are_stable_and_keeps_what_is_no_number() -> None:
+    table = scale(np.array([[-1000.0, -1001.0], [0.0, -math.inf], [math.nan, 0.0], [-math.inf, -math.inf]]))
 
     assert np.allclose(table[0], [1 / (1 + math.exp(-1)), 1 / (1 + math.e)]) and table[1].tolist() == [1.0, 0.0]
     assert np.isnan(table[2]).all() and np.isnan(table[3]).all()

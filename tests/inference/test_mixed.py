@@ -17,7 +17,7 @@ from ia3.core.heads import Head
 from ia3.data.tables import read_table
 from ia3.data.templates import Template
 from ia3.errors import BankError, SettingsError, TableError
-from ia3.inference import evaluate
+from ia3.inference import asking
 from ia3.inference.loading import load_predictor
 from ia3.inference.predictor import Predictor
 from tests.models import save_tiny_base
@@ -89,9 +89,15 @@ def test_adapters_meet_in_a_batch_where_their_choices_allow(
     kind: str, passes: int, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[Any] = []
-    original = evaluate.score_choices
-    monkeypatch.setattr(evaluate, "score_choices", lambda *a, **k: rows.append(k["rows"]) or original(*a, **k))
-    monkeypatch.setattr(evaluate, "pass_cost", lambda device, budget: budget, raising=False)  # as few as fit
+    original = asking.score_choices
+
+    def score(model: Any, kind: Any, encoded: Any, *args: Any, **options: Any) -> Any:
+        given = options["rows"]
+        rows.append([given] * len(encoded) if isinstance(given, str) else given)  # one name where all have the same
+        return original(model, kind, encoded, *args, **options)
+
+    monkeypatch.setattr(asking, "score_choices", score)
+    monkeypatch.setattr(asking, "pass_cost", lambda device, budget: budget, raising=False)  # as few as fit
     told: list[tuple[int, int | None]] = []
     predictor_of(kind, home).classify(TEXTS, lambda done, total: told.append((done, total)), adapters=ADAPTERS)
     assert len(rows) == passes and sorted(name for names in rows for name in names) == sorted(ADAPTERS)

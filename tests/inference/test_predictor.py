@@ -212,7 +212,7 @@ def test_a_long_text_is_cut_and_not_refused(predictors: Mapping[str, Predictor])
 
 def test_a_free_text_adapter_has_nothing_to_classify_with(writers: Mapping[str, Predictor]) -> None:
     assert refused(SettingsError, lambda: writers["causal"].classify(TEXTS)) == (
-        "Classifying: this adapter answers with free text and has no labels. Use generate."
+        "Classifying: adapter 'causal-writer' answers with free text and has no labels. Use generate for its texts."
     )
 
 
@@ -412,7 +412,7 @@ def test_a_right_free_text_counts_and_a_wrong_one_does_not(
         assert options["max_new_tokens"] == len("rose by 3 %") + 1
         return [tuple(tokenizer(answers[3 - e.index], add_special_tokens=False)["input_ids"]) for e in encoded]
 
-    monkeypatch.setattr("ia3.inference.predictor.generate_tokens", answer)
+    monkeypatch.setattr("ia3.inference.answerer.generate_tokens", answer)
 
     assert predictor.evaluate([("up", "rose by 3 %"), ("down", "fell.")]).accuracy == 0.5
 
@@ -559,9 +559,9 @@ def test_a_base_of_another_kind_or_other_weights_is_refused(make: Make, tmp_path
 
 def test_a_predictor_can_be_put_together_by_hand(tmp_path: Path) -> None:
     base = load_base(save_tiny_base(tmp_path, "seq2seq"), device="cpu", say=quiet)
-    attachment = attach(base.model, name="mine")
+    attach(base.model, name="mine")
     encoding = Encoding(base.tokenizer, "seq2seq", Template("{{ text }}"), "text", ("yes", "no"))
 
-    predictor = Predictor(base, attachment, "mine", encoding)
+    predictor = Predictor(base, "mine", encoding)
 
     assert predictor.classify(["x"])[0].prediction in ("yes", "no")

@@ -12,10 +12,13 @@ from ia3.data.encoding import Encoding
 from ia3.data.tables import read_table
 from ia3.data.templates import Template
 from ia3.errors import AdapterError
-from ia3.inference.evaluate import evaluate_encoded, score_encoded, softmax
+from ia3.inference.asking import score_encoded
+from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.ranking import count_tokens, rank_scores
 from ia3.inference.recorded import Recorded, words_to_json
+from ia3.inference.temperature import scale
 from ia3.inference.zero_shot import load_zero_shot
+from ia3.names import RANKINGS
 from tests.models import save_tiny_base
 
 ROWS = [(f"{what} in week {week}", label) for week in range(4) for what, label in (("gains", "up"), ("losses", "down"))]
@@ -42,15 +45,11 @@ def test_metrics_by_the_mean_have_other_probabilities_and_the_same_loss(base: Ba
     options: dict[str, Any] = {"pad_id": base.pad_id}
     scores = score_encoded(base.model, "causal", encoded, encoding.choice_ids, **options)
 
-    by_sum, by_mean = (
-        evaluate_encoded(
-            base.model, "causal", encoded, encoding.choice_ids, encoding.labels, ranking=ranking, **options
-        )
-        for ranking in ("sum", "mean")
-    )
+    parts = [HeldOut(encoded, encoding.choice_ids, encoding.labels, None, ranking) for ranking in RANKINGS]
+    by_sum, by_mean = evaluate_together(base.model, "causal", parts, **options)
 
     assert by_sum.loss == by_mean.loss
-    probabilities = softmax(scores / [len(" up") + 1, len(" down a lot") + 1, len(" level") + 1])
+    probabilities = scale(scores / [len(" up") + 1, len(" down a lot") + 1, len(" level") + 1])
     assert sum(by_mean.confusion[0]) == len(encoded)
     assert by_mean.confusion[0] == tuple(np.bincount(probabilities.argmax(axis=1), minlength=3).tolist())
     assert by_mean.calibration_error != by_sum.calibration_error

@@ -46,7 +46,7 @@ def predictors(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Predict
         attachment.bank.set_vector("a", torch.rand(width, generator=torch.Generator().manual_seed(1)) * 2)
         labels = () if kind == "free" else LABELS
         encoding = Encoding(base.tokenizer, base_kind, Template("{{ text }}"), "sentence", labels, 100)
-        found[kind] = Predictor(base, attachment, "a", encoding)
+        found[kind] = Predictor(base, "a", encoding)
     return found
 
 

@@ -15,7 +15,7 @@ from ia3.data.examples import choose_examples
 from ia3.data.tables import read_table
 from ia3.errors import SettingsError, TemplateError
 from ia3.inference import template_search
-from ia3.inference.evaluate import score_encoded
+from ia3.inference.asking import score_asked
 from ia3.inference.template_search import search_template
 from ia3.inference.zero_shot import load_zero_shot
 from ia3.runs.training_run import train_adapter
@@ -85,11 +85,11 @@ def test_what_one_search_has_read_a_further_one_of_the_table_reads_no_more(
     alone = search_template(base, other, LABELS, "sum", seed=0)
     read: list[int] = []
 
-    def counted(model: Any, kind: Any, encoded: Any, *args: Any, **options: Any) -> Any:
-        read.append(len(encoded))
-        return score_encoded(model, kind, encoded, *args, **options)
+    def counted(model: Any, kind: Any, parts: Any, **options: Any) -> Any:
+        read.append(len(parts[0].encoded))
+        return score_asked(model, kind, parts, **options)
 
-    monkeypatch.setattr(template_search, "score_encoded", counted)
+    monkeypatch.setattr(template_search, "score_asked", counted)
     found = search_template(base, other, LABELS, "sum", seed=0, known=known)
     assert set(read[:12]) == {6}  # and no text without content again
     assert found.template == alone.template and found.cross_validated == alone.cross_validated

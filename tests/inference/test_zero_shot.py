@@ -12,7 +12,7 @@ import ia3
 from ia3.bases.loading import Base, load_base
 from ia3.data.tables import read_table
 from ia3.errors import SettingsError, TemplateError
-from ia3.inference.evaluate import score_encoded
+from ia3.inference.asking import score_encoded
 from ia3.inference.scoring import score_choices
 from ia3.inference.template_search import search_template
 from ia3.inference.zero_shot import load_zero_shot

@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _settle_generation(merged: Any, adapter: Adapter, base: Base) -> dict[str, Any]:
     """Have the merged model's own `generate` answer as `ia3 generate` does; return what was said of it before."""
+    from ia3.inference.answer_room import most_new_tokens
     from ia3.inference.generation_settings import greedy_settings, left_out
-    from ia3.inference.predictor import most_new_tokens
     from ia3.inference.recorded import Recorded, encoding_of
 
     known = Recorded.read(f"Merging {adapter.base_name}", adapter.record)

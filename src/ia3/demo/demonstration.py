@@ -14,8 +14,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from ia3.adapters.attached import attach
 from ia3.bases.loading import load_base
+from ia3.core.snapshot import BASE_NAME
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template
 from ia3.inference.loading import load_predictor
@@ -120,11 +120,8 @@ def _show_gemma(
     table: Path, folder: Path, say: Say, on_event: Callable[[Event], None]
 ) -> tuple[tuple[str, ...], tuple[str, ...], Result]:
     base = load_base("gemma-3-270m", say=lambda line: say(f"   {line}"))
-    attachment = attach(base.model)
     encoding = Encoding(base.tokenizer, base.kind, GEMMA_TEMPLATE, "sentence")
-    untrained = Predictor(base, attachment, "default", encoding)  # a row of ones: the base itself
-    before = untrained.generate(SENTENCES, max_new_tokens=6)
-    attachment.detach()
+    before = Predictor(base, BASE_NAME, encoding).generate(SENTENCES, max_new_tokens=6)
     result = train_adapter(
         table, base, folder, template=GEMMA_TEMPLATE, max_steps=GEMMA_STEPS, overwrite=True, say=_quietly,
         on_event=on_event,

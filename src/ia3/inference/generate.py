@@ -20,7 +20,7 @@ from ia3.core.strengths import Choice, at_strength, split_strengths
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.evaluate import TOKEN_BUDGET, Adapters, Progress, length_batches, rows_of
+from ia3.inference.asking import TOKEN_BUDGET, Adapters, Progress, batches_of, rows_of
 from ia3.inference.logits import cache_input, cache_of, encoder_output, known_inputs, run_at
 from ia3.inference.scoring import pad_prompts, whole_inputs
 from ia3.inference.shortcuts import selected, shortcuts_of
@@ -75,7 +75,7 @@ def generate_tokens(
     with evaluating(model):
         lengths = [len(e.prompt_ids) + max_new_tokens for e in encoded]
         # each new token is a pass of its own: as few batches as the budget allows
-        for part in length_batches(lengths, token_budget, token_budget):
+        for part in batches_of(model, lengths, token_budget, on_progress, token_budget):
             with still(model):  # an adapter that is replaced meanwhile answers to the end as it began
                 rows = {} if adapter is None else {"rows": _rows_of(model, adapter, part)}
                 batch = [encoded[i] for i in part]
@@ -91,8 +91,6 @@ def generate_tokens(
                 else:
                     found = _run_whole(model, batch, rows, max_new_tokens, end_id, pad_id)
                 answers |= zip(part, found, strict=True)
-            if on_progress is not None:
-                on_progress(len(answers), len(encoded))
     return [answers[i] for i in range(len(encoded))]
 
 

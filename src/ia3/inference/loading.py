@@ -141,7 +141,7 @@ def _predictor(
     """Return the predictor of an adapter that is on the base, answering as its record says but for some changes."""
     keep_accelerated(attachment)
     own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, **changes}
-    return Predictor(base, attachment, name, encoding, adapter.record, **own)
+    return Predictor(base, name, encoding, adapter.record, **own)
 
 
 def _find_adapter(doing: str, address: str | Path, name: str | None) -> tuple[Adapter, str, Store | None]:

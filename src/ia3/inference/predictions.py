@@ -13,8 +13,9 @@ import numpy as np
 
 from ia3.data.examples import Example
 from ia3.errors import SettingsError
-from ia3.inference.evaluate import Array, softmax
+from ia3.inference.asking import Array
 from ia3.inference.metrics import MetricsError
+from ia3.inference.temperature import scale
 
 
 def predictions_of(
@@ -39,7 +40,7 @@ def predictions_of(
             f"Classifying: the head has {scores.shape[1]} outputs, got {len(labels)} labels ({', '.join(labels)}). "
             "Give one label for each output."
         )
-    table = softmax(scores / temperature)
+    table = scale(scores, temperature)
     bad = np.flatnonzero(np.isnan(table).any(axis=1)).tolist()
     if bad:
         raise MetricsError(

@@ -1,92 +1,44 @@
 """A predictor: a base with one adapter and all that is needed to answer texts as the adapter was trained to.
 
-`loading.load_predictor` makes one from an adapter's folder; `classify`, `generate` and `evaluate` use it. This file
+`loading.load_predictor` makes one from an adapter's folder, `zero_shot.load_zero_shot` one of a base alone. A request
+is rows and the adapter of each, shared out to the answerers of these; one adapter is a request of one share. This file
 brings together the rooms before it; formats of tables that are written are `outputs`' matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ia3.adapters.config import refuse_task
 from ia3.adapters.fitting import check_brought
-from ia3.bases.cache import Say
-from ia3.bases.loading import Base
-from ia3.bases.locating import say_on_stderr
-from ia3.core.attach import Attachment
-from ia3.core.strengths import at_strength
+from ia3.core.attach import Attachment, attachment_of
 from ia3.core.whole_numbers import whole_number
-from ia3.data.encoding import Encoded, Encoding
-from ia3.data.examples import Example, Table
+from ia3.data.examples import Table
 from ia3.data.table_files import TableFile, as_read
 from ia3.data.tables import read_table
-from ia3.data.templates import check_prompt
-from ia3.data.unknown import describe_unknown_texts
 from ia3.errors import SettingsError
-from ia3.inference.ensemble import Wording, average_ranks, evaluate_wordings
-from ia3.inference.evaluate import (
-    TOKEN_BUDGET,
-    Adapters,
-    Progress,
-    require_answers,
-    sum_target_losses,
-)
-from ia3.inference.generate import generate_tokens
-from ia3.inference.metrics import Metrics, score_texts
-from ia3.inference.mixed import Strengths, classify_mixed, generate_mixed, turned
-from ia3.inference.predictions import Prediction, own_predictions, predictions_of
+from ia3.inference.answerer import Answerer, Share, measure, passes_of, rank_shares, write_shares
+from ia3.inference.asking import Progress
+from ia3.inference.content_free import calibrate
+from ia3.inference.evaluate import Ranked
+from ia3.inference.metrics import Metrics
+from ia3.inference.predictions import Prediction
 from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
-from ia3.inference.rows import Row, choose_columns_of, read_rows
-from ia3.names import Ranking
+from ia3.inference.rows import Row, Strengths, choose_columns_of, list_rows, read_names, read_strengths
 from ia3.starts.packaged import warn_of_seen
-
-MOST_NEW_TOKENS = 64  # of free text, unless asked for more
-MOST_EVALUATED_TOKENS = 256  # of free text that is compared with a right answer
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor:
-    """A base with one adapter, its labels and its template.
-
-    Attributes:
-        base: The base; its model has the bank.
-        attachment: Handle of the bank.
-        adapter: Name of the adapter in the bank.
-        encoding: How texts become token ids; `encoding.labels` is empty for free text.
-        record: What is known of how the adapter came about.
-        token_budget: Most tokens of a batch, padding included.
-        ranking: What the labels are compared by: the sum of their tokens' log-probabilities, or the mean.
-        temperature: What that is divided by before it becomes probabilities.
-        strength: How much of the adapter is used where a call does not say.
-        others: Encodings with further templates, which a closed set's answers are averaged over.
-        say: Told how much of the texts the base cannot read, where it cannot.
-    """
-
-    base: Base
-    attachment: Attachment
-    adapter: str
-    encoding: Encoding
-    record: Mapping[str, Any] = field(default_factory=dict)
-    token_budget: int = TOKEN_BUDGET
-    ranking: Ranking = "sum"
-    temperature: float = 1.0
-    strength: float = 1.0
-    others: tuple[Encoding, ...] = ()
-    say: Say = say_on_stderr
+class Predictor(Answerer):
+    """A base with one adapter, its labels and its template, which answers texts; see `Answerer` for its attributes."""
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The closed label set; empty for free text."""
-        return self.encoding.labels
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it answers with free text: it has no labels, and rows bring no choices."""
-        return not self.encoding.labels and self.encoding.choices_column is None
+    def attachment(self) -> Attachment:
+        """Handle of the bank that is on the base's model."""
+        return attachment_of(self.base.model)
 
     def beside(self, adapter: str) -> Predictor:
         """Return the predictor of another adapter of the same bank, as its record says that it answers.
@@ -143,16 +95,19 @@ class Predictor:
             TableError: For a text that is empty.
             TemplateError: If the template needs a column that is not there.
         """
-        if adapters is not None:
-            return classify_mixed(self, texts, adapters, on_progress, strengths)
-        if self.is_free:
-            raise SettingsError("Classifying: this adapter answers with free text and has no labels. Use generate.")
-        examples = read_rows(texts, self.encoding.text_column, self.encoding.choices_column)
-        options = {**self.options(), **turned(self.adapter, strengths, len(examples))}
-        ranks = average_ranks(self.base, self.wordings(examples), self.ranking, on_progress, **options)
-        if self.encoding.choices_column is not None:
-            return own_predictions(ranks, examples)
-        return predictions_of(ranks, self.labels, examples, self.temperature)
+        shares = self._share_out(texts, adapters, strengths)
+        free = [share.own.adapter for share in shares if share.own.is_free]
+        if free:
+            raise SettingsError(
+                f"Classifying: adapter {free[0]!r} answers with free text and has no labels. Use generate for its "
+                "texts."
+            )
+        with passes_of(shares):
+            ranks = rank_shares(shares, on_progress)
+        found: dict[int, Prediction] = {}
+        for share, own in zip(shares, ranks, strict=True):
+            found |= zip(share.places, share.own.read(own, share.examples), strict=True)
+        return [found[place] for place in range(len(found))]
 
     def generate(
         self,
@@ -167,9 +122,10 @@ class Predictor:
 
         Args:
             texts: As for `classify`.
-            max_new_tokens: Most tokens of an answer; by default those of the longest label, or 64 for free text.
+            max_new_tokens: Most tokens of an answer; by default those of the longest label, or 64 for free text, and of
+                several adapters the largest of theirs.
             on_progress: Told the number of texts done, and of all.
-            adapters: As for `classify`; by default the limit is then the largest of theirs.
+            adapters: As for `classify`.
             strengths: As for `classify`.
 
         Returns:
@@ -180,23 +136,14 @@ class Predictor:
         """
         if max_new_tokens is not None:
             max_new_tokens = whole_number("Generating", "max_new_tokens", max_new_tokens)
-        if adapters is not None:
-            return generate_mixed(self, texts, adapters, max_new_tokens, on_progress, strengths)
-        limit = self.most_new_tokens() if max_new_tokens is None else max_new_tokens
-        encoded = self.encode(texts, limit)[1]
-        chosen = turned(self.adapter, strengths, len(encoded)).get("adapter")
-        return self.answers(encoded, limit, on_progress, chosen)
-
-    def encode(self, texts: Iterable[Row], max_new_tokens: int | None = None) -> tuple[list[Example], list[Encoded]]:
-        """Return texts as examples and as token ids, without labels.
-
-        Args:
-            texts: As for `classify`.
-            max_new_tokens: Tokens that shall have room behind each; None for those of the labels.
-        """
-        encoding = self.encoding if max_new_tokens is None else self._encoding_beside(max_new_tokens)
-        examples = read_rows(texts, self.encoding.text_column, self.encoding.choices_column)
-        return examples, self._encode(encoding, examples)
+        shares = self._share_out(texts, adapters, strengths)
+        most = max((share.own.most_new_tokens() for share in shares), default=1)
+        with passes_of(shares):
+            answers = write_shares(shares, most if max_new_tokens is None else max_new_tokens, on_progress)
+        found: dict[int, str] = {}
+        for share, own in zip(shares, answers, strict=True):
+            found |= zip(share.places, own, strict=True)
+        return [found[place] for place in range(len(found))]
 
     def evaluate(
         self,
@@ -207,6 +154,7 @@ class Predictor:
         skip_bad_rows: bool = False,
         delimiter: str | None = None,
         quotes: bool | None = None,
+        is_calibrated: bool = False,
         on_progress: Progress | None = None,
     ) -> Metrics:
         """Return how good the adapter is on a table with labels.
@@ -218,6 +166,8 @@ class Predictor:
             skip_bad_rows: Leave bad rows, and rows with an unknown label, out.
             delimiter: As for `read_table`.
             quotes: Likewise.
+            is_calibrated: Whether the labels' probabilities are divided by those behind content-free inputs, which
+                helps a base that was never trained on the task. The loss is that of the answers' tokens either way.
             on_progress: Told the number of rows done, and of all.
 
         Returns:
@@ -225,6 +175,7 @@ class Predictor:
             and calibration, for free text the share of generated answers that are exactly right.
 
         Raises:
+            SettingsError: If rows without a common label set are to be calibrated.
             TableError: For bad rows and unknown labels, all of them at once.
 
         Warns:
@@ -232,112 +183,64 @@ class Predictor:
         """
         if not isinstance(table, Table):
             source = as_read(table, delimiter, quotes)
-            own = choose_columns_of(source, {"text": self.encoding.text_column, "label": self.encoding.label_column})
-            table = read_table(
-                source,
-                text=text or own["text"],
-                label=label or own["label"],
-                known_labels=self.labels or None,
-                choices=self.encoding.choices_column,
-                skip_bad_rows=skip_bad_rows,
-            )
+            table = self.read_table(source, text=text, label=label, skip_bad_rows=skip_bad_rows)
         warn_of_seen(self.record, (example.text for example in table.examples))
-        if not self.is_free:
-            wordings = self.wordings(table.examples, is_labelled=True)
-            options = self.options()
-            return evaluate_wordings(self.base, wordings, self.ranking, self.temperature, on_progress, **options)
-        encoded = self._encode(self.encoding, table.examples, is_labelled=True)
-        return self._evaluate_texts(table.examples, encoded, on_progress)
-
-    def _evaluate_texts(
-        self, examples: Sequence[Example], encoded: Sequence[Encoded], on_progress: Progress | None
-    ) -> Metrics:
-        require_answers(encoded, is_closed=False)
-        summed, targets = sum_target_losses(self.base.model, self.base.kind, encoded, **self.options())
-        limit = min(most_room(self.base, MOST_EVALUATED_TOKENS), max(len(e.target_ids) for e in encoded))
-        prompts = self._encode(self._encoding_beside(limit), examples)
-        template = self.encoding.template
-        gold = [template.render_target(e.label, e.fields) for e in examples if e.label is not None]
-        return score_texts(gold, self.answers(prompts, limit, on_progress), summed / targets)
-
-    def wordings(self, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Wording]:
-        """Return rows as each of its templates words them: the first alone, unless it is an ensemble."""
-        return [
-            Wording(encoding, self._encode(encoding, examples, is_labelled=is_labelled))
-            for encoding in (self.encoding, *self.others)
-        ]
-
-    def _encode(self, encoding: Encoding, examples: Sequence[Example], *, is_labelled: bool = False) -> list[Encoded]:
-        if examples:
-            own = () if encoding.choices_column is None else ("choices",)
-            check_prompt(encoding.template, (*examples[0].fields, *own), text_column=encoding.text_column)
-        encoded = list(encoding.encode(examples if is_labelled else [replace(e, label=None) for e in examples]))
-        for note in describe_unknown_texts(encoding.tokenizer, examples, [one.prompt_ids for one in encoded]):
-            self.say(note)
-        return encoded
-
-    def answers(
-        self,
-        encoded: Sequence[Encoded],
-        limit: int,
-        on_progress: Progress | None,
-        adapters: Adapters | None = None,
-    ) -> list[str]:
-        """Return what the base writes behind each prompt, with its own adapter or with one for each."""
-        tokenizer: Any = self.base.tokenizer
-        answers = generate_tokens(
-            self.base.model,
-            self.base.kind,
-            encoded,
-            max_new_tokens=limit,
-            end_id=tokenizer.eos_token_id,
-            on_progress=on_progress,
-            **(self.options() if adapters is None else {**self.options(), "adapter": adapters}),
-        )
-        plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        return [tokenizer.decode(list(ids), **plain).strip() for ids in answers]
-
-    def most_new_tokens(self) -> int:
-        """Return the tokens of the longest label's answer, or of free text as many as the base has room for."""
-        return most_new_tokens(self.base, self.encoding)
-
-    def _encoding_beside(self, max_new_tokens: int) -> Encoding:
-        """Return the encoding whose prompts leave room for an answer, where prompt and answer share the positions."""
-        limits, longest = self.base.limits, self.encoding.max_length
-        is_causal = self.base.kind == "causal"
-        room = limits.reads if is_causal else limits.writes
-        if room is not None and max_new_tokens > room - is_causal:
-            beside = " for prompt and answer" if is_causal else " for an answer"
+        if is_calibrated and (not self.labels or self.encoding.choices_column is not None):
             raise SettingsError(
-                f"Generating: max_new_tokens is {max_new_tokens}, and the base has {room} positions{beside}. Ask for "
-                "fewer."
+                "Evaluating: calibration compares one label set behind texts without content, and these rows bring "
+                "their own choices or have free text. Leave --calibrate out."
             )
-        if not is_causal or longest is None:
-            return self.encoding
-        left = longest if limits.usual is None else limits.usual - max_new_tokens
-        if room is None:  # the base runs on behind the length it was trained with: half of it is always the prompt's
-            left = max(left, longest // 2)
-        answer = max((len(ids) for ids in self.encoding.choice_ids), default=0)  # the encoding takes it off again
-        return self.encoding.with_max_length(min(longest, left + answer))
+        share = self.share(table.examples)
+        with passes_of([share]):
+            [answers] = measure([share], on_progress)
+            if is_calibrated and isinstance(answers, Ranked) and table.examples:
+                answers = replace(answers, ranks=calibrate(answers.ranks, self.prior(share.adapter, table.columns)))
+        return answers.metrics()
 
-    def options(self) -> dict[str, Any]:
-        """Return what scoring and generating are told."""
-        return {
-            "pad_id": self.base.pad_id,
-            "decoder_start_id": self.base.decoder_start_id,
-            "adapter": at_strength(self.adapter, self.strength),
-            "token_budget": self.token_budget,
-        }
+    def read_table(
+        self,
+        source: Any,
+        *,
+        text: str | None = None,
+        label: str | None = None,
+        choices: str | None = None,
+        skip_bad_rows: bool = False,
+    ) -> Table:
+        """Return a table with right answers as the adapter reads it: by its own columns where the table has them.
 
+        Args:
+            source: What `ia3.data.tables.read_table` reads.
+            text: Text column; by default the one trained on, if the table has it.
+            label: Label column; likewise.
+            choices: Column with the choices of each row; by default that of the adapter.
+            skip_bad_rows: Leave bad rows, and rows with an unknown label, out.
+        """
+        own = choose_columns_of(source, {"text": self.encoding.text_column, "label": self.encoding.label_column})
+        return read_table(
+            source,
+            text=text or own["text"],
+            label=label or own["label"],
+            known_labels=self.labels or None,
+            choices=choices or self.encoding.choices_column,
+            skip_bad_rows=skip_bad_rows,
+        )
 
-def most_new_tokens(base: Base, encoding: Encoding) -> int:
-    """Return the tokens of the longest label's answer, or of free text as many as the base has room for."""
-    longest = max((len(ids) for ids in encoding.choice_ids), default=0)
-    return longest or most_room(base, MOST_NEW_TOKENS)
+    # -- a request, share by share ------------------------------------------------------------------------------------
 
-
-def most_room(base: Base, tokens: int) -> int:
-    """Return so many tokens of an answer or, where a base has fewer positions, what is left beside a prompt."""
-    limits = base.limits
-    room = limits.writes if base.kind == "seq2seq" else limits.reads and max(1, limits.reads // 2)
-    return tokens if room is None else min(tokens, room)
+    def _share_out(
+        self, texts: Iterable[Row], adapters: Sequence[str] | None, strengths: Strengths | None
+    ) -> list[Share]:
+        """Return the rows of each adapter that is asked, in the order of their first ones."""
+        rows = list_rows(texts)
+        names = [self.adapter] * len(rows) if adapters is None else read_names(adapters, len(rows))
+        given = read_strengths(strengths, len(rows))
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            places.setdefault(name, []).append(place)
+        own = {name: self.beside(name) for name in places}
+        return [
+            own[name].share(
+                [rows[place] for place in at], at, None if given is None else [given[place] for place in at]
+            )
+            for name, at in places.items()
+        ]

@@ -1,21 +1,25 @@
-"""What a predictor takes: texts, dicts or examples as rows, and the columns of a table that an adapter knows.
+"""What a predictor takes: texts, dicts or examples as rows, the adapter and strength of each, the columns it knows.
 
 This file knows rows and columns; it knows nothing of tokens or models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
-from ia3.data.examples import Example
+from ia3.data.choices import split_choices
+from ia3.data.examples import Example, quote
 from ia3.data.frames import is_frame
 from ia3.data.records import Record
 from ia3.data.sources import is_rereadable, open_source
 from ia3.data.tables import read_table
-from ia3.errors import TableError
+from ia3.data.values import plain
+from ia3.errors import SettingsError, TableError
 
 Row = str | Mapping[str, Any] | Example
+Strengths = float | Sequence[float]  # how much of its adapter each text gets: one number for all, or one for each
 
 
 def read_rows(rows: Iterable[Row], text_column: str, choices_column: str | None = None) -> list[Example]:
@@ -31,11 +35,21 @@ def read_rows(rows: Iterable[Row], text_column: str, choices_column: str | None 
     """
     given = list_rows(rows)
     if all(isinstance(row, Example) for row in given):
-        return [row for row in given if isinstance(row, Example)]
+        return [_with_choices(row, choices_column) for row in given if isinstance(row, Example)]
     has_column = isinstance(given[0], Mapping) and text_column in given[0]
     text = text_column if has_column else None
     table = read_table(given, text=text, labels_required=False, choices=choices_column)
     return list(table.examples)
+
+
+def _with_choices(row: Example, column: str | None) -> Example:
+    """Return a row with the choices in its column, where its table was read for adapters that have none."""
+    if column is None or row.choices or column not in row.fields:
+        return row
+    try:
+        return replace(row, choices=split_choices(row.fields[column]))
+    except ValueError as error:
+        raise TableError(f"Reading {row.origin}, column {quote(column)}: {error}.") from error
 
 
 def list_rows(rows: Iterable[Row]) -> list[Row]:
@@ -59,6 +73,38 @@ def _values(record: Record) -> Mapping[str, Any]:
     if record.faults:
         raise TableError(f"Reading texts: {'; '.join(map(str, record.faults))}.", record.faults)
     return record.values
+
+
+def read_names(adapters: Sequence[str], count: int) -> list[str]:
+    """Return the names of adapters as a list, one for each text, whichever library they come from.
+
+    Raises:
+        SettingsError: If there is not one for each.
+    """
+    if isinstance(adapters, str) or len(adapters) != count:
+        got = f"the name {adapters!r}" if isinstance(adapters, str) else f"{len(adapters)} adapters"
+        raise SettingsError(f"Answering: got {got} for {count} texts, expected a list with one for each text.")
+    names = [plain(name) for name in adapters]
+    bare = next((place for place, name in enumerate(names, start=1) if name is None), None)
+    if bare is not None:
+        raise SettingsError(f"Answering: text {bare} of {len(names)} has no adapter, its name is missing.")
+    return names
+
+
+def read_strengths(strengths: Strengths | None, count: int) -> list[float] | None:
+    """Return a strength for each text; None where none is given.
+
+    Raises:
+        SettingsError: If there is not one for each.
+    """
+    if strengths is None or isinstance(strengths, int | float):
+        return None if strengths is None else [strengths] * count
+    if len(strengths) != count:
+        raise SettingsError(
+            f"Answering: got {len(strengths)} strengths for {count} texts, expected one number, or a list with one for "
+            "each text."
+        )
+    return list(strengths)
 
 
 def choose_columns_of(source: Any, wanted: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -22,8 +22,8 @@ from ia3.data.tables import SHOWN_FAULTS, TableStream, stream_table
 from ia3.data.templates import check_prompt
 from ia3.errors import TableError
 from ia3.inference.adapter_column import check_adapter_column, name_in
+from ia3.inference.asking import Progress
 from ia3.inference.column_types import ColumnTypes
-from ia3.inference.evaluate import Progress
 from ia3.inference.outputs import OutputRow, check_output, open_output
 from ia3.inference.predictor import Predictor
 from ia3.inference.rows import choose_columns_of

@@ -59,7 +59,7 @@ def fit_temperature(scores: _Float, gold: Sequence[int] | npt.NDArray[np.int64],
     # the rows' loss is convex in one over the temperature: Newton's steps between bounds that close in on a minimum
     low, high, inverse = 1 / MOST, MOST, 1.0
     for _ in range(_MOST_STEPS):
-        shares = _softmax(shifted * inverse)
+        shares = scale(shifted * inverse)
         means = (shares * shifted).sum(axis=1)  # (rows,)
         away = math.log(inverse) + centre
         slope = float(means.mean()) - wanted + weight * away / inverse
@@ -72,9 +72,12 @@ def fit_temperature(scores: _Float, gold: Sequence[int] | npt.NDArray[np.int64],
     return 1 / inverse
 
 
-def scale(scores: _Float, temperature: float) -> _Float:
+def scale(scores: _Float, temperature: float = 1.0) -> _Float:
     """Return the probability of each choice at a temperature, shape (rows, choices); at 1 the softmax of the scores."""
-    return _softmax(scores / temperature)
+    heated = scores / temperature
+    with np.errstate(invalid="ignore"):  # an overflow stays NaN, which is told with its row
+        powers = np.exp(heated - heated.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def fit_scaling(scores: _Float, gold: Sequence[int], usual: float | None = None) -> Scaling | None:
@@ -101,7 +104,7 @@ def fit_scaling(scores: _Float, gold: Sequence[int], usual: float | None = None)
     for number in range(_PARTS):
         here = part == number
         after[here] = scale(scores[here], fit_temperature(scores[~here], right[~here], usual))
-    before = scale(scores, 1.0)
+    before = scale(scores)
     losses = _loss(before, right), _loss(after, right)
     bins = [calibration_bins(shares.max(axis=1), shares.argmax(axis=1) == right) for shares in (before, after)]
     # the loss decides: of few rows the calibration error is itself rough
@@ -118,11 +121,6 @@ def _loss(shares: _Float, gold: npt.NDArray[np.int64]) -> float:
 def _shifted(scores: _Float) -> _Float:
     """Return the scores with zero for the best choice of a row, and no choice so low that it is −inf."""
     return np.asarray(np.maximum(scores - scores.max(axis=1, keepdims=True), -_LOWEST), dtype=np.float64)
-
-
-def _softmax(scores: _Float) -> _Float:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from ia3.bases.loading import Base
 from ia3.data.candidates import prompt_candidates, target_candidates
 from ia3.data.draws import draw_in_turn
 from ia3.data.encoding import Encoded, Encoding
-from ia3.data.examples import Example, Origin, Table
+from ia3.data.examples import Example, Table
 from ia3.data.templates import Template, default_template
 from ia3.errors import IA3Error, SettingsError
+from ia3.inference.asking import Array, Asked, score_asked
 from ia3.inference.base_alone import base_alone
-from ia3.inference.calibration import calibrate, content_free_prior
-from ia3.inference.evaluate import Array, score_encoded, softmax
-from ia3.inference.ranking import count_tokens, rank_scores
+from ia3.inference.content_free import calibrate, content_free_prior, content_free_rows
+from ia3.inference.temperature import scale
 from ia3.names import Ranking
 
 MOST_ROWS = 32  # that each candidate is scored on
@@ -122,26 +122,19 @@ def _shares(
         limits=limits,
     )
 
-    def encode(rows: Sequence[Example]) -> list[Encoded]:
-        return list(encoding.encode([replace(row, label=None) for row in rows]))
-
     def ranks(encoded: Sequence[Encoded]) -> Array:
+        part = Asked(encoded, encoding.choice_ids, encoding.labels, None, ranking)
         options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
-        scores = score_encoded(base.model, base.kind, encoded, encoding.choice_ids, **options)
-        return rank_scores(scores, count_tokens(encoding.choice_ids), ranking)
+        return part.ranks(score_asked(base.model, base.kind, [part], **options)[0])
 
-    def without_content(texts: Sequence[str]) -> Array:
-        origin = Origin("<content-free>", 1)
-        return ranks(encode([Example(t, None, dict.fromkeys(table.columns, t), origin) for t in texts]))
-
-    encoded = encode(examples)
+    encoded = list(encoding.encode([replace(row, label=None) for row in examples]))
     asked = [(template, tuple(e.prompt_ids)) for e in encoded]
     new = {key: e for key, e in zip(asked, encoded, strict=True) if key not in known}
     if new:
         known |= zip(new, ranks([*new.values()]), strict=True)
     if (template, ()) not in known:
-        known[template, ()] = content_free_prior(without_content)
-    return softmax(calibrate(np.stack([known[key] for key in asked]), known[template, ()]))
+        known[template, ()] = content_free_prior(ranks(list(encoding.encode(content_free_rows(table.columns)))))
+    return scale(calibrate(np.stack([known[key] for key in asked]), known[template, ()]))
 
 
 def _score(shares: Array, gold: Any) -> float:
