@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_json, print_lines
+from ia3.cli.output import align_columns, print_result
 from ia3.cli.parsing import UsageError, Verb
-from ia3.training.recipes import RECIPES, differences_from_paper, find_recipe
+from ia3.training.recipes import RECIPES, Recipe, differences_from_paper, find_recipe
+from ia3.training.setting import value_in_words
 from ia3.training.settings import DEFAULTS, settings_for
 
 
@@ -21,96 +23,83 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """List the recipes, or show one."""
     if not options.what:
-        _list(as_json=options.json)
+        rows = [("recipe", "for"), *((recipe.name, recipe.summary) for recipe in RECIPES.values())]
+        lines = [*align_columns(rows), "", "ia3 train TABLE --recipe NAME uses one; every setting can be changed."]
+        print_result(options, [{"name": one.name, "summary": one.summary} for one in RECIPES.values()], lines)
         return 0
     if options.what[0] != "show" or len(options.what) != 2:
         given = " ".join(options.what)
         raise UsageError(f"recipes: got {given!r}, expected nothing or 'show NAME'. See 'ia3 recipes --help'.")
-    _show(options.what[1], as_json=options.json)
+    recipe = find_recipe(options.what[1])
+    settings = {str(kind): settings_for(kind, recipe=recipe.name).to_json() for kind in DEFAULTS}
+    differs = {kind: differences_from_paper(settings[kind], kind) for kind in DEFAULTS}
+    print_result(options, _to_json(recipe, settings, differs), _lines(recipe, settings, differs))
     return 0
 
 
-def _list(*, as_json: bool) -> None:
-    if as_json:
-        print_json([{"name": recipe.name, "summary": recipe.summary} for recipe in RECIPES.values()])
-        return
-    rows = [("recipe", "for"), *((recipe.name, recipe.summary) for recipe in RECIPES.values())]
-    print_lines([*align_columns(rows), "", "ia3 train TABLE --recipe NAME uses one; every setting can be changed."])
-
-
-def _show(name: str, *, as_json: bool) -> None:
-    recipe = find_recipe(name)
-    settings = {kind: settings_for(kind, recipe=name).to_json() for kind in DEFAULTS}
-    if as_json:
-        told = {
-            kind: {"settings": chosen, "differs": differences_from_paper(chosen, kind)}
-            for kind, chosen in settings.items()
-        }
-        started = {kind: dict(changes) for kind, changes in recipe.started.items()}
-        measured = [
+def _to_json(recipe: Recipe, settings: Mapping[str, Any], differs: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "summary": recipe.summary,
+        "kinds": {kind: {"settings": settings[kind], "differs": differs[kind]} for kind in DEFAULTS},
+        "with_start": {kind: dict(changes) for kind, changes in recipe.started.items()},
+        "eval_fraction": recipe.eval_fraction,
+        "searches_template": recipe.searches_template,
+        "chooses_start": recipe.chooses_start,
+        "with_chosen_start": {kind: dict(changes) for kind, changes in recipe.chosen.items()},
+        "usual_temperatures_with_chosen_start": dict(recipe.chosen_temperatures),
+        "usual_temperatures": [
             {"kind": kind, "with_start": has_start, "temperature": temperature}
             for (kind, has_start), temperature in recipe.temperatures.items()
-        ]
-        of_chosen = {kind: dict(changes) for kind, changes in recipe.chosen.items()}
-        told_whole = {"name": recipe.name, "summary": recipe.summary, "kinds": told, "with_start": started}
-        told_rest = {
-            "eval_fraction": recipe.eval_fraction,
-            "searches_template": recipe.searches_template,
-            "chooses_start": recipe.chooses_start,
-            "with_chosen_start": of_chosen,
-            "usual_temperatures_with_chosen_start": dict(recipe.chosen_temperatures),
-        }
-        print_json({**told_whole, **told_rest, "usual_temperatures": measured})
-        return
-    names = [name for name in settings["causal"] if name != "recipe"]
+        ],
+    }
+
+
+def _lines(recipe: Recipe, settings: Mapping[str, Any], differs: Mapping[Any, Any]) -> list[str]:
     rows = [("setting", *settings)]
-    rows += [(name, *(_word(chosen[name]) for chosen in settings.values())) for name in names]
-    print_lines([recipe.summary, "", *align_columns(rows)])
-    for kind, changes in recipe.started.items():
-        words = ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
-        print_lines(["", f"with --start: {words} ({kind})"])
+    rows += [
+        (name, *(_word(own[name]) for own in settings.values())) for name in settings["causal"] if name != "recipe"
+    ]
+    notes = [line for note in _notes(recipe) for line in ("", note)]
+    return [recipe.summary, "", *align_columns(rows), *notes, *_differences(differs)]
+
+
+def _notes(recipe: Recipe) -> list[str]:
+    """Return what a recipe holds beside settings, a line each."""
+    notes = [f"with --start: {_changes(changes)} ({kind})" for kind, changes in recipe.started.items()]
     for kind, changes in recipe.chosen.items():
-        words = ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
-        print_lines(["", f"with a start that was chosen also: {words} ({kind})"])
-    print_lines(["", f"share of the rows held out, unless --eval-fraction says another: {recipe.eval_fraction:g}"])
+        notes.append(f"with a start that was chosen also: {_changes(changes)} ({kind})")
+    notes.append(f"share of the rows held out, unless --eval-fraction says another: {recipe.eval_fraction:g}")
     if recipe.searches_template:
-        print_lines(["", "a template is searched where none is given (causal, seq2seq)"])
+        notes.append("a template is searched where none is given (causal, seq2seq)")
     if recipe.chooses_start:
-        print_lines(["", "a start that comes with ia3 is chosen where none is given and one knows the labels"])
-    if recipe.temperatures:
-        usual = ", ".join(
-            f"{temperature:g} ({kind}{', with --start' * has_start})"
-            for (kind, has_start), temperature in recipe.temperatures.items()
-        )
-        usual += "".join(
-            f", {temperature:g} ({kind}, with a start that was chosen)"
-            for kind, temperature in recipe.chosen_temperatures.items()
-        )
-        print_lines(["", f"the temperature that probabilities usually need: {usual}"])
-    differences: dict[str, list[str]] = {}  # in words, with the kinds of base that they are of
-    for kind, chosen in settings.items():
-        for one in differences_from_paper(chosen, kind):
-            differences.setdefault(_difference(one), []).append(kind)
-    if differences:
-        print_lines(["", "where it differs from the paper:"])
-        print_lines([_of_kinds(words, kinds) for words, kinds in differences.items()])
+        notes.append("a start that comes with ia3 is chosen where none is given and one knows the labels")
+    cases = [(f"{kind}{', with --start' * begins}", value) for (kind, begins), value in recipe.temperatures.items()]
+    cases += [(f"{kind}, with a start that was chosen", value) for kind, value in recipe.chosen_temperatures.items()]
+    if cases:
+        usual = ", ".join(f"{temperature:g} ({case})" for case, temperature in cases)
+        notes.append(f"the temperature that probabilities usually need: {usual}")
+    return notes
+
+
+def _changes(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_word(value)}" for name, value in changes.items())
+
+
+def _differences(differs: Mapping[Any, Any]) -> list[str]:
+    """Return where a recipe differs from the paper, each difference with the kinds of base that it is of."""
+    found: dict[str, list[str]] = {}
+    for kind, differences in differs.items():
+        for one in differences:
+            why = f" {one['why']}" if one["why"] else ""
+            told = f"  {one['setting']}: the paper {_word(one['paper'])}, here {_word(one['here'])}.{why}"
+            found.setdefault(told, []).append(kind)
+    lines = [told if len(kinds) == len(DEFAULTS) else f"{told} ({', '.join(kinds)})" for told, kinds in found.items()]
+    return ["", "where it differs from the paper:", *lines] if lines else []
 
 
 def _word(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return value if isinstance(value, str) else f"{value:g}"
-
-
-def _difference(one: dict[str, Any]) -> str:
-    why = f" {one['why']}" if one["why"] else ""
-    return f"  {one['setting']}: the paper {_word(one['paper'])}, here {_word(one['here'])}.{why}"
-
-
-def _of_kinds(words: str, kinds: list[str]) -> str:
-    return words if len(kinds) == len(DEFAULTS) else f"{words} ({', '.join(kinds)})"
+    return "-" if value is None else value_in_words(value)
 
 
 VERB = Verb(
