@@ -104,15 +104,20 @@ def test_choices_in_chunks_score_the_same(name: str, monkeypatch: pytest.MonkeyP
 
 
 def test_chunks_are_as_large_as_the_bounds_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sizes(logits: int, copied: int) -> list[int]:
+    pairs = [scoring._Pair(0, (5, 1))] * 7
+    passes = scoring._Passes(make_model("gpt2"), "causal", as_prompts([(7,)]), pairs, 0, None, None)  # 48 tokens
+
+    def size(logits: int, copied: int) -> int:
         monkeypatch.setattr(scoring, "MOST_LOGITS", logits)
         monkeypatch.setattr(scoring, "MOST_COPIED", copied)
-        return [len(chunk) for chunk in scoring._chunks([scoring._Pair(0, (5, 1))] * 7, 48, 100)]
+        return passes._chunk_size(3, 100)
 
-    assert sizes(10**9, 10**9) == [7]
-    assert sizes(2 * 48 * 4, 10**9) == [4, 3]
-    assert sizes(10**9, 350) == [3, 3, 1]
-    assert sizes(1, 1) == [1] * 7
+    assert size(10**9, 10**9) > 7
+    assert size(2 * 48 * 4, 10**9) == 4
+    assert size(10**9, 350) == 3
+    assert size(1, 1) == 1
+    assert replace(passes, token_budget=7)._chunk_size(3, 100) == 2
+    assert replace(passes, token_budget=2)._chunk_size(3, 100) == 1
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma3", "mt5"])

@@ -23,8 +23,8 @@ from ia3.errors import BaseError
 from ia3.inference import shortcuts
 from ia3.inference.generate import generate_tokens
 from ia3.inference.logits import logits_at
+from ia3.inference.scoring import choice_logprobs
 from ia3.inference.shortcuts import Shortcuts, shortcuts_of
-from ia3.training.choice_logprobs import choice_logprobs
 from tests.families import make_model
 from tests.inference.test_scoring import CHOICES, PROMPTS, as_prompts, score, score_alone
 from tests.models import VOCABULARY, tiny_tokenizer

@@ -1,30 +1,34 @@
-"""Scoring: the log-probability of every choice of a closed set, exactly.
+"""Scoring: the log-probability of every choice of a closed set, exactly, with gradients or without.
 
 The prompt (or the encoder) is run once for each example; the choices share it, where the base can go on from its cache
 (`shortcuts`), and else are read whole with their prompt. A choice's score is the sum of its
 tokens' log-probabilities, end token included, so choices of different lengths, and choices that begin with another
-choice, stand side by side as what they are: different answers. Encoders score with their head. This file knows token
-ids and models; templates and tables come before it.
+choice, stand side by side as what they are: different answers. Encoders score with their head. The few-shot losses are
+made of the same numbers, token by token, with their graph. This file knows token ids and models; templates and tables
+come before it, what the losses are is `training`'s matter.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ia3.core.attach import still
+from ia3.core.fast.acceleration import acceleration_of
+from ia3.core.fast.frozen_head import head_logprobs
 from ia3.core.strengths import Choice
 from ia3.core.weights import input_device
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.logits import cache_input, cache_of, class_logits, encoder_output, known_inputs, run_at
-from ia3.inference.shortcuts import selected, shortcuts_of
+from ia3.inference.shortcuts import copied, shortcuts_of
 from ia3.names import Kind
 
 # Choices are scored in chunks that stay below both: numbers of logits (256 MB in fp32), and numbers of the prompts'
@@ -33,14 +37,15 @@ MOST_LOGITS = 64 * 2**20
 MOST_COPIED = 128 * 2**20
 
 Rows = Choice | Sequence[Choice]
+_NONE = -1  # in place of a token where there is none
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """One choice of one example."""
+class ChoiceLogprobs:
+    """The log-probabilities of a batch's choices, token by token."""
 
-    owner: int  # position of the example in the batch
-    ids: tuple[int, ...]
+    values: Tensor  # (batch, choices, tokens), fp32 or float64; 0 where there is no token
+    is_token: Tensor  # (batch, choices, tokens), bool; an example with fewer choices has some without a token
 
 
 @torch.inference_mode()
@@ -80,69 +85,247 @@ def score_choices(
     choices = [example.choices for example in encoded] if choice_ids is None else [choice_ids] * len(encoded)
     if not all(own and all(own) for own in choices):
         raise SettingsError("Scoring choices: the label set is empty or a choice has no tokens, expected some of both.")
-    pairs = [_Pair(owner, tuple(ids)) for owner, own in enumerate(choices) for ids in own]
+    if kind == "seq2seq" and decoder_start_id is None:
+        raise SettingsError("Scoring choices: the base names no decoder_start_token_id, expected one in its config.")
+    passes = _Passes(model, kind, encoded, _paired(choices), pad_id, decoder_start_id, rows)
     with still(model):  # an adapter that is replaced meanwhile scores all choices as it began
-        if kind == "causal":
-            shortcuts = shortcuts_of(model, kind, pad_id=pad_id)
-            is_cached = shortcuts.pads and (shortcuts.continues or max(len(pair.ids) for pair in pairs) == 1)
-            if is_cached:
-                scores = _score_causal(model, encoded, pairs, pad_id, rows, shortcuts.has_positions)
-            else:
-                scores = _score_whole(model, encoded, pairs, pad_id, rows)
-        elif decoder_start_id is None:
-            raise SettingsError(
-                "Scoring choices: the base names no decoder_start_token_id, expected one in its config."
-            )
-        else:
-            shortcuts_of(model, kind, pad_id=pad_id, decoder_start_id=decoder_start_id)  # or it is refused
-            scores = _score_seq2seq(model, encoded, pairs, pad_id, decoder_start_id, rows)
-    return _in_place(scores, list(map(len, choices)))
+        first, sums = passes.run()
+    is_choice = (_lengths(choices) > 0).to(sums.device)
+    scores = sums.new_full(is_choice.shape, -torch.inf).masked_scatter(is_choice, sums)
+    return scores if first is None else first + scores
+
+
+def choice_logprobs(
+    model: Any,
+    kind: Kind,
+    encoded: Sequence[Encoded],
+    *,
+    pad_id: int,
+    decoder_start_id: int | None,
+    rows: Rows,
+    token_budget: int,
+) -> ChoiceLogprobs:
+    """Return the log-probability of every token of every example's choices, differentiable in what is trained.
+
+    Choices go through the base in chunks; where there is more than one, a chunk's activations are not kept but computed
+    again in the backward pass, so that memory does not grow with the number of choices, and the numbers stay the same.
+
+    Args:
+        model: The base with a bank.
+        kind: `causal` or `seq2seq`.
+        encoded: The examples; each brings its choices, of any number and length.
+        pad_id: Token id of padding.
+        decoder_start_id: First decoder token; seq2seq only.
+        rows: Row of each example, or one for all.
+        token_budget: Most tokens of choices, with the prompts that they go on from, that are worked on at once.
+    """
+    choices = [example.choices for example in encoded]
+    passes = _Passes(model, kind, encoded, _paired(choices), pad_id, decoder_start_id, rows, token_budget)
+    first, flat = passes.run()
+    lengths = _lengths(choices)
+    is_token = (torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)).to(flat.device)  # batch choices tokens
+    if first is None:
+        return ChoiceLogprobs(flat.new_zeros(is_token.shape).masked_scatter(is_token, flat), is_token)
+    is_later = is_token[:, :, 1:]
+    later = flat.new_zeros(is_later.shape).masked_scatter(is_later, flat)
+    begin = torch.where(is_token[:, :, 0], first, 0.0)
+    return ChoiceLogprobs(torch.cat([begin.unsqueeze(-1), later], dim=-1), is_token)
 
 
 def _score_with_head(model: Any, encoded: Sequence[Encoded], pad_id: int, rows: Rows | None) -> Tensor:
     ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
-    own = _rows(rows, range(len(encoded)))
-    logits = class_logits(model, {"input_ids": ids, "attention_mask": mask, **own})
+    logits = class_logits(model, {"input_ids": ids, "attention_mask": mask, **_rows(rows, range(len(encoded)))})
     return _wide(logits).log_softmax(dim=-1)
 
 
-def _score_causal(
-    model: Any, encoded: Sequence[Encoded], pairs: Sequence[_Pair], pad_id: int, rows: Rows | None, has_positions: bool
-) -> Tensor:
-    """Return the score of every choice of every example, in order, shape (pairs,); prompts are run once."""
-    ids, mask = pad_prompts(model, encoded, pad_id, pad_left)
-    last = torch.zeros_like(mask, dtype=torch.bool)
-    last[:, -1] = True
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, **_rows(rows, range(len(encoded)))}
-    inputs |= known_inputs(model, position_ids=positions) if has_positions else {}
-    first, output = run_at(model, last, inputs)  # (batch, vocabulary): every choice's first token
-    first = _wide(first).log_softmax(dim=-1)
-    scores = first[[pair.owner for pair in pairs], [pair.ids[0] for pair in pairs]]  # pairs
-    if max(len(pair.ids) for pair in pairs) == 1:
-        return scores
-    cache = cache_of(output)
-    chunks = _chunks(pairs, first.shape[-1], _count_numbers(cache) // len(encoded))
-    rest = []
-    for number, chunk in enumerate(chunks, start=1):
-        copies = _copied_cache(cache, _owners(chunk, ids.device), is_last=number == len(chunks))
-        ends = positions[:, -1:] if has_positions else None
-        rest.append(_score_continuations(model, mask, ends, copies, chunk, pad_id, rows))
-    return scores + torch.cat(rest)
+@dataclass(frozen=True)
+class _Pair:
+    """One choice of one example."""
+
+    owner: int  # position of the example in the batch
+    ids: tuple[int, ...]
 
 
-def _score_whole(
-    model: Any, encoded: Sequence[Encoded], pairs: Sequence[_Pair], pad_id: int, rows: Rows | None
-) -> Tensor:
-    """Return the score of every choice of every example, in order, shape (pairs,); each is read with its prompt."""
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    scores = []
-    for chunk in _chunks(pairs, vocabulary, MOST_COPIED // len(encoded)):  # as many in a pass as there are prompts
-        inputs, wanted = whole_inputs(model, encoded, [(pair.owner, pair.ids) for pair in chunk], pad_id)
-        own = _rows(rows, [pair.owner for pair in chunk])
-        logits, _ = run_at(model, wanted >= 0, {**inputs, "use_cache": False, **own})
-        scores.append(_sum_tokens(logits, wanted, wanted >= 0))
-    return torch.cat(scores)
+def _paired(choices: Sequence[Sequence[Sequence[int]]]) -> list[_Pair]:
+    return [_Pair(owner, tuple(ids)) for owner, own in enumerate(choices) for ids in own]
+
+
+def _lengths(choices: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+    """Return the tokens of each choice, shape (batch, choices); 0 where an example has fewer."""
+    return pad_right([[len(ids) for ids in own] for own in choices], 0)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The passes in which the choices of some examples are read.
+
+    Attributes:
+        token_budget: Most tokens of a chunk. Where it is given, what is found has a graph, and is of single tokens;
+            without it there is one sum for each choice.
+    """
+
+    model: Any
+    kind: Kind
+    encoded: Sequence[Encoded]
+    pairs: Sequence[_Pair]
+    pad_id: int
+    start_id: int | None
+    rows: Rows | None
+    token_budget: int | None = None
+
+    @property
+    def _has_graph(self) -> bool:
+        return self.token_budget is not None
+
+    @property
+    def _longest(self) -> int:
+        return max(len(pair.ids) for pair in self.pairs)
+
+    def run(self) -> tuple[Tensor | None, Tensor]:
+        """Return the first tokens' values, (batch, choices), where they are apart, and those of the others in order."""
+        shortcuts = shortcuts_of(self.model, self.kind, pad_id=self.pad_id, decoder_start_id=self.start_id)
+        if self.kind == "seq2seq":
+            return None, self._seq2seq()
+        is_shared = shortcuts.continues or self._longest == 1
+        if shortcuts.pads and is_shared and (shortcuts.keeps_graph or not self._has_graph):
+            return self._causal(shortcuts.has_positions)
+        return None, self._whole()
+
+    # -- a causal base ------------------------------------------------------------------------------------------------
+
+    def _causal(self, has_positions: bool) -> tuple[Tensor, Tensor]:
+        """Return the first tokens' values and those of all later ones; prompts are run once."""
+        ids, mask = pad_prompts(self.model, self.encoded, self.pad_id, pad_left)
+        last = torch.zeros_like(mask, dtype=torch.bool)
+        last[:, -1] = True
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, **self._own_rows(range(len(mask)))}
+        inputs |= known_inputs(self.model, position_ids=places) if has_positions else {}
+        firsts: list[list[int]] = [[] for _ in self.encoded]
+        for pair in self.pairs:
+            firsts[pair.owner].append(pair.ids[0])
+        first, output = self._logprobs(last, inputs, pad_right(firsts, 0).to(ids.device), is_first=True)
+        if self._longest == 1:
+            return first, self._found(first.new_zeros(0), torch.zeros(len(self.pairs), 0, dtype=torch.bool))
+        cache = cache_of(output)
+        run = partial(self._continue, cache, mask, places[:, -1:] if has_positions else None)
+        tokens = ids.shape[1] + self._longest
+        return first, self._in_chunks(run, tokens, _count_numbers(cache) // len(self.encoded))
+
+    def _continue(self, cache: Any, mask: Tensor, ends: Tensor | None, pairs: Sequence[_Pair]) -> Tensor:
+        """Return what is found of the tokens of some choices after the first, from their prompts' cache.
+
+        `ends` are the positions of the prompts' last tokens, (batch, 1), where the base is given positions.
+        """
+        owners = _owners(pairs, mask.device)
+        given = pad_right([pair.ids[:-1] for pair in pairs], self.pad_id).to(mask.device)  # pairs steps
+        wanted = pad_right([pair.ids[1:] for pair in pairs], _NONE).to(mask.device)
+        steps = given.shape[1]
+        if steps == 0:  # a chunk of choices of one token each
+            return self._found(torch.zeros(0, device=mask.device), wanted >= 0)
+        inputs = {
+            "input_ids": given,
+            "attention_mask": torch.cat([mask[owners], (wanted >= 0).to(mask.dtype)], dim=1),
+            "use_cache": True,
+            **cache_input(self.model, copied(cache, owners)),
+        }
+        if ends is not None:
+            behind = torch.arange(1, steps + 1, device=mask.device)
+            inputs |= known_inputs(self.model, position_ids=ends[owners] + behind)
+        return self._read(wanted, inputs, pairs)
+
+    def _whole(self) -> Tensor:
+        """Return what is found of all choices; each is read with its prompt, as many in a pass as there are prompts."""
+        tokens = max(len(self.encoded[pair.owner].prompt_ids) + len(pair.ids) for pair in self.pairs)
+
+        def run(pairs: Sequence[_Pair]) -> Tensor:
+            answers = [(pair.owner, pair.ids) for pair in pairs]
+            inputs, wanted = whole_inputs(self.model, self.encoded, answers, self.pad_id)
+            return self._read(wanted, {**inputs, "use_cache": False}, pairs)
+
+        return self._in_chunks(run, tokens, MOST_COPIED // len(self.encoded))
+
+    # -- a seq2seq base -----------------------------------------------------------------------------------------------
+
+    def _seq2seq(self) -> Tensor:
+        """Return what is found of all choices; the encoder is run once."""
+        ids, mask = pad_prompts(self.model, self.encoded, self.pad_id, pad_right)
+        own = self._own_rows(range(len(mask)))
+        encoder = self.model.get_encoder()
+        hidden = encoder(input_ids=ids, attention_mask=mask, return_dict=True, **own).last_hidden_state
+        run = partial(self._decode, hidden, mask)
+        return self._in_chunks(run, ids.shape[1] + self._longest, hidden.numel() // len(self.encoded))
+
+    def _decode(self, hidden: Tensor, mask: Tensor, pairs: Sequence[_Pair]) -> Tensor:
+        """Return what is found of the tokens of some choices, from their examples' encoder output."""
+        owners = _owners(pairs, mask.device)
+        wanted = pad_right([pair.ids for pair in pairs], _NONE).to(mask.device)  # pairs steps
+        start: Any = self.start_id
+        given = pad_right([(start, *pair.ids[:-1]) for pair in pairs], self.pad_id)
+        inputs = {
+            "encoder_outputs": encoder_output(hidden.index_select(0, owners)),
+            "attention_mask": mask[owners],
+            "decoder_input_ids": given.to(mask.device),
+            "use_cache": False,
+        }
+        return self._read(wanted, inputs, pairs)
+
+    # -- any base -----------------------------------------------------------------------------------------------------
+
+    def _in_chunks(self, run: Callable[[Sequence[_Pair]], Tensor], tokens: int, numbers: int) -> Tensor:
+        """Run the choices in chunks and return what is found, in order.
+
+        Args:
+            run: Gives what is found of some choices.
+            tokens: Most tokens that a choice and what it goes on from have.
+            numbers: That are copied for each choice.
+        """
+        size = self._chunk_size(tokens, numbers)
+        chunks = [self.pairs[start : start + size] for start in range(0, len(self.pairs), size)]
+        if self._has_graph and len(chunks) > 1:
+            run = partial(checkpoint, run, use_reentrant=False)
+        with set_checkpoint_early_stop(False):  # it would leave the model's forward by an exception in the middle
+            return torch.cat([run(chunk) for chunk in chunks])
+
+    def _chunk_size(self, tokens: int, numbers: int) -> int:
+        """Return the most choices of a chunk, at least one: with a graph its activations count, else its logits."""
+        if self.token_budget is not None:
+            return max(1, self.token_budget // tokens)
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        return max(1, min(MOST_LOGITS // (self._longest * vocabulary), MOST_COPIED // max(1, numbers)))
+
+    def _read(self, wanted: Tensor, inputs: dict[str, Any], pairs: Sequence[_Pair]) -> Tensor:
+        """Run some choices; `wanted` has the token that a position predicts, or −1, shape (pairs, steps)."""
+        is_token = wanted >= 0
+        inputs = {**inputs, **self._own_rows([pair.owner for pair in pairs])}
+        values, _ = self._logprobs(is_token, inputs, wanted[is_token].unsqueeze(1))
+        return self._found(values.squeeze(1), is_token)
+
+    def _found(self, values: Tensor, is_token: Tensor) -> Tensor:
+        """Return the values of the tokens, in order, or with no graph their sum for each choice."""
+        if self._has_graph:
+            return values
+        sums = values.new_zeros(is_token.shape)
+        sums[is_token] = values
+        return sums.sum(dim=1)
+
+    def _logprobs(
+        self, positions: Tensor, inputs: dict[str, Any], tokens: Tensor, *, is_first: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Return the log-probabilities of tokens at each position, shape of `tokens`, and the model's output."""
+        acceleration = acceleration_of(self.model)
+        if self._has_graph and acceleration is not None and acceleration.has_head:
+            head = self.model.get_output_embeddings()
+            hidden, output = acceleration.hidden_at(positions, inputs)
+            return head_logprobs(hidden, head.weight, head.bias, tokens), output
+        logits, output = run_at(self.model, positions, inputs)
+        wide = _wide(logits)
+        if is_first and not self._has_graph:  # apart in the last bit; both keep what they have always given
+            return wide.log_softmax(dim=1).gather(1, tokens), output
+        return wide.gather(1, tokens) - wide.logsumexp(dim=1, keepdim=True), output
+
+    def _own_rows(self, owners: Sequence[int]) -> dict[str, Any]:
+        return _rows(self.rows, owners)
 
 
 def whole_inputs(
@@ -167,88 +350,6 @@ def whole_inputs(
     return {name: value.to(device) for name, value in inputs.items()}, pad_right(wanted, -1).to(device)
 
 
-def _score_continuations(
-    model: Any,
-    mask: Tensor,
-    ends: Tensor | None,
-    cache: Any,
-    pairs: Sequence[_Pair],
-    pad_id: int,
-    rows: Rows | None,
-) -> Tensor:
-    """Return the log-probability of each choice's tokens after the first, shape (pairs,).
-
-    `ends` are the positions of the prompts' last tokens, (batch, 1), where the base is given positions.
-    """
-    owners = _owners(pairs, mask.device)
-    given = pad_right([pair.ids[:-1] for pair in pairs], pad_id).to(mask.device)  # pairs steps
-    wanted = pad_right([pair.ids[1:] for pair in pairs], -1).to(mask.device)
-    steps = given.shape[1]
-    if steps == 0:  # a chunk of choices of one token each
-        return torch.zeros(len(pairs), device=mask.device)
-    is_token = wanted >= 0
-    inputs = {
-        "input_ids": given,
-        "attention_mask": torch.cat([mask[owners], is_token.to(mask.dtype)], dim=1),
-        "use_cache": True,
-        **cache_input(model, cache),
-        **_rows(rows, owners.tolist()),
-    }
-    if ends is not None:
-        inputs |= known_inputs(model, position_ids=ends[owners] + torch.arange(1, steps + 1, device=mask.device))
-    logits, _ = run_at(model, is_token, inputs)
-    return _sum_tokens(logits, wanted, is_token)
-
-
-def _score_seq2seq(
-    model: Any,
-    encoded: Sequence[Encoded],
-    pairs: Sequence[_Pair],
-    pad_id: int,
-    start_id: int,
-    rows: Rows | None,
-) -> Tensor:
-    """Return the score of every choice of every example, in order, shape (pairs,)."""
-    ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
-    own = _rows(rows, range(len(encoded)))
-    hidden = model.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True, **own).last_hidden_state
-    scores = []
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    for chunk in _chunks(pairs, vocabulary, hidden.numel() // len(encoded)):
-        owners = _owners(chunk, ids.device)
-        wanted = pad_right([pair.ids for pair in chunk], -1).to(ids.device)  # pairs steps
-        inputs = {
-            "encoder_outputs": encoder_output(hidden[owners]),
-            "attention_mask": mask[owners],
-            "decoder_input_ids": pad_right([(start_id, *pair.ids[:-1]) for pair in chunk], pad_id).to(ids.device),
-            "use_cache": False,
-            **_rows(rows, owners.tolist()),
-        }
-        logits, _ = run_at(model, wanted >= 0, inputs)
-        scores.append(_sum_tokens(logits, wanted, wanted >= 0))
-    return torch.cat(scores)
-
-
-def _in_place(scores: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return the scores of all choices, in order, as (batch, choices) with −inf where an example has fewer."""
-    is_choice = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]  # batch choices
-    whole = scores.new_full(is_choice.shape, -torch.inf)
-    return whole.masked_scatter(is_choice.to(scores.device), scores)
-
-
-def _owners(pairs: Sequence[_Pair], device: Any) -> Tensor:
-    return torch.tensor([pair.owner for pair in pairs], device=device)
-
-
-def _sum_tokens(logits: Tensor, wanted: Tensor, is_token: Tensor) -> Tensor:
-    """Sum the wanted tokens' log-probabilities of each sequence; logits are those of `is_token`, row by row."""
-    wide = _wide(logits)
-    picked = wide.gather(1, wanted[is_token].unsqueeze(1)).squeeze(1) - wide.logsumexp(dim=-1)
-    sums = picked.new_zeros(wanted.shape)
-    sums[is_token] = picked
-    return sums.sum(dim=1)
-
-
 def pad_prompts(model: Any, encoded: Sequence[Encoded], pad_id: int, pad: Any) -> tuple[Tensor, Tensor]:
     """Return the prompts' ids and mask on the model's device, both of shape (batch, seq).
 
@@ -271,15 +372,12 @@ def _rows(rows: Rows | None, owners: Sequence[int]) -> dict[str, Any]:
     return {"rows": rows if isinstance(rows, Choice) else [rows[owner] for owner in owners]}
 
 
+def _owners(pairs: Sequence[_Pair], device: Any) -> Tensor:
+    return torch.tensor([pair.owner for pair in pairs], device=device)
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _copied_cache(cache: Any, owners: Tensor, *, is_last: bool) -> Any:
-    """Return the prompts' cache once for each choice; the last chunk may take the cache itself."""
-    if not is_last:
-        cache = copy.deepcopy(cache)
-    return selected(cache, owners)
 
 
 def _count_numbers(cache: Any) -> int:
@@ -287,16 +385,3 @@ def _count_numbers(cache: Any) -> int:
     states = [value for layer in cache.layers for value in vars(layer).values()]
     states += [value for state in states if isinstance(state, dict) for value in state.values()]
     return sum(state.numel() for state in states if isinstance(state, Tensor))
-
-
-def _chunks(pairs: Sequence[_Pair], vocabulary: int, copied: int) -> list[Sequence[_Pair]]:
-    """Cut the choices so that the logits of one chunk, and what is copied for each of its choices, stay within bounds.
-
-    Args:
-        pairs: Every choice of every example.
-        vocabulary: Number of logits at each position.
-        copied: Numbers that are copied for each of them.
-    """
-    longest = max(len(pair.ids) for pair in pairs)
-    size = max(1, min(MOST_LOGITS // (longest * vocabulary), MOST_COPIED // max(1, copied)))
-    return [pairs[start : start + size] for start in range(0, len(pairs), size)]

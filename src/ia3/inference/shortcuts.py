@@ -145,13 +145,12 @@ class _Trial:
             cache = self._try(partial(self._read_padded, has_positions))
             if cache is None:
                 continue
-            layers = getattr(cache, "layers", [cache])
             return Shortcuts(
                 pads=True,
                 has_positions=has_positions,
                 continues=bool(self._try(partial(self._continues, cache, has_positions))),
                 steps=bool(self._try(partial(self._steps, cache, has_positions))),
-                keeps_graph=all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers),
+                keeps_graph=_has_keys_alone(cache),
             )
         return Shortcuts()
 
@@ -175,14 +174,14 @@ class _Trial:
     def _continues(self, cache: Any, has_positions: bool) -> bool:
         """Whether the answer may follow twice at once, beside another."""
         owners = [1, 0, 1]
-        cache = selected(copy.deepcopy(cache), torch.tensor(owners, device=self.device))
+        cache = copied(cache, torch.tensor(owners, device=self.device))
         given = [self.answer, self.longer[:_ANSWER], self.answer]
         logits = self._following(cache, given, owners, _ANSWER, has_positions).logits
         return self._is_same(logits[0], self.whole[1:]) and self._is_same(logits[2], self.whole[1:])
 
     def _steps(self, cache: Any, has_positions: bool) -> bool:
         """Whether its first two tokens may follow one after the other."""
-        cache = selected(copy.deepcopy(cache), torch.tensor([1], device=self.device))
+        cache = copied(cache, torch.tensor([1], device=self.device))
         for number, token in enumerate(self.answer[:2], start=1):
             output = self._following(cache, [[token]], [1], number, has_positions)
             if not self._is_same(output.logits[0], self.whole[number : number + 1]):
@@ -231,6 +230,19 @@ def selected(cache: Any, owners: Tensor) -> Any:
     """
     cache.reorder_cache(owners)
     return cache
+
+
+def copied(cache: Any, owners: Tensor) -> Any:
+    """Return a prompts' cache with the entries of some of them, in order; the cache itself stays as it is."""
+    if not _has_keys_alone(cache):
+        return selected(copy.deepcopy(cache), owners)
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]  # whose tensors are put in place of, not written over
+    return selected(chosen, owners)
+
+
+def _has_keys_alone(cache: Any) -> bool:
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in getattr(cache, "layers", [cache]))
 
 
 def _tokens(model: Any, pad_id: int) -> list[int]:

@@ -49,7 +49,8 @@ def sum_loss(
     acceleration = acceleration_of(model)
     if acceleration is not None and acceleration.has_head:
         head = model.get_output_embeddings()
-        return head_loss(acceleration.hidden_at(positions, inputs), head.weight, head.bias, targets, by_token)
+        hidden, _ = acceleration.hidden_at(positions, inputs)
+        return head_loss(hidden, head.weight, head.bias, targets, by_token)
     return _weighted(_wide(logits_at(model, positions, inputs)), targets, by_token)
 
 

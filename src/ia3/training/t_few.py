@@ -7,7 +7,7 @@
 and their plain sum. Each divisor is the whole step's, so that no split of a step into micro-batches changes the loss.
 (T-Few's own code adds −log 1.01 to UL for every padded place and token of a right choice; that has no gradient and is
 left out here.) An encoder's head has one output for each choice and no tokens: its cross-entropy is LN, and LM and UL
-have no counterpart. This file knows log-probabilities; where they come from is the matter of `choice_logprobs`.
+have no counterpart. This file knows log-probabilities; where they come from is `scoring`'s matter.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from torch.nn import functional
 
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.scoring import Rows
+from ia3.inference.scoring import ChoiceLogprobs, Rows, choice_logprobs
 from ia3.names import Kind, Ranking
-from ia3.training.choice_logprobs import ChoiceLogprobs, choice_logprobs
 from ia3.training.tasks import Task
 
 _EPSILON = 1e-2  # of UL, in T-Few's code

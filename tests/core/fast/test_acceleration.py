@@ -376,7 +376,7 @@ def test_threads_on_one_model_do_not_take_each_others_positions() -> None:
         positions[:, column] = True
         inputs = {"input_ids": ids, "rows": row, "use_cache": False}
         with torch.no_grad():
-            found[row] = acceleration.hidden_at(positions, inputs)
+            found[row], _ = acceleration.hidden_at(positions, inputs)
 
     with accelerate(attachment) as acceleration:
         run("a", 1), run("b", 4)

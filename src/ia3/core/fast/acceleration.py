@@ -152,8 +152,8 @@ class Acceleration:
 
     # -- the output head ----------------------------------------------------------------------------------------------
 
-    def hidden_at(self, positions: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Run the model and return what its head would receive at some positions, shape (wanted, width).
+    def hidden_at(self, positions: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Run the model; return what its head would receive at some positions, (wanted, width), and its output.
 
         Args:
             positions: bool, shape (batch, seq) of the decoder's side.
@@ -161,8 +161,8 @@ class Acceleration:
         """
         caught: list[Tensor] = []
         with surrounded(captured=caught), only_at(positions):
-            self.attachment.model(**inputs)
-        return caught[0][positions]
+            output = self.attachment.model(**inputs)
+        return caught[0][positions], output
 
     @property
     def has_head(self) -> bool:
@@ -195,7 +195,7 @@ class Acceleration:
         given = _numbers(head.weight, head.weight.shape[0]) * 1000
         with evaluating(model), torch.no_grad():
             logits = model(**inputs).logits
-            hidden = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
+            hidden, _ = self.hidden_at(torch.ones_like(ids, dtype=torch.bool), inputs)
             with surrounded(answer=given):  # in this thread alone: others may be running the model
                 is_last = torch.equal(model(**inputs).logits.to(given.dtype), given)
             return is_last and _is_same(logits[0], nn.functional.linear(hidden, head.weight, head.bias), hidden.dtype)
