@@ -49,13 +49,13 @@ def test_every_epoch_takes_each_example_once_in_an_order_of_seed_and_epoch_alone
 ) -> None:
     task = make_task(bases, "encoder")
     taken: list[list[int]] = []
-    original = loop.micro_batches
+    original = loop._parts
 
-    def watch(task: Task, chosen: Sequence[Encoded], budget: int) -> Any:
+    def watch(chosen: Sequence[Encoded], *args: Any) -> Any:
         taken.append([encoded.index for encoded in chosen])
-        return original(task, chosen, budget)
+        return original(chosen, *args)
 
-    monkeypatch.setattr(loop, "micro_batches", watch)
+    monkeypatch.setattr(loop, "_parts", watch)
     run_loop(task, dataclasses.replace(SHORT, epochs=3, seed=5))
     epochs = [taken[start : start + 3] for start in range(0, 9, 3)]
     assert all(sorted(itertools.chain(*epoch)) == list(range(7)) for epoch in epochs)
@@ -369,7 +369,7 @@ def _spoil(monkeypatch: pytest.MonkeyPatch, step: int, spoil: Callable[[Task, Te
     original, backward, calls = loop.sum_loss, loop._backward, itertools.count(1)
     current = 0
 
-    def counted(*args: Any) -> list[float]:
+    def counted(*args: Any) -> dict[str, float]:
         nonlocal current
         current = next(calls)
         return backward(*args)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from ia3.core.fast.acceleration import accelerated
-from ia3.data.batches import IGNORED, collate
+from ia3.data.batches import IGNORED, Batch, collate, split_by_tokens
 from ia3.inference.logits import cache_of
-from ia3.training.loop import micro_batches
 from ia3.training.losses import class_weights, count_targets, sum_loss
 from ia3.training.tasks import Task, trained_tensors
 from tests.training.tasks import ADAPTER, KINDS, make_task
@@ -54,9 +53,15 @@ def _reference(task: Task, weights: Tensor | None) -> Tensor:
     return summed / divisor
 
 
+def _micro_batches(task: Task, budget: int) -> list[Batch]:
+    parts = split_by_tokens(range(len(task.train)), list(map(len, task.train)), budget)
+    return [collate([task.train[i] for i in part], task.kind, task.pad_id, task.decoder_start_id) for part in parts]
+
+
 def _split_loss(task: Task, budget: int, weights: Tensor | None) -> Tensor:
-    batches = micro_batches(task, task.train, budget)
-    parts = [sum_loss(task.attachment.model, task.kind, batch, ADAPTER, weights) for batch in batches]
+    parts = [
+        sum_loss(task.attachment.model, task.kind, batch, ADAPTER, weights) for batch in _micro_batches(task, budget)
+    ]
     return torch.stack(parts).sum() / count_targets(task.train, task.kind, weights)
 
 
@@ -76,7 +81,7 @@ def test_loss_and_gradients_are_those_of_the_plain_reference_however_the_step_is
     wanted = _gradients(task, expected)
     numbers = []
     for budget in (1, 150, 10**9):
-        numbers.append(len(list(micro_batches(task, task.train, budget))))
+        numbers.append(len(_micro_batches(task, budget)))
         loss = _split_loss(task, budget, weights)
         torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
         for name, gradient in _gradients(task, loss).items():

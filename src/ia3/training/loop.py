@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ia3.core.fast.acceleration import accelerated
 from ia3.core.fast.compiling import repays_compiling, repeated_blocks
@@ -24,7 +25,7 @@ from ia3.core.fast.products import fastest_library
 from ia3.core.modes import evaluating
 from ia3.core.surroundings import surrounded
 from ia3.core.weights import input_device
-from ia3.data.batches import Batch, collate, pass_cost, split_by_tokens
+from ia3.data.batches import collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError, SettingsError
 from ia3.training.checkpoint import Checkpoint
@@ -33,7 +34,7 @@ from ia3.training.learner import Learner
 from ia3.training.losses import count_targets, sum_loss
 from ia3.training.sampling import Sampling, has_turn
 from ia3.training.settings import OF_THE_RUN, Settings
-from ia3.training.t_few import check_choices, few_shot_loss, learns_from_choices, step_factors
+from ia3.training.t_few import Factors, check_choices, few_shot_loss, learns_from_choices, step_factors
 from ia3.training.tasks import Callbacks, Outcome, Task, trained_tensors
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "Callbacks",
     "Outcome",
     "Task",
-    "micro_batches",
     "train_loop",
     "train_together",
     "trained_tensors",
@@ -170,8 +170,7 @@ class _Rounds:
         losses: dict[str, float] = {}
         for group in self._groups(turns):
             with surrounded(frozen=group[0].learner.frozen):
-                found = _backward(group)
-            losses |= zip((turn.learner.task.adapter for turn in group), found, strict=True)
+                losses |= _backward(group)
         summed = [losses[turn.learner.task.adapter] for turn in turns]
         rates = [turn.learner.take_step(loss, turn.targets) for turn, loss in zip(turns, summed, strict=True)]
         seconds = max(self.callbacks.clock() - began, 1e-9)
@@ -253,51 +252,62 @@ class _Rounds:
         return any(other.task.starts_from == learner.task.adapter for other in self.learners)
 
 
-def _backward(turns: Sequence[_Turn]) -> list[float]:
-    """Run the examples of some turns through the model and back; return the summed loss of each turn.
+@dataclass(frozen=True)
+class _Drawn:
+    """One example of a turn."""
+
+    turn: _Turn
+    encoded: Encoded
+    weight: float  # of each of its targets
+    factors: Factors | None  # of its turn's step; None where it learns from the right answer alone
+
+
+def _draw(turn: _Turn) -> list[_Drawn]:
+    learner, examples = turn.learner, turn.examples
+    weights = [learner.weight(encoded) for encoded in examples]
+    is_few_shot = learns_from_choices(learner.settings.losses, learner.task.kind)
+    factors = step_factors(examples, weights) if is_few_shot else None
+    return [_Drawn(turn, encoded, weight, factors) for encoded, weight in zip(examples, weights, strict=True)]
+
+
+def _backward(turns: Sequence[_Turn]) -> dict[str, float]:
+    """Run the examples of some turns through the model and back; return the summed loss of each turn, by adapter.
 
     Every target counts 1 / (targets of its own task's step). The loss of an example is the gradient of the whole with
     respect to that share, so the backward pass gives it as well.
     """
     first = turns[0].learner
-    task, settings = first.task, first.settings
+    settings, bank = first.settings, first.task.attachment.bank
     if settings.dropout:  # a function of (seed, step), so that a resumed run draws the same masks
         torch.manual_seed(settings.seed * 1_000_003 + first.state.step)
-    examples = [encoded for turn in turns for encoded in turn.examples]
-    owners = [number for number, turn in enumerate(turns) for _ in turn.examples]
-    weights = [turn.learner.weight(encoded) for turn in turns for encoded in turn.examples]
-    factors = None
-    if learns_from_choices(settings.losses, task.kind):
-        factors = [step_factors(turn.examples, [turn.learner.weight(e) for e in turn.examples]) for turn in turns]
-    bank, device = task.attachment.bank, input_device(task.attachment.model)
-    found: list[tuple[list[int], Any]] = []
-    batches = micro_batches(task, examples, settings.token_budget)
-    for part, batch in zip(_parts(examples, settings.token_budget, device), batches, strict=True):
-        names = [turns[owners[i]].learner.task.adapter for i in part]
-        rows = names[0] if len(set(names)) == 1 else names
-        shares = torch.tensor([weights[i] / turns[owners[i]].targets for i in part], dtype=bank.dtype, device=device)
-        shares.requires_grad_()
-        if factors is None:
-            caches = [turns[owners[i]].learner.cache for i in part]
-            with behind_first_blocks(caches, [examples[i] for i in part]):
-                loss = sum_loss(task.attachment.model, task.kind, batch, rows, None, shares)
-        else:
-            own = [examples[i] for i in part]
-            loss = few_shot_loss(task, own, rows, [factors[owners[i]] for i in part], settings.token_budget, shares)
-        loss.backward()
-        found.append((part, shares.grad))
-    summed = [0.0] * len(turns)
-    for part, losses in found:
-        for i, loss in zip(part, losses.tolist(), strict=True):
-            summed[owners[i]] += weights[i] * loss
+    drawn = [one for turn in turns for one in _draw(turn)]
+    device = input_device(first.task.attachment.model)
+    found: list[tuple[list[_Drawn], Any]] = []
+    for part in _parts([one.encoded for one in drawn], settings.token_budget, device):
+        own = [drawn[i] for i in part]
+        shares = torch.tensor([one.weight / one.turn.targets for one in own], dtype=bank.dtype, device=device)
+        _loss(own, shares.requires_grad_()).backward()
+        found.append((own, shares.grad))
+    summed = {turn.learner.task.adapter: 0.0 for turn in turns}
+    for own, losses in found:  # after all passes: reading a number from a GPU waits until it is there
+        for one, loss in zip(own, losses.tolist(), strict=True):
+            summed[one.turn.learner.task.adapter] += one.weight * loss
     return summed
 
 
-def micro_batches(task: Task, chosen: Sequence[Encoded], budget: int) -> Iterator[Batch]:
-    """Yield the micro-batches of some examples, on the model's device."""
-    device = input_device(task.attachment.model)
-    for part in _parts(chosen, budget, device):
-        yield collate([chosen[i] for i in part], task.kind, task.pad_id, task.decoder_start_id).to(device)
+def _loss(drawn: Sequence[_Drawn], shares: Tensor) -> Tensor:
+    """Return Σ share · loss over the examples of a micro-batch, whose turns learn from the same."""
+    learners = [one.turn.learner for one in drawn]
+    task, budget = learners[0].task, learners[0].settings.token_budget
+    examples = [one.encoded for one in drawn]
+    names = [learner.task.adapter for learner in learners]
+    rows = names[0] if len(set(names)) == 1 else names  # one row for all is multiplied as it is, nothing is gathered
+    factors = [one.factors for one in drawn if one.factors is not None]
+    if factors:
+        return few_shot_loss(task, examples, rows, factors, budget, shares)
+    batch = collate(examples, task.kind, task.pad_id, task.decoder_start_id).to(shares.device)
+    with behind_first_blocks([learner.cache for learner in learners], examples):
+        return sum_loss(task.attachment.model, task.kind, batch, rows, None, shares)
 
 
 def _parts(chosen: Sequence[Encoded], budget: int, device: torch.device) -> list[list[int]]:
