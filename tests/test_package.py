@@ -3,8 +3,12 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import ia3
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_every_public_name_is_there_and_there_are_few() -> None:
@@ -34,3 +38,10 @@ def test_every_error_is_drawn_in_the_tree() -> None:
     errors = importlib.import_module("ia3.errors")
     classes = [n for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, errors.IA3Error)]
     assert all(name in (errors.__doc__ or "") for name in classes)
+
+
+def test_every_file_that_is_no_python_is_told_to_the_build() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["ia3"]
+    source = ROOT / "src" / "ia3"
+    packed = {path for pattern in told for path in source.glob(pattern)}
+    assert [p for p in source.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc") and p not in packed] == []
