@@ -22,7 +22,7 @@ from benchmarks.bases import TABLE, find_table
 from benchmarks.many_report import Row, goal
 from benchmarks.measure import Say
 from ia3.data.tables import read_table
-from ia3.runs.many_run import train_tasks
+from ia3.runs.plans.tasks import train_tasks
 
 BASE = "minilm"
 LEAST = 1.5  # times as fast together

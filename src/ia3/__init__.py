@@ -2,6 +2,7 @@
 
     load_base        a base by name, folder, hub id or GGUF file
     train            a table of labelled text → an adapter in a folder
+    train_tasks, train_by_column, train_repeats, train_folds, sweep    many adapters in one run
     load             an adapter's folder → a Predictor that classifies, generates and evaluates
     find_plan        where the vectors of a model sit (Plan, Site)
     attach           put a Bank of adapters on any transformers model
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from ia3.errors import IA3Error
     from ia3.inference.loading import load_predictor as load
     from ia3.inference.predictor import Predictor
-    from ia3.runs.training_run import train_adapter as train
+    from ia3.runs.plans.column import train_by_column
+    from ia3.runs.plans.folds import train_folds
+    from ia3.runs.plans.one import train_adapter as train
+    from ia3.runs.plans.repeats import train_repeats
+    from ia3.runs.plans.sweep import sweep
+    from ia3.runs.plans.tasks import train_tasks
     from ia3.training.settings import Settings
 
 _PLACES = {
@@ -45,7 +51,12 @@ _PLACES = {
     "load_base": "ia3.bases.loading:load_base",
     "merge": "ia3.core.merge:merge",
     "save_adapter": "ia3.adapters.folder:save_adapter",
-    "train": "ia3.runs.training_run:train_adapter",
+    "sweep": "ia3.runs.plans.sweep:sweep",
+    "train": "ia3.runs.plans.one:train_adapter",
+    "train_by_column": "ia3.runs.plans.column:train_by_column",
+    "train_folds": "ia3.runs.plans.folds:train_folds",
+    "train_repeats": "ia3.runs.plans.repeats:train_repeats",
+    "train_tasks": "ia3.runs.plans.tasks:train_tasks",
 }
 
 __all__ = [
@@ -63,7 +74,12 @@ __all__ = [
     "load_base",
     "merge",
     "save_adapter",
+    "sweep",
     "train",
+    "train_by_column",
+    "train_folds",
+    "train_repeats",
+    "train_tasks",
 ]
 
 

@@ -13,7 +13,7 @@ import ia3.demo
 from ia3.bases.loading import Base, load_base
 from ia3.bases.named import find_named_base, is_installed
 from ia3.inference.loading import load_predictor
-from ia3.runs.training_run import train_adapter
+from ia3.runs.plans.one import train_adapter
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 from ia3.cli.main import main
 from ia3.inference.loading import load_predictor
 from ia3.inference.table_prediction import predict_table
-from ia3.runs.training_run import train_adapter
+from ia3.runs.plans.one import train_adapter
 from tests.cli.conftest import ROWS
 
 READING = ["--delimiter", "|", "--no-quotes"]

@@ -117,7 +117,7 @@ def test_the_command_line_refuses_it_in_one_message(
 
 
 def test_training_draws_it_and_says_so(body: Path, tmp_path: Path) -> None:
-    from ia3.runs.training_run import train_adapter
+    from ia3.runs.plans.one import train_adapter
 
     said: list[str] = []
     rows = [(f"{text} {n}", label) for n in range(4) for text, label in zip(TEXTS, ["up", "down"], strict=True)]

@@ -18,7 +18,7 @@ from ia3.inference import template_search
 from ia3.inference.asking import score_asked
 from ia3.inference.template_search import search_template
 from ia3.inference.zero_shot import load_zero_shot
-from ia3.runs.training_run import train_adapter
+from ia3.runs.plans.one import train_adapter
 from tests.models import save_tiny_base
 
 ROWS = [(f"{what} in week {week}", label) for week in range(9) for what, label in (("gains", "Up"), ("losses", "Down"))]

@@ -31,7 +31,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw none in any kind of run."""
-    for name in ("run.draw_curves", "run.draw_confusion", "run.draw_reliability", "repeat.draw_repeats"):
+    for name in ("run.draw_curves", "run.draw_confusion", "run.draw_reliability", "plans.repeats.draw_repeats"):
         monkeypatch.setattr(f"ia3.runs.{name}", lambda *args: None)
-    for name in ("many_run", "folds"):
-        monkeypatch.setattr(f"ia3.runs.{name}.draw_tasks", lambda *args: None)
+    for name in ("tasks", "folds"):
+        monkeypatch.setattr(f"ia3.runs.plans.{name}.draw_tasks", lambda *args: None)

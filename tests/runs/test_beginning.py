@@ -23,8 +23,8 @@ from ia3.data.encoding import Encoded
 from ia3.errors import AdapterError, RunError, SettingsError
 from ia3.runs.beginning import STRENGTH, fit_head, fit_linear
 from ia3.runs.dataset import encode_rows, read_rows
-from ia3.runs.start import read_start
-from ia3.runs.sweep import sweep
+from ia3.runs.plans.sweep import sweep
+from ia3.starts.start import read_start
 from tests.bases.test_pooling import say_mean
 from tests.cli.conftest import write_table
 from tests.models import save_tiny_base

@@ -13,12 +13,12 @@ import pytest
 import ia3
 from ia3.inference.loading import load_predictor
 from ia3.inference.temperature import fit_scaling
-from ia3.runs.folds import train_folds
-from ia3.runs.many_run import train_tasks
-from ia3.runs.repeat import train_repeats
+from ia3.runs.plans.folds import train_folds
+from ia3.runs.plans.repeats import train_repeats
+from ia3.runs.plans.tasks import train_tasks
 from ia3.training.recipes import find_recipe
 from tests.runs import trials
-from tests.runs.test_folds import ROWS, SETTINGS
+from tests.runs.plans.test_folds import ROWS, SETTINGS
 
 EVAL = [(f"{text} again", label) for text, label in ROWS]
 
@@ -49,7 +49,7 @@ def started(base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Monke
     """Return what a run of the recipe from a start is given, on a tiny language model; no pictures are drawn."""
     for name in ("draw_curves", "draw_confusion", "draw_reliability"):
         monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
-    for room in ("folds", "many_run"):
+    for room in ("plans.folds", "plans.tasks"):
         monkeypatch.setattr(f"ia3.runs.{room}.draw_tasks", lambda *args: None)
     trials.run(base("causal"), tmp_path / "start", source=ROWS, eval_fraction=0.0, max_steps=2)
     return {"start": tmp_path / "start", "recipe": "t-few-small", "base": base("causal")}

@@ -11,11 +11,13 @@ import pytest
 
 import ia3
 from ia3.runs.dataset import read_rows
-from ia3.runs.few_rows import Planned, recipe_taken
-from ia3.runs.folds import train_folds
-from ia3.runs.many_run import train_tasks
-from ia3.runs.repeat import train_repeats
-from ia3.runs.training_run import train_adapter
+from ia3.runs.drafts import Draft
+from ia3.runs.few_rows import recipe_taken
+from ia3.runs.plans.folds import train_folds
+from ia3.runs.plans.one import train_adapter
+from ia3.runs.plans.repeats import train_repeats
+from ia3.runs.plans.tasks import train_tasks
+from ia3.runs.task_specs import TaskSpec
 from ia3.training.settings import Settings, settings_for
 from tests.runs.trials import ROWS
 
@@ -37,12 +39,12 @@ def record_of(folder: Path) -> Any:
     return json.loads((folder / "ia3.json").read_text(encoding="utf-8"))
 
 
-def plan(given: dict[str, Any], count: int = 17, *, has_start: bool = False, name: str = "") -> Planned:
+def plan(given: dict[str, Any], count: int = 17, *, has_start: bool = False, name: str = "") -> Draft:
     """Return a task of two labels with a number of rows to learn from."""
-    return Planned(read_rows(ROWS, eval_fraction=None), given, count, has_start, name)
+    return Draft(TaskSpec(name, ROWS), read_rows(ROWS, eval_fraction=None), given, count, has_start)
 
 
-def taken_by(base: Any, kind: Any, *tasks: Planned) -> tuple[bool, list[str]]:
+def taken_by(base: Any, kind: Any, *tasks: Draft) -> tuple[bool, list[str]]:
     """Return whether the recipe for few rows is taken, and what is said."""
     said: list[str] = []
     found = recipe_taken(tasks, base, kind, said.append)

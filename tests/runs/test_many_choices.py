@@ -12,10 +12,10 @@ import torch
 
 from ia3.adapters.folder import load_adapter
 from ia3.errors import SettingsError, TableError
-from ia3.runs.many_results import ManyResult
-from ia3.runs.many_run import train_by_column
-from ia3.runs.sweep import sweep
-from ia3.runs.training_run import train_adapter
+from ia3.runs.plans.column import train_by_column
+from ia3.runs.plans.one import train_adapter
+from ia3.runs.plans.sweep import sweep
+from ia3.runs.results import RunResult
 from tests.runs.test_own_choices import QUIZ, TEMPLATE
 from tests.runs.trials import TASKS, run_many
 
@@ -33,13 +33,13 @@ ALONE: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True, scope="module")
 def undrawn_all() -> Any:
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("many_run.draw_tasks", "run.draw_curves", "run.draw_confusion", "sweep.draw_groups"):
+        for name in ("plans.tasks.draw_tasks", "run.draw_curves", "run.draw_confusion", "plans.sweep.draw_groups"):
             patched.setattr(f"ia3.runs.{name}", lambda *args: None)
         yield
 
 
 @pytest.fixture(scope="module")
-def trained(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[ManyResult, list[str]]:
+def trained(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, list[str]]:
     """A run of a quiz, of pairs in two templates, and of a table with a label set; and what was said."""
     said: list[str] = []
     quiz, pairs = ({"name": name, "eval": one["table"], **COLUMNS, **one} for name, one in ALONE.items())
@@ -51,7 +51,7 @@ def trained(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 @pytest.mark.parametrize("name", ALONE)
 def test_each_task_has_the_bits_and_the_metrics_that_training_alone_gives(
-    name: str, trained: tuple[ManyResult, list[str]], base: BaseFolder, tmp_path: Path
+    name: str, trained: tuple[RunResult, list[str]], base: BaseFolder, tmp_path: Path
 ) -> None:
     options = dict(ALONE[name])
     table = options.pop("table")
@@ -66,7 +66,7 @@ def test_each_task_has_the_bits_and_the_metrics_that_training_alone_gives(
     assert words[0] == words[1] and words[0]["choices_column"] == options["choices"]
 
 
-def test_what_each_task_answers_with_is_said(trained: tuple[ManyResult, list[str]]) -> None:
+def test_what_each_task_answers_with_is_said(trained: tuple[RunResult, list[str]]) -> None:
     result, said = trained
     assert "quiz: 12 rows to train on, 12 held out, choices of each row" in said
     assert "quiz: Each row brings its own choices, 2 to 4 of them (column 'options')." in said
@@ -92,7 +92,7 @@ def test_a_column_splits_a_table_whose_rows_bring_their_own_choices(base: BaseFo
 def test_a_sweep_compares_on_the_choices_of_the_rows(base: BaseFolder, tmp_path: Path) -> None:
     options: dict[str, Any] = {"choices": "options", **COLUMNS, **SETTINGS, "epochs": 1}
     result = sweep(QUIZ, base("causal"), tmp_path / "o", seeds=[0], eval_source=QUIZ, **options)
-    assert result.best is not None and result.best.accuracy is not None
+    assert result.best is not None and result.best.metrics is not None and result.best.metrics.accuracy is not None
     assert json.loads((tmp_path / "o" / "ia3.json").read_text())["template"]["choices_column"] == "options"
 
 

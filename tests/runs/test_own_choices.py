@@ -19,7 +19,7 @@ from ia3.cli.main import main
 from ia3.data.tables import read_table
 from ia3.errors import SettingsError, TableError, TemplateError
 from ia3.inference.zero_shot import load_zero_shot
-from ia3.runs.training_run import train_adapter
+from ia3.runs.plans.one import train_adapter
 
 QUIZ = [
     {"question": f"Number {n}: which is {what}?", "answer": right, "options": options}

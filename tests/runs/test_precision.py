@@ -13,7 +13,7 @@ from ia3.bases.loading import load_base
 from ia3.bases.precision import precision_of
 from ia3.errors import RunError, SettingsError
 from ia3.inference.loading import load_predictor
-from ia3.runs.sweep import sweep
+from ia3.runs.plans.sweep import sweep
 from tests.runs.trials import ROWS, content, run, run_many
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -14,10 +14,10 @@ from ia3.data.examples import Table
 from ia3.data.templates import Template
 from ia3.inference.template_search import Candidate, Search
 from ia3.runs import wording
-from ia3.runs.folds import train_folds
-from ia3.runs.repeat import train_repeats
-from ia3.runs.sweep import sweep
-from ia3.runs.training_run import train_adapter
+from ia3.runs.plans.folds import train_folds
+from ia3.runs.plans.one import train_adapter
+from ia3.runs.plans.repeats import train_repeats
+from ia3.runs.plans.sweep import sweep
 from tests.runs.trials import ROWS, UTC, content, datetime, stop_after
 
 BaseFolder = Callable[..., Path]
@@ -28,8 +28,8 @@ WORDS = (Template("{{ text }} A:", "{{ label }}"), Template("{{ text }} B:", "it
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
-        "folds.draw_tasks",
-        "repeat.draw_repeats",
+        "plans.folds.draw_tasks",
+        "plans.repeats.draw_repeats",
         "run.draw_confusion",
         "run.draw_reliability",
         "run.draw_curves",

@@ -11,10 +11,10 @@ import pytest
 
 from ia3.adapters.folder import load_adapter
 from ia3.errors import AdapterError, RunError, SettingsError
-from ia3.runs.folds import train_folds
-from ia3.runs.repeat import train_repeats
-from ia3.runs.start import read_start, read_starts
+from ia3.runs.plans.folds import train_folds
+from ia3.runs.plans.repeats import train_repeats
 from ia3.runs.tasks_file import read_tasks
+from ia3.starts.start import read_start, read_starts
 from tests.runs.trials import ROWS, TASKS, read, run, run_many, stop_after
 
 BaseFolder = Callable[..., Path]
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.runs.many_run.draw_tasks", lambda *args: None)
+    monkeypatch.setattr("ia3.runs.plans.tasks.draw_tasks", lambda *args: None)
     for name in ("draw_curves", "draw_confusion", "draw_reliability"):
         monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
 

@@ -22,14 +22,14 @@ from ia3.data.examples import Table
 from ia3.data.tables import read_table
 from ia3.errors import AdapterError, IA3Warning, SettingsError
 from ia3.inference.by_adapter import evaluate_by_adapter
-from ia3.runs import cuts
+from ia3.runs import start_choice
 from ia3.runs.dataset import Rows
-from ia3.runs.folds import train_folds
-from ia3.runs.repeat import train_repeats
-from ia3.runs.start import Start
+from ia3.runs.plans.folds import train_folds
+from ia3.runs.plans.repeats import train_repeats
 from ia3.runs.tasks_file import read_tasks
 from ia3.starts import packaged as packaged_starts
 from ia3.starts.packaged import has_learned, origin_of, text_hashes
+from ia3.starts.start import Start
 from tests.runs.trials import ROWS, run, run_many
 
 BaseFolder = Callable[..., Path]
@@ -207,13 +207,13 @@ def test_each_run_of_several_chooses_on_the_rows_that_it_learns_from(
     train: Any, base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[set[str]] = []
-    choose = cuts.choose_start
+    choose = start_choice.choose_start
 
     def chosen(rows: Rows, *args: Any) -> Start | None:
         read.append(_texts(rows.train))
         return choose(rows, *args) if len(read) != 2 else None
 
-    monkeypatch.setattr(cuts, "choose_start", chosen)
+    monkeypatch.setattr(start_choice, "choose_start", chosen)
     told: list[str] = []
     several: dict[str, Any] = {"repeats": 3, "per_label": 3} if train is train_repeats else {"folds": 2}
     few = FEW | {"learning_rate": None, "max_steps": None}

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-import ia3.runs.many_run
+import ia3.runs.plans.tasks
 import ia3.runs.run
-from ia3.runs.many_results import ManyResult
-from ia3.runs.many_run import train_tasks
-from ia3.runs.training_run import Result, train_adapter
+from ia3.runs.plans.one import train_adapter
+from ia3.runs.plans.tasks import train_tasks
+from ia3.runs.results import OneResult, RunResult
 
 ROWS = [(f"good news number {i}, {'very ' * (i % 4)}good", "up") for i in range(9)]
 ROWS += [(f"bad day {i}", "down") for i in range(8)]  # 17: 15 to train on, 2 held out
@@ -36,7 +36,7 @@ FINISHED = sorted([*ADAPTER_FILES, "confusion.png", "curves.png", "run.jsonl"])
 _WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
-def run(base: Any, output: Path, **options: Any) -> Result:
+def run(base: Any, output: Path, **options: Any) -> OneResult:
     """Train on ROWS at a fixed time, with SETTINGS and whatever differs from them."""
     source = options.pop("source", ROWS)
     fixed = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -54,7 +54,7 @@ TASKS: list[dict[str, Any]] = [
 ]
 
 
-def run_many(base: Any, output: Path, tasks: Any = None, **options: Any) -> ManyResult:
+def run_many(base: Any, output: Path, tasks: Any = None, **options: Any) -> RunResult:
     """Train TASKS in one run at a fixed time, with SETTINGS and whatever differs from them."""
     given = {"now": lambda: datetime(2026, 1, 2, tzinfo=UTC), **SETTINGS, **options}
     return train_tasks(TASKS if tasks is None else tasks, base, output, **given)
@@ -110,7 +110,7 @@ def _child(base: Path, output: Path, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     if not options.pop("draws", False):  # two thirds of a tiny run's time
         ia3.runs.run.draw_curves = ia3.runs.run.draw_confusion = lambda *args: None  # type: ignore[assignment]
-    ia3.runs.many_run.draw_tasks = lambda *args: None  # type: ignore[assignment]
+    ia3.runs.plans.tasks.draw_tasks = lambda *args: None  # type: ignore[assignment]
     kill_at = options.pop("kill_at", None)
     train = options.pop("train", run)
     reached = _killer(output, kill_at) if kill_at else lambda: None

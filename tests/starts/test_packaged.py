@@ -11,8 +11,8 @@ from ia3.adapters.folder import load_adapter
 from ia3.data.tables import read_table
 from ia3.demo.demonstration import TABLE
 from ia3.errors import AdapterError
-from ia3.runs.start import read_start
 from ia3.starts.packaged import has_learned, packaged_start, seen_note, start_names
+from ia3.starts.start import read_start
 
 
 def test_the_starts_are_those_that_are_told() -> None:

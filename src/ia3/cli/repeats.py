@@ -14,8 +14,7 @@ from ia3.cli.progress import time_in_words
 from ia3.cli.train_options import training_arguments
 
 if TYPE_CHECKING:
-    from ia3.runs.folds import FoldsResult
-    from ia3.runs.repeat import RepeatedRun, RepeatsResult
+    from ia3.runs.results import OneResult, RepeatsResult, TaskResult
 
 
 def add_repeats(parser: argparse.ArgumentParser) -> None:
@@ -59,22 +58,22 @@ def check_repeats(options: argparse.Namespace, *, is_several: bool) -> None:
         raise UsageError("train: --folds measures on the table's own rows, got --eval too. Leave one of them out.")
 
 
-def train_repeated(options: argparse.Namespace, talk: Mapping[str, Any]) -> RepeatsResult | FoldsResult:
+def train_repeated(options: argparse.Namespace, talk: Mapping[str, Any]) -> RepeatsResult | OneResult:
     """Train the runs of `--repeat` or `--folds`."""
     arguments = {**talk, **training_arguments(options), "choices": options.choices}
     if options.folds is not None:
-        from ia3.runs.folds import train_folds
+        from ia3.runs.plans.folds import train_folds
 
         arguments.pop("eval_fraction", None)
         return train_folds(options.table, options.base, options.output, folds=options.folds, **arguments)
-    from ia3.runs.repeat import train_repeats
+    from ia3.runs.plans.repeats import train_repeats
 
     own = {"repeats": options.repeat, "per_label": options.per_label, "eval_source": options.eval}
     return train_repeats(options.table, options.base, options.output, **own, **arguments)
 
 
 def tell_repeats(
-    result: RepeatsResult | FoldsResult, options: argparse.Namespace, what_is_left: Callable[[Path], str]
+    result: RepeatsResult | OneResult, options: argparse.Namespace, what_is_left: Callable[[Path], str]
 ) -> None:
     """Print what the runs gave."""
     if result.is_stopped:
@@ -82,9 +81,9 @@ def tell_repeats(
     if options.json:
         print_json(result.to_json())
     elif not result.is_stopped:
-        from ia3.runs.folds import FoldsResult
+        from ia3.runs.results import OneResult
 
-        if isinstance(result, FoldsResult):
+        if isinstance(result, OneResult):
             print_lines(_fold_lines(result, options.output))
         else:
             print_lines(_lines(result, options.output))
@@ -115,8 +114,8 @@ def _lines(result: RepeatsResult, folder: str) -> list[str]:
     return lines
 
 
-def _fold_lines(result: FoldsResult, folder: str) -> list[str]:
-    assert result.metrics is not None
+def _fold_lines(result: OneResult, folder: str) -> list[str]:
+    assert result.metrics is not None and result.folds is not None
     lines = [f"each row measured by an adapter that has not learned from it ({len(result.folds)} folds):"]
     lines += result.metrics.lines()
     if result.metrics.accuracy is not None:
@@ -127,7 +126,7 @@ def _fold_lines(result: FoldsResult, folder: str) -> list[str]:
     return lines
 
 
-def _row(run: RepeatedRun, *, is_closed: bool) -> tuple[str, ...]:
+def _row(run: TaskResult, *, is_closed: bool) -> tuple[str, ...]:
     metrics = run.metrics
     if metrics is None:
         return (f"seed {run.seed}", "diverged", *([""] * (5 if is_closed else 1)))

@@ -15,7 +15,7 @@ from ia3.cli.train_options import training_arguments
 from ia3.names import BATCHES, SAMPLINGS
 
 if TYPE_CHECKING:
-    from ia3.runs.many_results import ManyResult, TaskResult
+    from ia3.runs.results import RunResult, TaskResult
 
 _OPTIONS = ("sampling", "temperature", "batches", "shared_steps", "store")
 
@@ -57,9 +57,10 @@ def given_without_tasks(options: argparse.Namespace) -> str:
     return f"--{given.replace('_', '-')}" if given else ""
 
 
-def train_several(options: argparse.Namespace, talk: Mapping[str, Any]) -> ManyResult:
+def train_several(options: argparse.Namespace, talk: Mapping[str, Any]) -> RunResult:
     """Train the tasks of a file, or of a column."""
-    from ia3.runs.many_run import train_by_column, train_tasks
+    from ia3.runs.plans.column import train_by_column
+    from ia3.runs.plans.tasks import train_tasks
     from ia3.runs.tasks_file import read_tasks
 
     own = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
@@ -70,7 +71,7 @@ def train_several(options: argparse.Namespace, talk: Mapping[str, Any]) -> ManyR
     return train_by_column(options.table, options.task_column, options.base, options.output, **arguments)
 
 
-def tell_tasks(result: ManyResult, options: argparse.Namespace, what_is_left: Callable[[Path], str]) -> None:
+def tell_tasks(result: RunResult, options: argparse.Namespace, what_is_left: Callable[[Path], str]) -> None:
     """Print what the run gave."""
     if result.is_stopped:
         say(f"ia3: stopped. {what_is_left(result.folder)}")

@@ -19,7 +19,7 @@ from ia3.cli.train_options import add_data, add_places, add_training, training_a
 from ia3.names import BATCHES
 
 if TYPE_CHECKING:
-    from ia3.runs.sweep import Group, SweepResult
+    from ia3.runs.results import Group, SweepResult
 
 STOPPED = 130
 
@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run a sweep."""
-    from ia3.runs.sweep import sweep
+    from ia3.runs.plans.sweep import sweep
 
     vary = _vary(options)
     progress = TrainingProgress(tells_epochs=False)
@@ -148,7 +148,7 @@ def _lines(result: SweepResult, folder: str) -> list[str]:
         lines.append(f"{diverged} of {len(runs)} runs diverged; {Path(folder) / 'sweep.csv'} says which")
     lines.append(f"{sum(one.outcome.steps for one in runs)} steps in {time_in_words(result.seconds)}")
     if result.best is not None:
-        which = f"{result.best.variant.name}, epoch {result.best.outcome.best_epoch}"
+        which = f"{result.best.name}, epoch {result.best.outcome.best_epoch}"
         lines.append(f"the best ({which}, loss {result.best.outcome.best_loss:.4f}) lies in {folder}")
         lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
     return lines

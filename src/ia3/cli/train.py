@@ -23,7 +23,7 @@ from ia3.cli.train_options import add_data, add_places, add_training, training_a
 from ia3.names import CONFIG_FILE
 
 if TYPE_CHECKING:
-    from ia3.runs.training_run import Result
+    from ia3.runs.results import OneResult
 
 STOPPED = 130
 
@@ -94,15 +94,15 @@ def _check(options: argparse.Namespace, *, is_several: bool) -> None:
         raise UsageError(f"train: {extra} is for several tasks. Give --tasks or --task-column, or leave it out.")
 
 
-def _train_one(options: argparse.Namespace, talk: dict[str, Any]) -> Result:
-    from ia3.runs.training_run import train_adapter
+def _train_one(options: argparse.Namespace, talk: dict[str, Any]) -> OneResult:
+    from ia3.runs.plans.one import train_adapter
 
     arguments = training_arguments(options)
     own = {"choices": options.choices, "eval_source": options.eval}
     return train_adapter(options.table, options.base, options.output, **own, **talk, **arguments)
 
 
-def _tell(result: Result, folder: str, measured: str, *, as_json: bool) -> None:
+def _tell(result: OneResult, folder: str, measured: str, *, as_json: bool) -> None:
     """Print what the run gave, and say where it lies."""
     if result.outcome.is_stopped:
         say(f"ia3: stopped after step {result.outcome.steps}. {what_is_left(Path(folder))}")
@@ -112,7 +112,7 @@ def _tell(result: Result, folder: str, measured: str, *, as_json: bool) -> None:
     print_lines(_result_lines(result, folder, measured))
 
 
-def _result_lines(result: Result, folder: str, measured: str) -> Sequence[str]:
+def _result_lines(result: OneResult, folder: str, measured: str) -> Sequence[str]:
     lines = []
     if result.metrics is not None:
         which = f"epoch {result.outcome.best_epoch}" if result.outcome.best_epoch else "the last step"

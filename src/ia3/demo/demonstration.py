@@ -21,7 +21,8 @@ from ia3.data.templates import Template
 from ia3.inference.loading import load_predictor
 from ia3.inference.predictor import Predictor
 from ia3.runs.folder import OWN_FILES
-from ia3.runs.training_run import Result, train_adapter
+from ia3.runs.plans.one import train_adapter
+from ia3.runs.results import OneResult
 from ia3.training.records import Event
 
 TABLE = "business_news.csv"
@@ -100,7 +101,7 @@ def show_demo(
     return Demonstration(folder, accuracy, answers, before, after, first.seconds + second.seconds)
 
 
-def _show_minilm(result: Result, say: Say) -> tuple[str, ...]:
+def _show_minilm(result: OneResult, say: Say) -> tuple[str, ...]:
     metrics = result.metrics
     if metrics is not None and metrics.accuracy_interval is not None:
         low, high = metrics.accuracy_interval
@@ -118,7 +119,7 @@ def _show_minilm(result: Result, say: Say) -> tuple[str, ...]:
 
 def _show_gemma(
     table: Path, folder: Path, say: Say, on_event: Callable[[Event], None]
-) -> tuple[tuple[str, ...], tuple[str, ...], Result]:
+) -> tuple[tuple[str, ...], tuple[str, ...], OneResult]:
     base = load_base("gemma-3-270m", say=lambda line: say(f"   {line}"))
     encoding = Encoding(base.tokenizer, base.kind, GEMMA_TEMPLATE, "sentence")
     before = Predictor(base, BASE_NAME, encoding).generate(SENTENCES, max_new_tokens=6)

@@ -19,7 +19,7 @@ from ia3.core.weights import input_device
 from ia3.data.batches import collate
 from ia3.data.encoding import Encoded
 from ia3.inference.logits import class_logits
-from ia3.runs.start import Start, begin_from
+from ia3.starts.start import Start, begin_from
 from ia3.training.settings import Settings
 
 STRENGTH = 10.0  # scikit-learn's C, for inputs of length one

@@ -1,65 +1,23 @@
 """Runs on few rows: the recipe that is made for them is taken where the user left it open, and told where not.
 
-This file knows rows, bases and settings; what recipes hold is `training.recipes`' matter.
+This file knows drafts of tasks, and the size of a base; what recipes hold is `training.recipes`' matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ia3.bases.kinds import count_parameters, empty_model
 from ia3.bases.loading import Base, load_config
 from ia3.names import Kind
-from ia3.runs.dataset import Rows
+from ia3.runs.drafts import Draft
 from ia3.runs.watch import Say
-from ia3.training.recipes import FOR_FEW_ROWS, HELD_OUT, leaves_open, recipe_note, suggest_recipe
-from ia3.training.settings import Settings, settings_for
+from ia3.training.recipes import FOR_FEW_ROWS, leaves_open, recipe_note, suggest_recipe
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A task before its recipe is known.
-
-    Attributes:
-        rows: Its rows, of which none are held out yet.
-        given: Its settings by name, as the user gave them.
-        count: How many rows it learns from with the settings given; `rows_left` tells.
-        has_start: Whether it begins with an adapter in place of ones.
-        name: What it is called beside others.
-    """
-
-    rows: Rows
-    given: Mapping[str, Any]
-    count: int
-    has_start: bool = False
-    name: str = ""
-
-    def settings(self, kind: Kind, **more: Any) -> Settings:
-        """Return its settings, with some in place of what was given."""
-        return settings_for(kind, has_start=self.has_start, **{**self.given, **more})
-
-    def suggested(self, kind: Kind, parameters: int) -> str:
-        """Return the name of the recipe for its rows."""
-        steps = self.settings(kind).total_steps(self.count)
-        return suggest_recipe(kind, self.count, len(self.rows.labels), parameters, steps)
-
-
-def rows_left(rows: Rows, fraction: float | None) -> int:
-    """Return about how many rows are learned from where a share is held out; one outside its range is told later.
-
-    Args:
-        rows: Before any are held out.
-        fraction: The share; None for that of the defaults.
-    """
-    fraction = HELD_OUT if fraction is None else fraction
-    has_own = rows.held_out is not None or not isinstance(fraction, int | float) or not 0 < fraction < 1
-    return round(len(rows.train.examples) * (1 if has_own else 1 - fraction))
-
-
-def recipe_taken(tasks: Sequence[Planned], base: str | Path | Base, kind: Kind, say: Say) -> dict[str, str]:
+def recipe_taken(tasks: Sequence[Draft], base: str | Path | Base, kind: Kind, say: Say) -> dict[str, str]:
     """Return the recipe for few rows as a setting, if it is taken: where all tasks leave it open and have few rows.
 
     Where a recipe for few rows is not taken and none was named, it is told. That for a base of a billion parameters or
@@ -72,10 +30,10 @@ def recipe_taken(tasks: Sequence[Planned], base: str | Path | Base, kind: Kind, 
         say: Told what is taken, or could be.
     """
     unnamed = [task for task in tasks if not task.given.get("recipe")]
-    if not any(task.suggested(kind, 0) == FOR_FEW_ROWS for task in unnamed):
+    if not any(_suggested(task, kind, 0) == FOR_FEW_ROWS for task in unnamed):
         return {}
     parameters = _parameters(base, kind)
-    if all(leaves_open(task.given, kind) and task.suggested(kind, parameters) == FOR_FEW_ROWS for task in tasks):
+    if all(leaves_open(task.given, kind) and _suggested(task, kind, parameters) == FOR_FEW_ROWS for task in tasks):
         _say_taken(tasks, kind, say)
         return {"recipe": FOR_FEW_ROWS}
     told = {task.name: _note(task, kind, parameters) for task in unnamed}
@@ -86,7 +44,7 @@ def recipe_taken(tasks: Sequence[Planned], base: str | Path | Base, kind: Kind, 
     return {}
 
 
-def _say_taken(tasks: Sequence[Planned], kind: Kind, say: Say) -> None:
+def _say_taken(tasks: Sequence[Draft], kind: Kind, say: Say) -> None:
     first = tasks[0]
     usual = first.settings(kind).total_steps(first.count)
     steps, started = (
@@ -102,7 +60,13 @@ def _say_taken(tasks: Sequence[Planned], kind: Kind, say: Say) -> None:
     )
 
 
-def _note(task: Planned, kind: Kind, parameters: int) -> str:
+def _suggested(task: Draft, kind: Kind, parameters: int) -> str:
+    """Return the name of the recipe for a task's rows."""
+    steps = task.settings(kind).total_steps(task.count)
+    return suggest_recipe(kind, task.count, len(task.rows.labels), parameters, steps)
+
+
+def _note(task: Draft, kind: Kind, parameters: int) -> str:
     steps = task.settings(kind).total_steps(task.count)
     return recipe_note(kind, task.count, len(task.rows.labels), parameters, steps)
 

@@ -7,13 +7,14 @@ tables and loading bases is done before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ia3.adapters.record import describe_base
+from ia3.bases.loading import Base
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError
 from ia3.inference.evaluate import TOKEN_BUDGET, HeldOut, evaluate_together
@@ -35,16 +36,45 @@ from ia3.runs.identity import (
 )
 from ia3.runs.saving import Progressed, RunTask, save_task
 from ia3.runs.setup import Setup
-from ia3.runs.start import part_of_start
+from ia3.starts.start import part_of_start
 from ia3.training.checkpoint import Checkpoint, newest_checkpoint, remove_checkpoints, save_checkpoint
 from ia3.training.loop import train_together
 from ia3.training.records import Event, RunLog, keep_events, read_events
 from ia3.training.settings import Settings
 from ia3.training.tasks import Callbacks, Evaluation, Outcome, Task
 
+K = TypeVar("K", bound=Hashable)
 ADAPTER = "default"  # name of the row of the only task, PEFT's name for an only adapter
 SHARED = "shared stage"  # name of the row that is trained on all tasks first
 _MOST_DRAWN = 100  # labels of a confusion matrix; 1000 would be a picture of 40,000 by 40,000 points
+
+
+def measure_each(
+    base: Base,
+    parts: Mapping[K, HeldOut],
+    token_budget: int = TOKEN_BUDGET,
+    check: Callable[[MetricsError], None] = lambda error: None,
+) -> dict[K, Metrics]:
+    """Return the metrics of rows that are measured together; one without numbers does not take the others' away.
+
+    Args:
+        base: The base, with a bank.
+        parts: The rows.
+        token_budget: Tokens of a batch.
+        check: Called with what is wrong with one that has no numbers, and is left out.
+    """
+    if not parts:
+        return {}
+    options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
+    try:
+        found = evaluate_together(base.model, base.kind, [*parts.values()], token_budget=token_budget, **options)
+    except MetricsError as error:
+        check(error)
+        if len(parts) == 1:
+            return {}
+        alone = [measure_each(base, {name: part}, token_budget, check) for name, part in parts.items()]
+        return {name: metrics for one in alone for name, metrics in one.items()}
+    return dict(zip(parts, found, strict=True))
 
 
 class Run:
@@ -306,46 +336,28 @@ class Run:
 
     def _evaluate(self, adapters: Sequence[str]) -> list[Evaluation | None]:
         """Evaluate some adapters on their held-out rows: together, or each for itself as they are trained."""
-        measured = [a for a in adapters if a in self._tasks and self._tasks[a].dataset.held_out]
-        if not measured:
-            return [None] * len(adapters)
-        together = [measured] if self.setup.is_mixed else [[adapter] for adapter in measured]
-        try:
-            for group in together:
-                self.metrics |= dict(zip(group, self._measure(group), strict=True))
-        except MetricsError as error:
-            if not self.setup.is_named:
-                step, epoch = self._at.get(ADAPTER, (0, 0))
-                raise RunError(f"Evaluating after step {step} (epoch {epoch}): {error}") from error
-            self._measure_alone(measured)
+        measured = {a: self._held_out(self._tasks[a]) for a in adapters if a in self._tasks and self._has_rows(a)}
+        groups = (
+            [measured] * bool(measured) if self.setup.is_mixed else [{name: part} for name, part in measured.items()]
+        )
+        budget = min(TOKEN_BUDGET, self.setup.tasks[0].settings.token_budget)
+        for name in measured:  # the loop gives one without numbers up
+            self.metrics.pop(name, None)
+        for group in groups:
+            self.metrics |= measure_each(self.setup.base, group, budget, self._check_measured)
         return [self._evaluation(adapter) if adapter in measured else None for adapter in adapters]
 
-    def _measure_alone(self, adapters: Sequence[str]) -> None:
-        """Evaluate each adapter for itself, so that one without numbers does not take the others' away."""
-        for adapter in adapters:
-            self.metrics.pop(adapter, None)
-            try:
-                self.metrics[adapter] = self._measure([adapter])[0]
-            except MetricsError:  # the loop gives it up
-                continue
+    def _has_rows(self, adapter: str) -> bool:
+        return bool(self._tasks[adapter].dataset.held_out)
 
-    def _measure(self, adapters: Sequence[str]) -> list[Metrics]:
-        parts = [self._held_out(self._tasks[adapter]) for adapter in adapters]
-        base = self.setup.base
-        return evaluate_together(
-            base.model,
-            base.kind,
-            parts,
-            pad_id=base.pad_id,
-            decoder_start_id=base.decoder_start_id,
-            token_budget=min(TOKEN_BUDGET, self.setup.tasks[0].settings.token_budget),
-        )
+    def _check_measured(self, error: MetricsError) -> None:
+        """Raise if the only task has no numbers."""
+        if not self.setup.is_named:
+            step, epoch = self._at.get(ADAPTER, (0, 0))
+            raise RunError(f"Evaluating after step {step} (epoch {epoch}): {error}") from error
 
     def _held_out(self, task: RunTask) -> HeldOut:
-        encoding = task.dataset.encoding
-        labels, held_out = encoding.labels, task.dataset.held_out
-        usual = task.usual_temperature(self._at.get(task.adapter, (0, 0))[0])
-        return HeldOut(held_out, encoding.choice_ids, labels, task.adapter, task.ranking, is_fitted=True, usual=usual)
+        return task.held_out(is_fitted=True, usual=task.usual_temperature(self._at.get(task.adapter, (0, 0))[0]))
 
     def _evaluation(self, adapter: str) -> Evaluation:
         metrics = self.metrics.get(adapter)

@@ -16,12 +16,13 @@ from ia3.adapters.folder import save_adapter
 from ia3.adapters.record import make_record, versions
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
+from ia3.inference.evaluate import HeldOut
 from ia3.inference.metrics import Metrics
 from ia3.inference.recorded import words_to_json
 from ia3.names import Ranking
 from ia3.report.card import CardFacts, write_card
 from ia3.runs.dataset import Dataset
-from ia3.runs.start import Start
+from ia3.starts.start import Start
 from ia3.training.recipes import differences_from_paper
 from ia3.training.settings import Settings, usual_temperature
 from ia3.training.t_few import ranking_for
@@ -43,6 +44,7 @@ class RunTask:
         eval_table: What the table that is evaluated on is called; None for rows held out.
         more: What else its record says.
         start: What its row begins with; None for ones.
+        heard: What was said while its start was chosen and its words were settled.
     """
 
     name: str
@@ -54,6 +56,14 @@ class RunTask:
     eval_table: str | None
     more: Mapping[str, Any] = field(default_factory=dict)
     start: Start | None = None
+    heard: tuple[str, ...] = ()
+
+    def held_out(self, **scaling: Any) -> HeldOut:
+        """Return the rows that it is measured on; `scaling` as `HeldOut` has it."""
+        encoding = self.dataset.encoding
+        return HeldOut(
+            self.dataset.held_out, encoding.choice_ids, encoding.labels, self.adapter, self.ranking, **scaling
+        )
 
     @property
     def ranking(self) -> Ranking:

@@ -12,8 +12,8 @@ from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
 from ia3.data.encoding import Encoded
 from ia3.runs.saving import RunTask
-from ia3.runs.start import Start
 from ia3.runs.watch import Watch
+from ia3.starts.start import Start
 from ia3.training.sampling import Sampling
 from ia3.training.settings import Settings
 

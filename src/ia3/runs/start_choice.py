@@ -28,9 +28,9 @@ from ia3.inference.loading import predictor_of
 from ia3.inference.temperature import fit_temperature, scale
 from ia3.names import Kind
 from ia3.runs.dataset import Rows
-from ia3.runs.start import Start, packaged_start_for, read_start
 from ia3.runs.watch import Say
 from ia3.starts.packaged import AUTO, NONE, has_learned, origin_of, seen_note, start_names
+from ia3.starts.start import Start, packaged_start_for
 from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings, settings_for
 
@@ -59,50 +59,47 @@ def settled_start(
     rows: Rows,
     base: Base,
     settings: Settings,
-    say: Say,
+    hear: Say,
+    tell: Say,
+    answered: Answered | None = None,
 ) -> Start | None:
-    """Return what a run begins with; None for ones.
+    """Return the start that a run chooses; None where it chooses none, or none knows its labels.
 
     Args:
-        given: Folder, hub id or name of a start; `auto` for one of those that come with the project, `none` for ones;
-            None for what the recipe has.
+        given: `auto` for one of those that come with the project; None for what the recipe has.
         rows: Of the run; those held out choose nothing.
         base: Of the run.
         settings: Of the run.
-        say: Told what was chosen, and what of the rows a start has seen.
-
-    Raises:
-        AdapterError: If a start that was named cannot be read, or is of another base.
+        hear: Told which was left out, and that none knows the labels.
+        tell: Told which one is taken.
+        answered: As for `choose_start`.
     """
-    if given is not None and is_named(given):
-        named = read_start(given, base)
-        warn_of_seen(named, rows, say)
-        return named
     if not is_chosen(given, settings):
         return None
-    said: list[str] = []
-    start = choose_start(rows, base, settings.seed, said.append)
-    for sentence in said:
-        say(sentence)
+    heard: list[str] = []
+    start = choose_start(rows, base, settings.seed, heard.append, answered)
+    for sentence in heard:
+        hear(sentence)
     if start is not None and start.choice is not None:
         found = next(one for one in start.choice["candidates"] if one["name"] == start.name)
         told = _spell(found, start.choice["rows"])
-        say(f"The start is {start.name!r}, which knows these labels best ({told}). --start none begins with ones.")
-    elif given == AUTO and not said:
-        say("No start that comes with the project is for this base and these labels: the run begins with ones.")
+        tell(f"The start is {start.name!r}, which knows these labels best ({told}). --start none begins with ones.")
+    elif given == AUTO and not heard:
+        tell("No start that comes with the project is for this base and these labels: the run begins with ones.")
     return start
 
 
-def begun_settings(kind: Kind, start: Start | None, given: Mapping[str, Any]) -> Settings:
+def begun_settings(kind: Kind, start: Start | None, given: Mapping[str, Any], *, has_start: bool = False) -> Settings:
     """Return the settings of a run by what it begins with.
 
     Args:
         kind: Kind of the base.
         start: What it begins with; None for ones.
         given: Settings by name.
+        has_start: Whether it begins with other numbers than ones all the same, those of a shared stage.
     """
     is_chosen = start is not None and start.choice is not None
-    return settings_for(kind, has_start=start is not None, is_chosen=is_chosen, **given)
+    return settings_for(kind, has_start=has_start or start is not None, is_chosen=is_chosen, **given)
 
 
 def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered | None = None) -> Start | None:

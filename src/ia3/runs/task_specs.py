@@ -145,7 +145,7 @@ def _as_list(tasks: Iterable[TaskSpec | Mapping[str, Any]]) -> list[TaskSpec | M
         elif isinstance(tasks, Mapping):
             cure = "[{'name': name, 'table': table} for name, table in tasks.items()]"
         elif is_frame(tasks):
-            cure += ", or ia3.runs.many_run.train_by_column(table, column, base, output) for one table of all tasks"
+            cure += ", or ia3.train_by_column(table, column, base, output) for one table of all tasks"
         raise SettingsError(
             f"Training tasks: got a value of type {type(tasks).__name__}, expected a list of tasks. Give {cure}."
         )

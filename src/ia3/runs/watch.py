@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from ia3.training.records import Event
 
@@ -26,8 +26,8 @@ class Watch:
         checkpoint_seconds: Least time between two checkpoints within an epoch; 0 for one after every step.
     """
 
-    say: Say
-    on_event: Callable[[Event], None]
-    should_stop: Callable[[], bool]
-    now: Callable[[], datetime]
-    checkpoint_seconds: float
+    say: Say = lambda sentence: None
+    on_event: Callable[[Event], None] = lambda event: None
+    should_stop: Callable[[], bool] = lambda: False
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    checkpoint_seconds: float = 10.0

@@ -17,8 +17,8 @@ from ia3.errors import TemplateError
 from ia3.inference.recorded import Recorded
 from ia3.inference.template_search import Known, search_template
 from ia3.runs.dataset import Dataset, Rows, encode_rows
-from ia3.runs.start import Start
 from ia3.runs.watch import Say
+from ia3.starts.start import Start
 from ia3.training.recipes import find_recipe
 from ia3.training.settings import Settings
 from ia3.training.t_few import ranking_for
@@ -35,7 +35,9 @@ def read_words(given: TemplateLike | Sequence[TemplateLike] | None) -> Words:
     return AUTO if is_auto(given) else templates_of(given)
 
 
-def settled_words(words: Words, start: Start | None, rows: Rows, base: Base, settings: Settings, say: Say) -> Words:
+def settled_words(
+    words: Words, start: Start | None, rows: Rows, base: Base, settings: Settings, hear: Say, tell: Say
+) -> Words:
     """Return the words of a run: those given, else those of its start, else as its recipe has it, a searched template.
 
     Args:
@@ -44,15 +46,16 @@ def settled_words(words: Words, start: Start | None, rows: Rows, base: Base, set
         rows: Of the run.
         base: Of the run.
         settings: Of the run.
-        say: Told what was taken, or why nothing was.
+        hear: Told what was taken of the start, or why nothing was.
+        tell: Told that the recipe searches one.
 
     Raises:
         AdapterError: If the start's record cannot be read.
     """
-    words = words or words_of_start(start, rows, base, say)
+    words = words or words_of_start(start, rows, base, hear)
     if words or base.kind == "encoder" or not rows.labels or not find_recipe(settings.recipe).searches_template:
         return words
-    say(f"No template is given, and --recipe {settings.recipe} searches one. --template has the last word.")
+    tell(f"No template is given, and --recipe {settings.recipe} searches one. --template has the last word.")
     return AUTO
 
 

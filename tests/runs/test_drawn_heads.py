@@ -9,7 +9,7 @@ import torch
 
 from ia3.bases.loading import load_base
 from ia3.core.heads import copy_head
-from ia3.runs.many_heads import make_heads
+from ia3.runs.drawn_heads import make_heads
 
 
 def test_each_head_has_the_numbers_that_the_base_draws_for_its_labels_and_seed(base: Callable[..., Path]) -> None:

@@ -1,4 +1,4 @@
-"""Tasks from one table: the rows of each value of a column are a task of that name.
+"""Tasks from one table: the rows of each value of a column are a task of that name, all trained in one run.
 
 The label set is that of the whole table, so that all tasks answer with the same choices, unless each row brings its
 own. This file knows tables.
@@ -7,62 +7,101 @@ own. This file knows tables.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
+from ia3.bases.loading import Base
 from ia3.data.examples import Table, choose_examples, quote
 from ia3.data.table_files import as_read
 from ia3.data.tables import read_table
 from ia3.errors import TableError, near_matches
-from ia3.names import Kind
-from ia3.runs.dataset import Answers, closed_labels
+from ia3.runs.dataset import closed_labels, data_name
+from ia3.runs.folder import check_folder
+from ia3.runs.plans.tasks import Turns, train_specs
+from ia3.runs.request import Request, RunOptions, request_of
+from ia3.runs.results import RunResult
+from ia3.runs.run_base import kind_of_base
 from ia3.runs.task_specs import TaskSpec, name_faults, raise_faults
+from ia3.training.sampling import Sampling
 
 _SHOWN = 20
 
 
-def tasks_by_column(
+def train_by_column(
     source: Any,
     column: str,
+    base: str | Path | Base,
+    output: str | Path,
     *,
-    eval_source: Any = None,
-    text: str | None = None,
-    label: str | None = None,
-    choices: str | None = None,
-    answers: Answers = "auto",
-    kind: Kind | None = None,
-    skip_bad_rows: bool = False,
-    delimiter: str | None = None,
-    quotes: bool | None = None,
-) -> tuple[list[TaskSpec], tuple[str, ...]]:
-    """Return a task for each value of a column, in the order in which they occur, and what was decided in words.
+    sampling: str = "equal",
+    temperature: float = 2.0,
+    batches: str = "mixed",
+    shared_steps: int = 0,
+    store: str | Path | None = None,
+    **options: Unpack[RunOptions],
+) -> RunResult:
+    """Train an adapter for each value of a column of one table.
 
     Args:
         source: What `read_table` reads.
         column: Name of the column.
-        eval_source: Rows to evaluate on, with the same column.
-        text: Text column; found by its name if left out.
-        label: Label column; likewise.
-        choices: Column with each row's own choices, of both tables.
-        answers: Whether the labels are a closed set, free text, or to be found out.
-        kind: Of the base, if known.
-        skip_bad_rows: Leave bad rows out instead of stopping.
-        delimiter: As for `read_table`, of both tables.
-        quotes: Likewise.
+        base: The base.
+        output: Folder of the run.
+        sampling: As for `train_tasks`, like what follows.
+        temperature: Of the sampling.
+        batches: Whether tasks meet in a batch.
+        shared_steps: Steps in which one row learns from all tasks first.
+        store: File of a packed store.
+        options: See `RunOptions`; `eval_source` has the same column.
+
+    Raises:
+        IA3Error: As `train_tasks`, and if the table has no such column or a value can be no folder's name.
+    """
+    request = request_of(base, output, options)
+    check_folder(request.output, resume=request.resume, overwrite=request.overwrite)
+    turns = Turns(Sampling(sampling, temperature), batches, shared_steps, store)
+    specs, notes = tasks_by_column(request, source, column)
+    for note in notes:
+        request.say(note)
+    return train_specs(request, specs, turns)
+
+
+def tasks_by_column(request: Request, source: Any, column: str) -> tuple[list[TaskSpec], tuple[str, ...]]:
+    """Return a task for each value of a column, in the order in which they occur, and what was decided in words.
+
+    Args:
+        request: What was asked for; its eval table has the same column.
+        source: What `read_table` reads.
+        column: Name of the column.
 
     Raises:
         TableError: If the table has no such column, or a row has no value there.
         SettingsError: For values that can be no folder's name, all of them at once.
     """
-    source = as_read(source, delimiter, quotes)
-    eval_source = as_read(eval_source, delimiter, quotes, is_one_of_several=True)
-    table = read_table(source, text=text, label=label, choices=choices, skip_bad_rows=skip_bad_rows)
-    labels, note = closed_labels(table, answers, kind)
+    kind = kind_of_base(request.base, request.placement, request.say)
+    read = as_read(source, request.delimiter, request.quotes)
+    table = read_table(
+        read,
+        text=request.text,
+        label=request.label,
+        choices=request.choices,
+        skip_bad_rows=request.skip_bad_rows,
+    )
+    labels, note = closed_labels(table, request.answers, kind)
     groups = _groups(table, column)
     first = {name: str(table.examples[rows[0]].origin) for name, rows in groups.items()}
     raise_faults(f"Splitting the table by {column!r}", name_faults([(name, first[name]) for name in groups]))
-    evals = _eval_tables(eval_source, table, column, labels, list(groups), skip_bad_rows=skip_bad_rows)
+    held_out = as_read(request.eval_source, request.delimiter, request.quotes, is_one_of_several=True)
+    evals = _eval_tables(held_out, table, column, labels, list(groups), skip_bad_rows=request.skip_bad_rows)
+    whole = data_name(source)
     specs = [
-        TaskSpec(name, choose_examples(table, rows), eval=evals.get(name), labels=labels, origin=first[name])
+        TaskSpec(
+            name,
+            choose_examples(table, rows),
+            eval=evals.get(name),
+            labels=labels,
+            origin=f"{whole} ({column} {name})",
+        )
         for name, rows in groups.items()
     ]
     shown = ", ".join(f"{quote(name)} {len(rows)}" for name, rows in list(groups.items())[:8])

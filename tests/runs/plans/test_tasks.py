@@ -17,7 +17,7 @@ from ia3.adapters.folder import load_adapter
 from ia3.adapters.store import Store
 from ia3.bases.loading import load_base
 from ia3.errors import RunError, SettingsError, TableError
-from ia3.runs.many_run import train_by_column
+from ia3.runs.plans.column import train_by_column
 from ia3.training.learner import Learner
 from tests.runs import trials
 from tests.runs.trials import ADAPTER_FILES, TASKS, content, read, run_in_child
@@ -28,7 +28,7 @@ BaseFolder = Callable[..., Path]
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.runs.many_run.draw_tasks", lambda *args: None)
+    monkeypatch.setattr("ia3.runs.plans.tasks.draw_tasks", lambda *args: None)
     for name in ("draw_curves", "draw_confusion"):
         monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
 

@@ -15,7 +15,8 @@ import torch
 import ia3
 from ia3.adapters.folder import load_adapter
 from ia3.errors import RunError, SettingsError
-from ia3.runs.sweep import SweepResult, make_variants, sweep
+from ia3.runs.plans.sweep import make_variants, sweep
+from ia3.runs.results import SweepResult
 from ia3.training.learner import Learner
 from tests.runs import trials
 from tests.runs.trials import ROWS, content, read
@@ -32,7 +33,7 @@ def run(base: Path, output: Path, **options: Any) -> SweepResult:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.runs.sweep.draw_groups", lambda *args: None)
+    monkeypatch.setattr("ia3.runs.plans.sweep.draw_groups", lambda *args: None)
 
 
 def test_every_combination_is_run_for_every_seed() -> None:
@@ -77,8 +78,8 @@ def test_the_folder_holds_the_best_adapter_the_table_the_picture_and_the_record(
     assert [group.median_loss for group in result.groups] == sorted(group.median_loss for group in result.groups)
     record = json.loads((tmp_path / "o" / "ia3.json").read_text())
     assert record["metrics"]["loss"] == pytest.approx(best.outcome.best_loss)
-    assert record["settings"]["learning_rate"] == best.variant.changes["learning_rate"]
-    assert record["settings"]["seed"] == best.variant.changes["seed"] and record["epoch"] == best.outcome.best_epoch
+    assert record["settings"]["learning_rate"] == best.settings.learning_rate
+    assert record["settings"]["seed"] == best.seed and record["epoch"] == best.outcome.best_epoch
     assert ia3.load(tmp_path / "o").classify(["good news"])[0].prediction in ("up", "down")
     with (tmp_path / "o" / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -102,8 +103,9 @@ def test_with_batches_apart_the_best_has_the_bits_of_training_it_alone(
 ) -> None:
     rows = {"eval_source": ROWS[::4]}
     result = run(base(kind), tmp_path / "o", batches="apart", **rows)
-    assert result.best is not None
-    trials.run(base(kind), tmp_path / "alone", **{**SETTINGS, **result.best.variant.changes}, **rows)
+    assert result.best is not None and result.best in result.groups[0].runs
+    changes = {**result.groups[0].changes, "seed": result.best.seed}
+    trials.run(base(kind), tmp_path / "alone", **{**SETTINGS, **changes}, **rows)
     swept, alone = (load_adapter(tmp_path / name) for name in ("o", "alone"))
     assert all(torch.equal(vector, alone.vectors[site]) for site, vector in swept.vectors.items())
     assert all(torch.equal(tensor, alone.head[name]) for name, tensor in swept.head.items())
@@ -149,7 +151,7 @@ def test_a_run_that_diverges_is_in_the_table_and_the_best_of_the_others_is_saved
 
     monkeypatch.setattr(Learner, "take_step", take_step)
     result = run(base("causal"), tmp_path / "o")
-    assert result.best is not None and result.best.variant.group == "learning_rate 0.001"
+    assert result.best is not None and result.best.settings.learning_rate == 0.001
     assert result.groups[-1].name == "learning_rate 0.05" and math.isinf(result.groups[-1].median_loss)
     assert result.groups[-1].losses == () and "the loss is nan" in (tmp_path / "o" / "sweep.csv").read_text()
     bad += ["learning_rate 0.001, seed 0", "learning_rate 0.001, seed 1"]

@@ -16,7 +16,8 @@ from ia3.adapters.folder import load_adapter
 from ia3.data.draws import make_folds
 from ia3.data.tables import read_table
 from ia3.errors import IA3Error
-from ia3.runs.folds import FoldsResult, train_folds
+from ia3.runs.plans.folds import train_folds
+from ia3.runs.results import OneResult
 from tests.runs import trials
 from tests.runs.trials import content, stop_after
 
@@ -27,13 +28,13 @@ ROWS = [(f"good news number {i}", "up" if i % 4 else "down") for i in range(12)]
 ROWS += [(f"bad day {i}", "down" if i % 2 else "up") for i in range(12)]
 
 
-def run(base: Path, output: Path, source: Any = ROWS, **options: Any) -> FoldsResult:
+def run(base: Path, output: Path, source: Any = ROWS, **options: Any) -> OneResult:
     fixed = {"now": lambda: trials.datetime(2026, 1, 2, tzinfo=trials.UTC), "folds": 3}
     return train_folds(source, base, output, **{**fixed, **SETTINGS, **options})
 
 
 @pytest.fixture(scope="module")
-def whole(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[FoldsResult, Path, list[str]]:
+def whole(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[OneResult, Path, list[str]]:
     """Three folds of an encoder whose head learns too fast, their folder, and what was said."""
     folder, said = tmp_path_factory.mktemp("folds") / "o", list[str]()
     return run(base("encoder"), folder, say=said.append, head_learning_rate=5.0), folder, said
@@ -41,11 +42,11 @@ def whole(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[F
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ia3.runs.folds.draw_tasks", "ia3.runs.run.draw_confusion", "ia3.runs.run.draw_reliability"):
+    for name in ("ia3.runs.plans.folds.draw_tasks", "ia3.runs.run.draw_confusion", "ia3.runs.run.draw_reliability"):
         monkeypatch.setattr(name, lambda *args: None)
 
 
-def test_every_row_is_measured_once_and_the_record_says_how(whole: tuple[FoldsResult, Path, list[str]]) -> None:
+def test_every_row_is_measured_once_and_the_record_says_how(whole: tuple[OneResult, Path, list[str]]) -> None:
     result, folder, said = whole
     assert "3 folds of 24 rows, and one adapter of all of them." in said
     assert any(line.startswith("Only 24 rows are measured on") for line in said)
@@ -63,7 +64,7 @@ def test_every_row_is_measured_once_and_the_record_says_how(whole: tuple[FoldsRe
     assert "(one of 3 folds) (24 rows)" in (folder / "README.md").read_text()
 
 
-def test_every_fold_takes_the_steps_of_the_adapter_that_is_saved(whole: tuple[FoldsResult, Path, list[str]]) -> None:
+def test_every_fold_takes_the_steps_of_the_adapter_that_is_saved(whole: tuple[OneResult, Path, list[str]]) -> None:
     result, folder, _ = whole
     events = trials.read(folder)
     steps = Counter(event["task"] for event in events if event["event"] == "step")
@@ -74,7 +75,7 @@ def test_every_fold_takes_the_steps_of_the_adapter_that_is_saved(whole: tuple[Fo
 
 
 def test_the_temperature_is_that_of_the_folds_and_what_predictions_use(
-    whole: tuple[FoldsResult, Path, list[str]],
+    whole: tuple[OneResult, Path, list[str]],
 ) -> None:
     result, folder, _ = whole
     assert result.metrics is not None and result.metrics.scaling is not None
@@ -108,7 +109,7 @@ def test_apart_both_adapters_have_the_bits_of_training_them_alone(base: BaseFold
 
 @pytest.mark.usefixtures("undrawn")
 def test_stopped_and_resumed_the_adapter_is_that_of_an_uninterrupted_run(
-    base: BaseFolder, tmp_path: Path, whole: tuple[FoldsResult, Path, list[str]]
+    base: BaseFolder, tmp_path: Path, whole: tuple[OneResult, Path, list[str]]
 ) -> None:
     stopped = run(base("encoder"), tmp_path / "o", head_learning_rate=5.0, **stop_after(5))
     assert stopped.is_stopped and stopped.metrics is None and not (tmp_path / "o" / "ia3.json").exists()

@@ -18,7 +18,7 @@ from ia3.bases.loading import Base, load_base
 from ia3.errors import SettingsError
 from ia3.inference.evaluate import TOKEN_BUDGET
 from ia3.runs.dataset import read_rows
-from ia3.runs.training_run import Result
+from ia3.runs.results import OneResult
 from ia3.training import loop
 from tests.runs.trials import ROWS, SETTINGS, TOTAL, content, read, run, stop_after
 
@@ -38,11 +38,11 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Result, Path]]:
+def trained(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[OneResult, Path]]:
     """Return the result and the folder of one run of a kind, made once."""
-    made: dict[str, tuple[Result, Path]] = {}
+    made: dict[str, tuple[OneResult, Path]] = {}
 
-    def run_of(kind: str) -> tuple[Result, Path]:
+    def run_of(kind: str) -> tuple[OneResult, Path]:
         if kind not in made:
             folder = tmp_path_factory.mktemp("trained") / "o"
             made[kind] = run(base(kind), folder), folder
@@ -89,7 +89,7 @@ def test_the_metrics_are_those_of_the_best_epoch_in_record_result_and_predictor(
     assert predictor.evaluate(_held_out(result)).loss == pytest.approx(metrics["loss"], rel=1e-5)
 
 
-def _held_out(result: Result) -> list[tuple[str, str]]:
+def _held_out(result: OneResult) -> list[tuple[str, str]]:
     """The rows that a run with these seeds holds out."""
     from ia3.runs.dataset import read_rows
 

@@ -16,7 +16,8 @@ from ia3.adapters.folder import load_adapter
 from ia3.data.draws import draw_per_label
 from ia3.data.tables import read_table
 from ia3.errors import IA3Error
-from ia3.runs.repeat import RepeatsResult, Spread, train_repeats
+from ia3.runs.plans.repeats import train_repeats
+from ia3.runs.results import RepeatsResult, Spread
 from tests.runs import trials
 from tests.runs.trials import ROWS, content, read, stop_after
 
@@ -38,7 +39,7 @@ def whole(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.runs.repeat.draw_repeats", lambda *args: None)
+    monkeypatch.setattr("ia3.runs.plans.repeats.draw_repeats", lambda *args: None)
 
 
 def test_each_run_learns_from_a_draw_of_its_own_and_is_measured_on_the_other_rows(

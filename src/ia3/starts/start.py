@@ -25,7 +25,6 @@ from ia3.core.attach import Attachment
 from ia3.core.heads import Head
 from ia3.errors import AdapterError, near_matches
 from ia3.starts.packaged import origin_of, packaged_start, start_folders, start_names
-from ia3.training.tasks import trained_tensors
 
 
 @dataclass(frozen=True)
@@ -189,13 +188,13 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
     Raises:
         AdapterError: If the plan has no place for a vector.
     """
-    trained = trained_tensors(attachment, row)
     try:
         vectors = start.adapter.row(attachment.bank.plan)
     except AdapterError as error:
         raise AdapterError(f"Starting from {start.given}: {error}") from error
     with torch.no_grad():
-        trained["vectors"].copy_(vectors)
+        snapshot = attachment.bank.snapshot
+        snapshot.vector(snapshot.row(row)).copy_(vectors)
     told = f"The vectors start from {start.name!r}{_origin(start)}"
     unproven = (
         "" if start.to_json()["base_fingerprint"] else " Its record has no hash of its base: shapes were compared."
