@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -43,20 +43,24 @@ from ia3.errors import AdapterError, SettingsError
 WORDS = ("labels", "template", "text_column", "label_column", "max_length")
 
 
+class Made(TypedDict, total=False):
+    """How the result of several adapters is made, whatever is done with their vectors."""
+
+    head_from: str | None  # name of the adapter whose head and words the result has
+    plan: Plan | None  # of the base; needed only for folders of PEFT's that hold one feed-forward in different places
+
+
 def average(
     adapters: Mapping[str, Adapter],
     weights: Sequence[float] | None = None,
-    *,
-    head_from: str | None = None,
-    plan: Plan | None = None,
+    **made: Unpack[Made],
 ) -> Adapter:
     """Return the weighted average of adapters.
 
     Args:
         adapters: By name.
         weights: One for each, in their order; divided by their sum. All the same if left out.
-        head_from: Name of the adapter whose head and words the result has.
-        plan: Of the base; needed only for folders of PEFT's that hold one feed-forward in different places.
+        made: See `Made`.
 
     Raises:
         AdapterError: If the adapters are of different bases, their heads cannot be averaged, or a number of the result
@@ -64,30 +68,27 @@ def average(
         SettingsError: If the weights are not one finite number each, sum to zero, or `head_from` is unknown.
     """
     how = {"method": "average", "weights": _listed(weights)}
-    return _combined(adapters, lambda rows: average_rows(rows, weights), how, plan, head_from, averages_heads=True)
+    return _combined(adapters, lambda rows: average_rows(rows, weights), how, averages_heads=True, **made)
 
 
 def add(
     adapters: Mapping[str, Adapter],
     weights: Sequence[float] | None = None,
-    *,
-    head_from: str | None = None,
-    plan: Plan | None = None,
+    **made: Unpack[Made],
 ) -> Adapter:
     """Return the sum of the task vectors: 1 + Σ w·(l − 1).
 
     Args:
         adapters: By name.
         weights: One for each, in their order; 1 if left out. They are taken as they are.
-        head_from: Name of the adapter whose head and words the result has.
-        plan: As for `average`.
+        made: See `Made`.
 
     Raises:
         AdapterError: As for `average`.
         SettingsError: If the weights are not one finite number each, or `head_from` is unknown.
     """
     how = {"method": "sum", "weights": _listed(weights)}
-    return _combined(adapters, lambda rows: add_rows(rows, weights), how, plan, head_from, averages_heads=True)
+    return _combined(adapters, lambda rows: add_rows(rows, weights), how, averages_heads=True, **made)
 
 
 def ties(
@@ -95,8 +96,7 @@ def ties(
     weights: Sequence[float] | None = None,
     *,
     density: float = 0.2,
-    head_from: str | None = None,
-    plan: Plan | None = None,
+    **made: Unpack[Made],
 ) -> Adapter:
     """Return the TIES merge (Yadav et al. 2023, arXiv 2306.01708): trim, elect a sign, mean of those that agree.
 
@@ -104,15 +104,14 @@ def ties(
         adapters: By name.
         weights: One positive number for each; all the same if left out.
         density: Share of each task vector that is kept; see `task_vectors.merge_rows_by_sign`.
-        head_from: Name of the adapter whose head and words the result has.
-        plan: As for `average`.
+        made: See `Made`.
 
     Raises:
         AdapterError: As for `average`.
         SettingsError: For weights or a density out of range, or an unknown `head_from`.
     """
     how = {"method": "ties", "weights": _listed(weights), "density": density}
-    return _combined(adapters, lambda rows: merge_rows_by_sign(rows, weights, density=density), how, plan, head_from)
+    return _combined(adapters, lambda rows: merge_rows_by_sign(rows, weights, density=density), how, **made)
 
 
 def dare(
@@ -121,8 +120,7 @@ def dare(
     *,
     drop: float = 0.5,
     seed: int = 0,
-    head_from: str | None = None,
-    plan: Plan | None = None,
+    **made: Unpack[Made],
 ) -> Adapter:
     """Return the sum of task vectors of which a random share is dropped and the rest rescaled (DARE).
 
@@ -133,15 +131,14 @@ def dare(
         weights: One for each; 1 if left out.
         drop: Probability that a number is set to one, from 0 up to, but not, 1.
         seed: Of what is dropped.
-        head_from: Name of the adapter whose head and words the result has.
-        plan: As for `average`.
+        made: See `Made`.
 
     Raises:
         AdapterError: As for `average`.
         SettingsError: For weights or a probability out of range, or an unknown `head_from`.
     """
     how = {"method": "dare", "weights": _listed(weights), "drop": drop, "seed": seed}
-    return _combined(adapters, lambda rows: add_rows(drop_rows(rows, drop, seed), weights), how, plan, head_from)
+    return _combined(adapters, lambda rows: add_rows(drop_rows(rows, drop, seed), weights), how, **made)
 
 
 def dare_ties(
@@ -151,33 +148,27 @@ def dare_ties(
     density: float = 0.2,
     drop: float = 0.5,
     seed: int = 0,
-    head_from: str | None = None,
-    plan: Plan | None = None,
+    **made: Unpack[Made],
 ) -> Adapter:
     """Return the TIES merge of what DARE leaves; arguments and errors are those of `dare` and `ties`."""
     how = {"method": "dare-ties", "weights": _listed(weights), "density": density, "drop": drop, "seed": seed}
     return _combined(
-        adapters,
-        lambda rows: merge_rows_by_sign(drop_rows(rows, drop, seed), weights, density=density),
-        how,
-        plan,
-        head_from,
+        adapters, lambda rows: merge_rows_by_sign(drop_rows(rows, drop, seed), weights, density=density), how, **made
     )
 
 
-def multiply(adapters: Mapping[str, Adapter], *, head_from: str | None = None, plan: Plan | None = None) -> Adapter:
+def multiply(adapters: Mapping[str, Adapter], **made: Unpack[Made]) -> Adapter:
     """Return the product of the vectors: every adapter scales what the others have scaled.
 
     Args:
         adapters: By name.
-        head_from: Name of the adapter whose head and words the result has.
-        plan: As for `average`.
+        made: See `Made`.
 
     Raises:
         AdapterError: As for `average`.
         SettingsError: For an unknown `head_from`.
     """
-    return _combined(adapters, multiply_rows, {"method": "product"}, plan, head_from)
+    return _combined(adapters, multiply_rows, {"method": "product"}, **made)
 
 
 def with_strength(adapter: Adapter, strength: float) -> Adapter:
@@ -205,7 +196,7 @@ def compare(adapters: Mapping[str, Adapter], *, plan: Plan | None = None) -> lis
 
     Args:
         adapters: By name.
-        plan: As for `average`.
+        plan: As in `Made`.
 
     Raises:
         AdapterError: If the adapters are of different bases.
@@ -248,9 +239,9 @@ def _combined(
     adapters: Mapping[str, Adapter],
     combine: Callable[[Tensor], Tensor],
     how: Mapping[str, Any],
-    plan: Plan | None,
-    head_from: str | None,
     *,
+    head_from: str | None = None,
+    plan: Plan | None = None,
     averages_heads: bool = False,
 ) -> Adapter:
     """Return what a function of the rows makes of several adapters.
@@ -259,8 +250,8 @@ def _combined(
         adapters: By name.
         combine: Rows of shape (adapters, width) → a row.
         how: What the record says of it.
-        plan: Of the base, if known.
-        head_from: The adapter whose head it has, if that is said.
+        head_from: See `Made`.
+        plan: See `Made`.
         averages_heads: Whether heads of one label set are averaged, with the weights in `how`.
     """
     common, rows = _laid_out(adapters, plan)

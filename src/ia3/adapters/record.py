@@ -116,7 +116,7 @@ def write_record(record: Mapping[str, Any], sites: Sequence[Site], weights: Mapp
         AdapterError: If the record holds something that is not JSON.
     """
     content: dict[str, Any] = {"format_version": FORMAT_VERSION}
-    content |= {name: _finite(value) for name, value in record.items() if name not in _OF_THE_FOLDER}
+    content |= {name: finite(value) for name, value in record.items() if name not in _OF_THE_FOLDER}
     content |= {"weights": dict(weights), "plan": {"width": sum(s.width for s in sites), "sites": "…"}}
     try:
         return _dump(content, sites, is_ascii=False).encode()
@@ -137,12 +137,12 @@ def _dump(content: Mapping[str, Any], sites: Sequence[Site], *, is_ascii: bool) 
     return f"{before}[\n{lines}\n    ]{after}\n"
 
 
-def _finite(value: Any) -> Any:
-    """Return a value with null for every number that JSON has no word for."""
+def finite(value: Any) -> Any:
+    """Return a value of plain types as JSON gives it back: null for what is not finite, lists for tuples."""
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -21,7 +21,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from ia3.errors import BaseError
 from ia3.names import Pooling
 
-HEAD = "mean_classifier"  # no class of transformers has it, so that none takes the numbers for a head on one position
 _KEY = "sentence_pooling"  # in the config: it goes with every copy and into every folder of the model
 
 
@@ -91,6 +90,7 @@ class _MeanClassifier:
         has_pooler = "add_pooling_layer" in inspect.signature(self.body_class.__init__).parameters
         body = self.body_class(config, **({"add_pooling_layer": False} if has_pooler else {}))  # nothing would read it
         setattr(self, self.base_model_prefix, body)  # type: ignore[attr-defined]
+        # no class of transformers has this name, so that none takes the numbers for a head on one position
         self.mean_classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()  # type: ignore[attr-defined]
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from ia3.data.duplicates import normal_text
 from ia3.data.examples import EMPTY_TEXT, Example, Origin, Table, quote
 from ia3.errors import SettingsError
@@ -80,17 +82,8 @@ def _find_repeats(table: Table) -> tuple[tuple[Repeat, ...], tuple[Repeat, ...]]
 def _summarize(values: Sequence[int]) -> Quantiles | None:
     if not values:
         return None
-    ordered = sorted(values)
-    p25, median, p75, p95 = (_quantile(ordered, share) for share in (0.25, 0.5, 0.75, 0.95))
-    return Quantiles(ordered[0], p25, median, p75, p95, ordered[-1])
-
-
-def _quantile(ordered: Sequence[int], share: float) -> float:
-    """Return the quantile between the two nearest values, linearly."""
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    p25, median, p75, p95 = np.percentile(values, (25, 50, 75, 95)).tolist()
+    return Quantiles(min(values), p25, median, p75, p95, max(values))
 
 
 def _plural(count: int, noun: str) -> str:

@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 
-from ia3.adapters.record import versions
+from ia3.adapters.record import finite, versions
 from ia3.core.sites import Plan
 from ia3.data.encoding import Encoded
 from ia3.data.examples import Example, Table, ascii_safe
 from ia3.runs.dataset import Dataset, Rows
-from ia3.training.records import finite
 from ia3.training.settings import Settings
 
 _TOKEN_IDS = "token ids (other columns, or another tokenizer)"

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ia3.adapters.record import finite
 from ia3.inference.metrics import Metrics
 from ia3.runs.saving import RunTask
-from ia3.training.records import finite
 from ia3.training.settings import Settings
 from ia3.training.tasks import Outcome
 

@@ -24,7 +24,6 @@ from ia3.names import CONFIG_FILE
 
 STARTS = Path(__file__).parent / "vectors"  # vectors/NAME/BASE/ is an adapter's folder
 AUTO, NONE = "auto", "none"  # in place of a start's name: choose one, begin with ones
-PROVEN = " With --start auto one is taken also on other weights, where its answers on your rows leave no doubt of it."
 LEARNED = "learned.npy"  # vectors/NAME/learned.npy: `text_hashes` of its texts, uint64, in order
 
 

@@ -9,7 +9,6 @@ JSON.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ia3.adapters.record import finite
 from ia3.errors import RunError
 from ia3.files import write_whole
 
@@ -124,12 +124,3 @@ def _line(event: Event) -> bytes:
         return (json.dumps(plain, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError:  # a lone surrogate
         return (json.dumps(plain) + "\n").encode()
-
-
-def finite(value: Any) -> Any:
-    """Return a value of plain types as JSON gives it back: null for what is not finite, lists for tuples."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
