@@ -28,9 +28,9 @@ from benchmarks.bases import find_table
 from ia3.core.attach import Attachment, attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast.acceleration import accelerate
 from ia3.data.batches import collate, epoch_batches
 from ia3.data.encoding import Encoded
+from ia3.fast.acceleration import accelerate
 from ia3.inference.logits import class_logits
 from ia3.runs.dataset import encode_rows, read_rows
 

@@ -40,9 +40,9 @@ from benchmarks.methods import NotAvailable
 from benchmarks.report import describe_machine, machine_line, write_json
 from benchmarks.starts import SOURCES, find_start, start_version
 from ia3.bases.loading import Base
-from ia3.core.fast.memory import keep_freed_memory
 from ia3.data.labels import label_set
 from ia3.errors import IA3Error, SettingsError
+from ia3.fast.memory import keep_freed_memory
 
 _QUICK_TEST = 300  # rows
 _TUNING_DRAWS = (100, 101)

@@ -26,8 +26,8 @@ from benchmarks.many_store import measure_store, store_line
 from benchmarks.many_tasks import BASE as TASK_BASE
 from benchmarks.many_tasks import make_tasks, measure_tasks, tasks_line
 from benchmarks.report import describe_machine, machine_line, say, write_json
-from ia3.core.fast.memory import keep_freed_memory
 from ia3.errors import IA3Error, SettingsError
+from ia3.fast.memory import keep_freed_memory
 
 # the bases and what each is asked
 ASKED: dict[str, tuple[Task, ...]] = {

@@ -29,7 +29,7 @@ from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import adapter_of, attach
 from ia3.adapters.store import Store, create_store
 from ia3.adapters.stored import attach_store
-from ia3.core.fast.acceleration import keep_accelerated
+from ia3.fast.acceleration import keep_accelerated
 
 MOST_OPEN_SECONDS = 1.0
 MOST_COLD = 1.2  # times a hot request

@@ -23,7 +23,7 @@ ADAPTER = "default"
 
 
 def _ia3(case: Case, works: Sequence[Work], *, compiled: bool) -> Training:
-    from ia3.core.fast.acceleration import accelerate
+    from ia3.fast.acceleration import accelerate
 
     attachment = attach(case.model, head_modules=case.head_modules, name=ADAPTER)
     accelerate(attachment, compiled=compiled)
@@ -40,7 +40,7 @@ def _to_int8(model: Any, *, rounds_gradients: bool) -> None:
 
 def fastest_product() -> Callable[[Tensor, Tensor], Tensor]:
     """Return the product x · weightᵀ of the fastest library on this machine: (rows, in), (out, in) → (rows, out)."""
-    from ia3.core.fast.products import fastest_library, frozen_linear
+    from ia3.kernels.products import fastest_library, frozen_linear
 
     return frozen_linear if fastest_library() == "onednn" else functional.linear
 

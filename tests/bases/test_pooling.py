@@ -17,8 +17,8 @@ from ia3.adapters.identity import fingerprint
 from ia3.bases.loading import Base, load_base
 from ia3.bases.pooling import mean_classifier_class, mean_sentence, pooling_in
 from ia3.core.discovery import find_plan
-from ia3.core.fast.acceleration import accelerate
 from ia3.errors import BaseError, SettingsError
+from ia3.fast.acceleration import accelerate
 from ia3.inference.logits import class_logits
 from tests.models import save_tiny_base
 

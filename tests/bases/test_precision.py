@@ -15,18 +15,18 @@ from ia3.adapters.attached import attach as attach_adapter
 from ia3.adapters.attached import load
 from ia3.adapters.identity import fingerprint
 from ia3.adapters.record import describe_base
+from ia3.bases.int8 import Int8Linear
 from ia3.bases.loading import load_base
 from ia3.bases.precision import precision_of, to_int8
 from ia3.core.attach import attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast.acceleration import accelerate
-from ia3.core.fast.int8 import Int8Linear
 from ia3.core.merge import merge
 from ia3.errors import BankError, BaseError, SettingsError
+from ia3.fast.acceleration import accelerate
 from tests.core.banks import example, largest, random_row, tiny_model
-from tests.core.fast.passes import assert_same, loss_and_gradients, make_batch
 from tests.families import CASES, make_inputs
+from tests.fast.passes import assert_same, loss_and_gradients, make_batch
 from tests.models import save_tiny_base
 
 MIXED = ["a", "__base__", "b", "a"]
@@ -134,7 +134,7 @@ def test_a_row_of_ones_changes_no_bit_of_the_int8_base(family: str) -> None:
 def test_absorbed_vectors_are_those_that_a_hook_would_multiply_by(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     absorbed, _ = _int8_model(family)
     assert any(m.vector_of for m in absorbed.modules() if isinstance(m, Int8Linear))
-    monkeypatch.setattr(ia3.core.attach, "Int8Linear", type("Nothing", (), {}))
+    monkeypatch.setattr(ia3.core.attach, "VECTOR_OF", "nothing")
     hooked, _ = _int8_model(family)
     assert not any(m.vector_of for m in hooked.modules() if isinstance(m, Int8Linear))
     inputs = make_inputs(family, batch=4)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ia3.core.attach import Attachment
-from ia3.core.fast.acceleration import accelerated
 from ia3.core.surroundings import surrounded
+from ia3.fast.acceleration import accelerated
 from tests.core.banks import attached_model
 from tests.families import make_inputs
 

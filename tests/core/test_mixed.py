@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ia3.core.attach import Attachment
-from ia3.core.fast.acceleration import accelerate
 from ia3.core.heads import Head
 from ia3.data.batches import IGNORED, Batch
 from ia3.data.encoding import Encoded
+from ia3.fast.acceleration import accelerate
 from ia3.inference.scoring import score_choices
 from tests.core.banks import attached_model, largest, random_row
-from tests.core.fast.passes import loss_and_gradients, make_batch, mixed_model, take_onednn
 from tests.families import CASES, VOCABULARY
+from tests.fast.passes import loss_and_gradients, make_batch, mixed_model, take_onednn
 
 FAMILIES = pytest.mark.parametrize("family", CASES)
 FASTER = pytest.mark.parametrize("faster", [False, True], ids=["plain", "faster"])

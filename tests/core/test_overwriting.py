@@ -14,8 +14,8 @@ from ia3.bases.precision import to_int8
 from ia3.core.attach import Attachment, attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast.acceleration import accelerated
 from ia3.core.overwriting import Overwriting
+from ia3.fast.acceleration import accelerated
 from tests.core.banks import tiny_model
 from tests.families import CASES, make_inputs
 from tests.models import VOCABULARY, tiny_tokenizer

@@ -12,8 +12,8 @@ from torch import nn
 import ia3
 from ia3.bases.loading import load_base
 from ia3.core.attach import attachment_of
-from ia3.core.fast.acceleration import acceleration_of
 from ia3.errors import BankError
+from ia3.fast.acceleration import acceleration_of
 from ia3.inference.base_alone import base_alone
 from tests.models import save_tiny_base
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ia3.core.fast.acceleration import accelerate
 from ia3.errors import BaseError
+from ia3.fast.acceleration import accelerate
 from ia3.inference.logits import cache_of, class_logits, known_inputs, logits_at, run_at
 from tests.core.banks import attached_model
 from tests.families import CASES, VOCABULARY, make_inputs, make_model

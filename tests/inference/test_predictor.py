@@ -21,12 +21,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from ia3.adapters.attached import adapter_of, attach
 from ia3.adapters.folder import save_adapter
 from ia3.bases.loading import Base, load_base
-from ia3.core.fast.acceleration import acceleration_of
 from ia3.data.encoding import Encoding
 from ia3.data.examples import Example, Origin
 from ia3.data.tables import read_table
 from ia3.data.templates import Template
 from ia3.errors import AdapterError, BaseError, IA3Error, SettingsError, TableError, TemplateError
+from ia3.fast.acceleration import acceleration_of
 from ia3.inference.loading import load_predictor
 from ia3.inference.metrics import MetricsError
 from ia3.inference.predictions import Prediction, predictions_of

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ia3.core.fast.first_blocks import first_blocks
+from ia3.fast.first_blocks import first_blocks
 from ia3.training import loop
 from ia3.training.hidden_cache import MOST_BYTES
 from ia3.training.learner import Learner

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ia3.core.fast.acceleration import accelerated
 from ia3.data.batches import IGNORED, Batch, collate, split_by_tokens
+from ia3.fast.acceleration import accelerated
 from ia3.inference.logits import cache_of
 from ia3.training.losses import class_weights, count_targets, sum_loss
 from ia3.training.tasks import Task, trained_tensors

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ia3.adapters.attached import attach
-from ia3.core.fast.acceleration import accelerated
 from ia3.data.batches import split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
+from ia3.fast.acceleration import accelerated
 from ia3.inference.scoring import ChoiceLogprobs, choice_logprobs
 from ia3.training.t_few import Factors, check_choices, few_shot_loss, step_factors, t_few_terms
 from ia3.training.tasks import Task, trained_tensors

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ia3.bases.int8 import Int8Linear
 from ia3.core.attach import BANK_MODULE
-from ia3.core.fast.int8 import Int8Linear
 from ia3.core.samples import sampled
 from ia3.core.weights import Weights
 from ia3.errors import BaseError

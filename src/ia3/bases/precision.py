@@ -3,7 +3,7 @@
 Embeddings, norms, heads and everything else stay what they are, and so does the last projection of a gated
 feed-forward: its input is a product that has single numbers far above the rest, and int8 would lose more there than in
 all other projections together (benchmarks/LOG.md has the numbers). This file knows which modules are replaced; the
-arithmetic is `core.fast.int8`'s.
+arithmetic is `kernels.int8`'s.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ia3.bases.int8 import Int8Linear
 from ia3.bases.limits import limits_of
-from ia3.core.fast.int8 import Int8Linear
 from ia3.core.modes import evaluating
 from ia3.errors import BaseError, SettingsError, near_matches
 from ia3.names import PRECISIONS, Precision

@@ -36,8 +36,8 @@ from ia3.cli import (
 from ia3.cli.interrupts import Interrupts
 from ia3.cli.output import say
 from ia3.cli.parsing import UsageError, Verb, read_arguments
-from ia3.core.fast.memory import keep_freed_memory
 from ia3.errors import IA3Error, IA3Warning, near_matches
+from ia3.fast.memory import keep_freed_memory
 
 # in the order of the help: what there is, making an adapter, using it
 VERBS: tuple[Verb, ...] = (

@@ -22,7 +22,6 @@ from ia3.core.bank import Bank
 from ia3.core.calls import Call, ExampleAxis, Group, Multiplier, Scope
 from ia3.core.checkpointing import bind_checkpoints, unbind_checkpoints
 from ia3.core.choosing import Rows, default_rows, read_rows
-from ia3.core.fast.int8 import Int8Linear
 from ia3.core.fit import check_fit
 from ia3.core.generation import Generation
 from ia3.core.heads import copy_head, run_heads
@@ -39,6 +38,7 @@ from ia3.errors import BankError, PlanError, near_matches
 Save = Callable[["Attachment", Any, dict[str, Any]], None]
 BANK_MODULE = "ia3_bank"
 FASTER = "ia3_acceleration"  # where faster passes (`fast.acceleration`) leave their handle on the model
+VECTOR_OF = "vector_of"  # of a projection that multiplies by itself (`bases.int8`): gives its multiplier for an input
 _HANDLE = "ia3_attachment"
 
 
@@ -254,8 +254,8 @@ class Attachment:
                 bias = scaled_position_bias(module, path, numbers, self.multiplier, self.suspended, self._axis)
                 surgery.set(path, "disentangled_attention_bias", bias)
         for number, group in enumerate(self._groups):
-            if group.side == "output" and isinstance(model.get_submodule(group.module), Int8Linear):
-                surgery.set(group.module, "vector_of", partial(self.spread, number))  # goes into its channel scales
+            if group.side == "output" and hasattr(model.get_submodule(group.module), VECTOR_OF):
+                surgery.set(group.module, VECTOR_OF, partial(self.spread, number))
                 surgery.hook_output(group.module, partial(self._look_at, number))
             elif group.side == "output":
                 surgery.hook_output(group.module, partial(self._scale_output, number, group))

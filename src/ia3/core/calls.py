@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ia3.core.families import family_of, is_foreign
 from ia3.core.heads import Head
-from ia3.core.scaling import broadcast, has_small, scale
 from ia3.core.sites import Plan, Side
 from ia3.core.snapshot import BASE_ROW, Snapshot
 from ia3.core.strengths import turn_rows
 from ia3.errors import BankError, PlanError
+from ia3.kernels.scaling import broadcast, has_small, scale
 
 # Arguments of a forward pass whose first axis is the examples, the most telling first.
 _BATCH_ARGUMENTS = (

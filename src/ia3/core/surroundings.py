@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ia3.core.calls import Call, Scope
 from ia3.core.snapshot import Snapshot
+from ia3.kernels.wanted import Wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Surroundings:
             frozen nothing wants one, and the backward pass ends there.
         suspended: Whose groups are left unscaled, with their numbers.
         marks: Outputs that are watched for being written over (`overwriting`); None outside a pass.
-        wanted: Where the last block's output is read (`fast.wanted`); None for everywhere.
+        wanted: Where the last block's output is read (`fast.last_block`); None for everywhere.
         captured: Where the output head's input goes, and logits are not wanted (`fast.forwards`).
         answer: What the output head answers while it is tried (`fast.forwards`).
         first_blocks: What is done with the first blocks (`fast.first_blocks`); None for running them.
@@ -43,7 +44,7 @@ class Surroundings:
     frozen: frozenset[int] = frozenset()
     suspended: frozenset[tuple[object, int]] = frozenset()
     marks: list[Any] | None = None
-    wanted: Any = None
+    wanted: Wanted | None = None
     captured: list[Tensor] | None = None
     answer: Tensor | None = None
     first_blocks: Any = None

@@ -10,8 +10,8 @@ from torch import nn
 from ia3.core.attach import Attachment, attach, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast.acceleration import accelerated
 from ia3.errors import BankError, PlanError
+from ia3.fast.acceleration import accelerated
 
 
 @contextmanager

@@ -23,10 +23,10 @@ from ia3.bases.loading import Base
 from ia3.bases.locating import say_on_stderr
 from ia3.bases.revisions import split_revision
 from ia3.core.attach import Attachment
-from ia3.core.fast.acceleration import keep_accelerated
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template, parse_template
 from ia3.errors import AdapterError, SettingsError
+from ia3.fast.acceleration import keep_accelerated
 from ia3.inference.adapter_base import check_outputs, load_base_of
 from ia3.inference.predictor import Predictor
 from ia3.inference.recorded import Recorded, encoding_of, labels_of_head

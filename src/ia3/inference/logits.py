@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import MoEModelOutput
 
-from ia3.core.fast.wanted import only_at
 from ia3.errors import BaseError
+from ia3.fast.last_block import only_at
 
 
 def logits_at(model: Any, positions: Tensor, inputs: Mapping[str, Any]) -> Tensor:

@@ -20,15 +20,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ia3.core.attach import still
-from ia3.core.fast.acceleration import acceleration_of
-from ia3.core.fast.frozen_head import head_logprobs
 from ia3.core.strengths import Choice
 from ia3.core.weights import input_device
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
+from ia3.fast.acceleration import acceleration_of
 from ia3.inference.logits import cache_input, cache_of, class_logits, encoder_output, known_inputs, run_at
 from ia3.inference.shortcuts import copied, shortcuts_of
+from ia3.kernels.frozen_head import head_logprobs
 from ia3.names import Kind
 
 # Choices are scored in chunks that stay below both: numbers of logits (256 MB in fp32), and numbers of the prompts'

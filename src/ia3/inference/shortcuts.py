@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from ia3.bases.int8 import Int8Linear
 from ia3.core.attach import attachment_of
-from ia3.core.fast.forwards import EXACT
-from ia3.core.fast.int8 import Int8Linear
 from ia3.core.modes import evaluating
 from ia3.core.weights import input_device
 from ia3.data.batches import pad_left, pad_right
 from ia3.errors import BankError, BaseError
+from ia3.fast.trial import EXACT
 from ia3.inference.logits import cache_input, cache_of, known_inputs
 from ia3.names import Kind
 

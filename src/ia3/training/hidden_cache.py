@@ -1,7 +1,7 @@
 """What frozen first blocks give for each row of a task, kept from its first visit on.
 
 Rows go through those blocks in groups that are a function of the task alone, so that a resumed run has the same bits.
-This file knows tasks and their rows; which blocks may be left out is `core.fast.first_blocks`' matter.
+This file knows tasks and their rows; which blocks may be left out is `fast.first_blocks`' matter.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ia3.core.fast.first_blocks import FirstBlocks
 from ia3.core.modes import evaluating
 from ia3.core.weights import input_device
 from ia3.data.batches import collate, split_by_tokens
 from ia3.data.encoding import Encoded
+from ia3.fast.first_blocks import FirstBlocks
 from ia3.training.settings import Settings
 from ia3.training.t_few import learns_from_choices
 from ia3.training.tasks import Task

@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ia3.core.fast.first_blocks import FirstBlocks
 from ia3.data.batches import epoch_batches
 from ia3.data.encoding import Encoded
+from ia3.fast.first_blocks import FirstBlocks
 from ia3.names import Kind
 from ia3.training.checkpoint import TaskState
 from ia3.training.hidden_cache import HiddenCache, make_cache

@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ia3.core.fast.acceleration import accelerated
-from ia3.core.fast.compiling import repays_compiling, repeated_blocks
-from ia3.core.fast.first_blocks import first_blocks
-from ia3.core.fast.products import fastest_library
 from ia3.core.modes import evaluating
 from ia3.core.surroundings import surrounded
 from ia3.core.weights import input_device
 from ia3.data.batches import collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError, SettingsError
+from ia3.fast.acceleration import accelerated
+from ia3.fast.compiling import repays_compiling, repeated_blocks
+from ia3.fast.first_blocks import first_blocks
+from ia3.kernels.products import fastest_library
 from ia3.training.checkpoint import Checkpoint
 from ia3.training.hidden_cache import MOST_BYTES, behind_first_blocks
 from ia3.training.learner import Learner

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ia3.core.fast.acceleration import acceleration_of
-from ia3.core.fast.frozen_head import head_loss
 from ia3.data.batches import IGNORED, Batch
 from ia3.data.encoding import Encoded
+from ia3.fast.acceleration import acceleration_of
 from ia3.inference.logits import class_logits, logits_at
+from ia3.kernels.frozen_head import head_loss
 from ia3.names import Kind
 
 

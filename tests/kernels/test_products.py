@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ia3.core.fast import products
-from ia3.core.fast.products import fastest_library, frozen_linear, linear_forward, takes
-from tests.core.fast.kept import Kept
+from ia3.kernels import products
+from ia3.kernels.products import fastest_library, frozen_linear, takes
+from tests.kernels.kept import Kept
 
 needs_onednn = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no products from oneDNN"
@@ -83,39 +83,6 @@ def test_nothing_but_the_weight_is_kept() -> None:
     with Kept() as kept:
         frozen_linear(x.detach(), weight, bias)
     assert not kept.bytes
-
-
-@needs_onednn
-@BIAS
-def test_a_module_gives_what_it_gave(has_bias: bool, _onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = nn.Linear(6, 4, bias=has_bias).requires_grad_(False)
-    products_taken: list[Tensor] = []
-    plain = products._product
-    monkeypatch.setattr(products, "_product", lambda *a: products_taken.append(a[0]) or plain(*a))
-    x = _numbers(2, 5, 6)
-    torch.testing.assert_close(linear_forward(module)(x), module(x))
-    assert len(products_taken) == 1
-    module.double()
-    assert torch.equal(linear_forward(module)(x.double()), module(x.double()))
-    module.bfloat16()
-    assert torch.equal(linear_forward(module)(x.bfloat16()), module(x.bfloat16()))
-    assert len(products_taken) == 1  # of fp32 alone
-
-
-@needs_onednn
-def test_under_autocast_a_module_computes_in_its_dtype(_onednn: None) -> None:
-    """It once went on in fp32 there."""
-    module, x = nn.Linear(6, 4).requires_grad_(False), _numbers(2, 6)
-    with torch.autocast("cpu", torch.bfloat16):
-        found, expected = linear_forward(module)(x), module(x)
-    assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
-
-
-@needs_onednn
-def test_a_weight_that_is_trained_gets_its_gradient(_onednn: None) -> None:
-    module, x = nn.Linear(6, 4), _numbers(2, 6)
-    linear_forward(module)(x).sum().backward()
-    torch.testing.assert_close(module.weight.grad, x.sum(dim=0).expand(4, 6))
 
 
 class _Quantised(torch.Tensor):

@@ -9,14 +9,13 @@ same bits every time. This file knows matrices; it knows nothing of models.
 from __future__ import annotations
 
 import platform
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 Library = Literal["torch", "onednn"]
 
@@ -63,20 +62,6 @@ def takes(weight: Tensor) -> bool:
 
 
 _PLAIN = (Tensor, nn.Parameter)
-
-
-def linear_forward(module: nn.Linear) -> Any:
-    """Return a forward for a frozen `nn.Linear` whose products come from the fastest library."""
-    return partial(_linear, module)
-
-
-def _linear(module: nn.Linear, x: Tensor) -> Tensor:
-    weight, bias = module.weight, module.bias
-    is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    is_trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if is_plain and takes(weight) and not is_trained:
-        return frozen_linear(x, weight, bias)
-    return functional.linear(x, weight, bias)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

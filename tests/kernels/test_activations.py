@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from ia3.core.fast.activations import activation_of
+from ia3.kernels.activations import activation_of
 
 KNOWN = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python", "silu", "swish", "relu")
 UNKNOWN = (

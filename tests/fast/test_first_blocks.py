@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ia3.core.fast.acceleration import accelerated
-from ia3.core.fast.first_blocks import first_blocks
 from ia3.core.surroundings import surrounded
 from ia3.data.batches import IGNORED, Batch
+from ia3.fast.acceleration import accelerated
+from ia3.fast.first_blocks import first_blocks
 from tests.core.banks import attached_model
-from tests.core.fast.passes import MIXED, assert_same, loss_and_gradients, make_batch, mixed_model
 from tests.families import CASES
+from tests.fast.passes import MIXED, assert_same, loss_and_gradients, make_batch, mixed_model
 
 UNDERSTOOD = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
 UNDERSTOOD += ("bert", "roberta", "xlm-roberta", "camembert", "electra")

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ia3.core.attach import Attachment, attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast.acceleration import accelerate
+from ia3.fast.acceleration import accelerate
 from ia3.inference.logits import class_logits
 from ia3.training.losses import sum_loss
 from tests.core.banks import attached_model, random_row, tiny_model
-from tests.core.fast.passes import assert_same, loss_and_gradients, make_batch, seeded, take_onednn
 from tests.families import make_inputs
+from tests.fast.passes import assert_same, loss_and_gradients, make_batch, seeded, take_onednn
 
 
 @pytest.fixture(autouse=True)

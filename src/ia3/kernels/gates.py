@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ia3.core.fast.activations import Activation
+from ia3.kernels.activations import Activation
 
 
 def gate_plain(gate: Tensor, linear: Tensor, l: Tensor | None, activation: Activation) -> Tensor:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from ia3.core.fast import products
-from ia3.core.fast.frozen_head import head_logprobs, head_loss, head_loss_plain
-from tests.core.fast.kept import Kept
+from ia3.kernels import products
+from ia3.kernels.frozen_head import head_logprobs, head_loss, head_loss_plain
+from tests.kernels.kept import Kept
 
 VOCABULARY, WIDTH = 37, 5
 CHUNKS = {"one row": 1, "seven rows": 7 * WIDTH, "half": 19 * WIDTH + 3, "all but one": 36 * WIDTH, "all": 10**6}

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ia3.core.fast.activations import Activation, activation_of
-from ia3.core.fast.gates import gate_and_scale, gate_plain
-from tests.core.fast.kept import Kept, address
+from ia3.kernels.activations import Activation, activation_of
+from ia3.kernels.gates import gate_and_scale, gate_plain
+from tests.kernels.kept import Kept, address
 
 ACTIVATIONS: dict[str, Any] = {
     "silu": activation_of(nn.SiLU()),

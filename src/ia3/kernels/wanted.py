@@ -1,23 +1,16 @@
-"""The last block only where its output is wanted.
+"""Wanted positions: chosen once for a batch, taken out of an activation, and put back among zeros.
 
-A classifier reads one position of the last block's output, a language model's loss the labelled ones. The keys and
-values of that block are needed everywhere; its queries, its attention's output and its feed-forward are not. Hooks take
-the wanted positions before such a module and put zeros in the others' place after it, so that shapes stay what they are
-and nobody reads the zeros. This file knows positions and modules' names.
+This file knows positions; where a model may leave the others out is `fast.last_block`'s matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from ia3.core.surroundings import surrounded
 
 
 @dataclass(frozen=True)
@@ -31,15 +24,6 @@ class Wanted:
 
     index: Tensor
     length: int
-
-
-def only_at(positions: Tensor) -> AbstractContextManager[None]:
-    """Let forward passes inside compute the last block where it is wanted alone.
-
-    Args:
-        positions: Where the last block's output is read, bool, shape (batch, seq).
-    """
-    return surrounded(wanted=choose(positions))
 
 
 def choose(positions: Tensor) -> Wanted | None:
@@ -114,49 +98,3 @@ class _Put(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         return _taken(dy, ctx.index), None, None
-
-
-@dataclass(frozen=True)
-class LastBlock:
-    """What of a family's last block is needed at the wanted positions only; names inside the block.
-
-    Attributes:
-        layers: Path of the list of blocks inside the model's body.
-        alone: Modules that see one activation: taken before, put back after.
-        opens: Module before which an activation is taken and not put back.
-        closes: Module behind it: its further arguments are taken, its output is put back.
-        reads_first: Whether a classifier on this family reads the first position and no other.
-    """
-
-    layers: str
-    alone: tuple[str, ...]
-    opens: str | None = None
-    closes: str | None = None
-    reads_first: bool = False
-
-
-_DECODER = LastBlock("layers", ("self_attn.q_proj", "self_attn.o_proj", "mlp"))
-_BERT = LastBlock(
-    "encoder.layer", ("attention.self.query", "attention.output.dense"), "intermediate", "output", reads_first=True
-)
-
-LAST_BLOCKS: Mapping[str, LastBlock] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _DECODER),
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
-}
-
-
-def path_of_blocks(model: Any, model_type: str) -> str | None:
-    """Return the path of the list of blocks that every example goes through one after another; None if not known.
-
-    Args:
-        model: A model with a head on its body.
-        model_type: Of its plan.
-    """
-    rule = LAST_BLOCKS.get(model_type)
-    body = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
-    if rule is None or body is None or body is model or getattr(model.config, "is_encoder_decoder", False):
-        return None
-    modules = dict(model.named_modules())
-    path = next(f"{name}.{rule.layers}" for name, module in modules.items() if module is body)
-    return path if len(modules.get(path, ())) else None

@@ -13,13 +13,14 @@ from torch import Tensor
 from ia3.core.attach import Attachment, attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast.acceleration import accelerate
-from ia3.core.fast.norms import rms_norm_plain
 from ia3.data.encoding import Encoded
+from ia3.fast.acceleration import accelerate
 from ia3.inference.logits import class_logits, logits_at
 from ia3.inference.scoring import score_choices
+from ia3.kernels.norms import rms_norm_plain
 from tests.core.banks import tiny_model
-from tests.core.fast.passes import (
+from tests.families import CASES, make_inputs
+from tests.fast.passes import (
     MIXED,
     assert_same,
     loss_and_gradients,
@@ -27,7 +28,6 @@ from tests.core.fast.passes import (
     mixed_model,
     take_onednn,
 )
-from tests.families import CASES, make_inputs
 
 # one of each that has something faster in bf16
 IN_BF16 = (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ia3.core.scaling import SMALLEST_DIVISOR, scale, scale_plain
+from ia3.kernels.scaling import SMALLEST_DIVISOR, scale, scale_plain
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 # Relative error of the gradient: y = x · l is rounded to x's dtype before it is divided by l again.

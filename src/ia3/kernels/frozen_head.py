@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ia3.core.fast.products import frozen_linear, takes
+from ia3.kernels.products import frozen_linear, takes
 
 CHUNK = 4 * 2**20  # numbers of the matrix in a chunk: 16 MB in fp32
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from ia3.core.fast import memory
+from ia3.fast import memory
 
 _COUNT = """
 import resource, sys
 import torch
-from ia3.core.fast.memory import keep_freed_memory
+from ia3.fast.memory import keep_freed_memory
 
 def faults(numbers):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -17,14 +17,15 @@ import ia3
 from ia3.core.attach import attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast import acceleration
-from ia3.core.fast.acceleration import accelerate, accelerated, acceleration_of, keep_accelerated
 from ia3.core.heads import copy_head
 from ia3.core.merge import merge
 from ia3.core.surroundings import surroundings
 from ia3.errors import BankError
+from ia3.fast import acceleration
+from ia3.fast.acceleration import accelerate, accelerated, acceleration_of, keep_accelerated
 from tests.core.banks import attached_model, random_row, tiny_model
-from tests.core.fast.passes import (
+from tests.families import CASES, make_inputs
+from tests.fast.passes import (
     MIXED,
     assert_same,
     loss_and_gradients,
@@ -33,7 +34,6 @@ from tests.core.fast.passes import (
     seeded,
     take_onednn,
 )
-from tests.families import CASES, make_inputs
 
 T5_GATED = ("t5-gated", "mt5", "umt5", "longt5")
 LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
@@ -98,7 +98,7 @@ def test_a_family_has_its_faster_passes_and_is_restored_bit_for_bit(family: str)
 
 @pytest.mark.parametrize("family", ["gemma3", "t5-gated"])
 def test_where_torch_has_the_fastest_products_linears_stay(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.core.fast.products.fastest_library", lambda: "torch")
+    monkeypatch.setattr("ia3.kernels.products.fastest_library", lambda: "torch")
     model, attachment = mixed_model(family)
     expected = loss_and_gradients(model, attachment, family, make_batch(family), MIXED)
     with accelerate(attachment) as acceleration:

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from ia3.core.attach import Attachment
-from ia3.core.fast.wanted import path_of_blocks
 from ia3.core.modes import evaluating
-from ia3.core.snapshot import BASE_NAME
 from ia3.core.surgery import Surgery
 from ia3.core.surroundings import surrounded, surroundings
-from ia3.core.weights import input_device
+from ia3.fast.last_block import path_of_blocks
+from ia3.fast.trial import small_inputs
 
 _TOLERANCE = 1e-4  # of a pass that begins behind blocks, relative to the largest number of a whole one
 
@@ -127,8 +126,8 @@ class FirstBlocks:
         """Whether a pass that begins behind the first block gives what a whole one gives; tried on three tokens."""
         model = self.attachment.model
         body = getattr(model, model.base_model_prefix)
-        ids = torch.tensor([[1, 2, 3]], device=input_device(model))
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "rows": BASE_NAME}
+        inputs = small_inputs(model)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         with evaluating(model), torch.no_grad():
             try:
                 whole = body(**inputs)[0]

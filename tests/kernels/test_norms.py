@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ia3.core.fast.norms import rms_norm, rms_norm_plain
-from tests.core.fast.kept import Kept
+from ia3.kernels.norms import rms_norm, rms_norm_plain
+from tests.kernels.kept import Kept
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 SHAPES = [(2, 3, 5), (7,), (1,), (3, 1), (0, 5), (2, 0, 5), (4, 2, 3, 7), (1, 1, 33)]

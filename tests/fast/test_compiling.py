@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from ia3.core.fast import compiling
-from ia3.core.fast.acceleration import accelerate
-from ia3.core.fast.compiling import repays_compiling, repeated_blocks
 from ia3.core.surroundings import surrounded
-from tests.core.fast.passes import assert_same, loss_and_gradients, make_batch, mixed_model, take_onednn
+from ia3.fast import compiling
+from ia3.fast.acceleration import accelerate
+from ia3.fast.compiling import repays_compiling, repeated_blocks
 from tests.families import make_inputs
+from tests.fast.passes import assert_same, loss_and_gradients, make_batch, mixed_model, take_onednn
 
 # family: repeated blocks that are compiled; where the last one is cut to what is read of it, it stays as it is
 COMPILED = {"gemma3": 1, "bert": 1, "mt5": 4}

@@ -19,13 +19,13 @@ from torch.nn import functional
 from ia3.core.attach import Attachment, attach
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.fast.acceleration import accelerate
 from ia3.data.batches import IGNORED, Batch
+from ia3.fast.acceleration import accelerate
 from ia3.inference.logits import class_logits, logits_at
 from ia3.training.losses import sum_loss
-from tests.core.fast.kept import Kept, address
-from tests.core.fast.passes import seeded, take_onednn
 from tests.families import CASES, VOCABULARY, make_inputs, make_model
+from tests.fast.passes import seeded, take_onednn
+from tests.kernels.kept import Kept, address
 
 BATCH, SEQ, DECODED = 3, 7, 4  # of `make_inputs`
 WIDTH, D_FF = 16, 24  # of the tiny models

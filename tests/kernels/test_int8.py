@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from ia3.bases.int8 import Int8Linear
 from ia3.core.calls import Multiplier
-from ia3.core.fast import int8
-from ia3.core.fast.int8 import Int8Linear, find_divisors, int8_linear, int8_plain, quantise_weight
-from tests.core.fast.kept import Kept
+from ia3.kernels import int8
+from ia3.kernels.int8 import find_divisors, int8_linear, int8_plain, quantise_weight
+from tests.kernels.kept import Kept
 
 IN, OUT = 12, 9
 SHAPES = [(IN,), (1, IN), (7, IN), (0, IN), (4, 5, IN), (4, 0, IN), (2, 1, 5, IN)]

@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from ia3.core.attach import Attachment
 from ia3.core.calls import Call
-from ia3.core.fast.products import Library, fastest_library, takes
-from ia3.core.scaling import broadcast
 from ia3.core.surgery import Surgery
+from ia3.kernels.products import Library, fastest_library, takes
+from ia3.kernels.scaling import broadcast
 
 # Measured with Gemma 3 270M on two AVX-512 cores (benchmarks/LOG.md): seconds of the first passes, and the share of an
 # eager step that a compiled one saves; products in fp32 by each library.

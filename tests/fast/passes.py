@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ia3.core.attach import Attachment
-from ia3.core.fast import products
 from ia3.data.batches import IGNORED, Batch
+from ia3.kernels import products
 from ia3.training.losses import sum_loss
 from tests.core.banks import attached_model
 from tests.families import CASES, VOCABULARY, make_inputs

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ia3.core.fast.wanted import choose, put, take
-from tests.core.fast.kept import Kept
+from ia3.kernels.wanted import choose, put, take
+from tests.kernels.kept import Kept
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 grids = st.integers(0, 6).flatmap(
