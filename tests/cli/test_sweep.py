@@ -66,12 +66,13 @@ def test_what_cannot_be_compared_is_one_sentence(
 
 
 def test_ctrl_c_ends_after_the_round_and_resume_goes_on(
-    sweep: Sweep, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    sweep: Sweep, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         _signal_at(4, patch)
         assert sweep("--seeds", "0", "--vary", "epochs=1,2") == 130
-    assert "ia3: stopped. The same command with --resume goes on." in capfd.readouterr().err
+    told = f"ia3: stopped. The best adapter so far lies in {tmp_path / 'out'}. The same command with --resume goes on."
+    assert told in capfd.readouterr().err
     assert sweep("--seeds", "0", "--vary", "epochs=1,2", "--resume", "--json") == 0
     groups = {group["name"]: group["runs"] for group in json.loads(capfd.readouterr().out)["groups"]}
     assert [groups[name][0]["steps"] for name in ("epochs 1", "epochs 2")] == [3, 6]

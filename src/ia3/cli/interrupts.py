@@ -12,6 +12,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+STOPPED = 130  # the exit code of a command that was stopped
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -33,7 +33,7 @@ from ia3.cli import (
     templates,
     train,
 )
-from ia3.cli.interrupts import Interrupts
+from ia3.cli.interrupts import STOPPED, Interrupts
 from ia3.cli.output import say
 from ia3.cli.parsing import UsageError, Verb, read_arguments
 from ia3.errors import IA3Error, IA3Warning, near_matches
@@ -55,7 +55,6 @@ VERBS: tuple[Verb, ...] = (
     merge.VERB,
     adapters.VERB,
 )
-STOPPED = 130
 _BROKEN_PIPE = 141
 _CHATTY = ("transformers", "datasets", "matplotlib")  # they log what no user of the command can act on
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.output import align_columns, print_json, print_lines, say
+import ia3
+from ia3.cli.output import align_columns
 from ia3.cli.parsing import UsageError, whole_number
-from ia3.cli.progress import time_in_words
 from ia3.cli.train_options import training_arguments
+from ia3.cli.training import steps_line, use_line
 
 if TYPE_CHECKING:
     from ia3.runs.results import OneResult, RepeatsResult, TaskResult
@@ -40,11 +40,6 @@ def add_repeats(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def has_repeats(options: argparse.Namespace) -> bool:
-    """Return whether several runs are asked for."""
-    return options.repeat is not None or options.folds is not None
-
-
 def check_repeats(options: argparse.Namespace, *, is_several: bool) -> None:
     """Raise for options that contradict each other."""
     if options.per_label is not None and options.repeat is None:
@@ -54,42 +49,27 @@ def check_repeats(options: argparse.Namespace, *, is_several: bool) -> None:
         raise UsageError(f"train: {given} is for one table, got several tasks too. Leave one of them out.")
     if options.repeat is not None and options.folds is not None:
         raise UsageError("train: got --repeat and --folds, which measure in two ways. Leave one of them out.")
-    if options.folds is not None and options.eval is not None:
+    if options.folds is not None and options.eval_source is not None:
         raise UsageError("train: --folds measures on the table's own rows, got --eval too. Leave one of them out.")
 
 
-def train_repeated(options: argparse.Namespace, talk: Mapping[str, Any]) -> RepeatsResult | OneResult:
-    """Train the runs of `--repeat` or `--folds`."""
-    arguments = {**talk, **training_arguments(options), "choices": options.choices}
-    if options.folds is not None:
-        from ia3.runs.plans.folds import train_folds
-
-        arguments.pop("eval_fraction", None)
-        return train_folds(options.table, options.base, options.output, folds=options.folds, **arguments)
-    from ia3.runs.plans.repeats import train_repeats
-
-    own = {"repeats": options.repeat, "per_label": options.per_label, "eval_source": options.eval}
-    return train_repeats(options.table, options.base, options.output, **own, **arguments)
+def train_repeats(options: argparse.Namespace, talk: Mapping[str, Any]) -> RepeatsResult:
+    """Train the runs of `--repeat`."""
+    given = {"repeats": options.repeat, "per_label": options.per_label, **talk, **training_arguments(options)}
+    return ia3.train_repeats(options.table, options.base, options.output, **given)
 
 
-def tell_repeats(
-    result: RepeatsResult | OneResult, options: argparse.Namespace, what_is_left: Callable[[Path], str]
-) -> None:
-    """Print what the runs gave."""
+def train_folds(options: argparse.Namespace, talk: Mapping[str, Any]) -> OneResult:
+    """Train the runs of `--folds`."""
+    given = {"folds": options.folds, **talk, **training_arguments(options), "eval_fraction": None}
+    return ia3.train_folds(options.table, options.base, options.output, **given)
+
+
+def repeat_lines(result: RepeatsResult, options: argparse.Namespace) -> list[str]:
+    """Return what repeats gave, for people."""
     if result.is_stopped:
-        say(f"ia3: stopped. {what_is_left(result.folder)}")
-    if options.json:
-        print_json(result.to_json())
-    elif not result.is_stopped:
-        from ia3.runs.results import OneResult
-
-        if isinstance(result, OneResult):
-            print_lines(_fold_lines(result, options.output))
-        else:
-            print_lines(_lines(result, options.output))
-
-
-def _lines(result: RepeatsResult, folder: str) -> list[str]:
+        return []
+    folder = options.output
     is_closed = result.spread("accuracy") is not None
     heading = ("", *(("accuracy", "95 % interval", "macro F1") if is_closed else ()), "loss", "calibration", "rows")
     heading = heading if is_closed else ("", "loss", "rows")
@@ -106,24 +86,23 @@ def _lines(result: RepeatsResult, folder: str) -> list[str]:
     diverged = [run.seed for run in result.runs if run.metrics is None]
     if diverged:
         lines.append(f"without numbers: seed {', '.join(map(str, diverged))}; {Path(folder) / 'repeats.json'} says why")
-    steps = sum(run.outcome.steps for run in result.runs)
-    lines.append(f"{steps} steps in {time_in_words(result.seconds)}; {folder} holds the record of all runs")
+    lines.append(steps_line(result, f"{folder} holds the record of all runs"))
     if result.median is not None:
         lines.append(f"and the adapter of the median run, seed {result.median.seed}")
-    lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
-    return lines
+    return [*lines, use_line(folder)]
 
 
-def _fold_lines(result: OneResult, folder: str) -> list[str]:
+def fold_lines(result: OneResult, options: argparse.Namespace) -> list[str]:
+    """Return what folds gave, for people."""
+    if result.is_stopped:
+        return []
     assert result.metrics is not None and result.folds is not None
     lines = [f"each row measured by an adapter that has not learned from it ({len(result.folds)} folds):"]
     lines += result.metrics.lines()
     if result.metrics.accuracy is not None:
         shares = ["diverged" if one is None else f"{100 * (one.accuracy or 0):.1f} %" for one in result.folds]
         lines += ["", f"accuracy of each fold: {', '.join(shares)}"]
-    lines.append(f"{result.steps} steps in {time_in_words(result.seconds)}; {folder} holds the adapter of all rows")
-    lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
-    return lines
+    return [*lines, steps_line(result, f"{options.output} holds the adapter of all rows"), use_line(options.output)]
 
 
 def _row(run: TaskResult, *, is_closed: bool) -> tuple[str, ...]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.output import align_columns, print_json, print_lines, say
+import ia3
+from ia3.cli.output import align_columns
 from ia3.cli.parsing import number, whole_number
-from ia3.cli.progress import time_in_words
 from ia3.cli.train_options import training_arguments
+from ia3.cli.training import steps_line, use_line
 from ia3.names import BATCHES, SAMPLINGS
 
 if TYPE_CHECKING:
@@ -59,36 +58,27 @@ def given_without_tasks(options: argparse.Namespace) -> str:
 
 def train_several(options: argparse.Namespace, talk: Mapping[str, Any]) -> RunResult:
     """Train the tasks of a file, or of a column."""
-    from ia3.runs.plans.column import train_by_column
-    from ia3.runs.plans.tasks import train_tasks
     from ia3.runs.tasks_file import read_tasks
 
     own = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
-    arguments = {**talk, **own, **training_arguments(options), "choices": options.choices}
+    given = {**talk, **own, **training_arguments(options)}
     if options.tasks is not None:
-        return train_tasks(read_tasks(options.tasks), options.base, options.output, **arguments)
-    arguments["eval_source"] = options.eval
-    return train_by_column(options.table, options.task_column, options.base, options.output, **arguments)
-
-
-def tell_tasks(result: RunResult, options: argparse.Namespace, what_is_left: Callable[[Path], str]) -> None:
-    """Print what the run gave."""
-    if result.is_stopped:
-        say(f"ia3: stopped. {what_is_left(result.folder)}")
+        result = ia3.train_tasks(read_tasks(options.tasks), options.base, options.output, **given)
+    else:
+        result = ia3.train_by_column(options.table, options.task_column, options.base, options.output, **given)
     for task in result.tasks:
         if task.outcome.fault:
-            say(f"ia3: {task.outcome.fault}")
-    if options.json:
-        print_json(result.to_json())
-        return
+            talk["say"](f"ia3: {task.outcome.fault}")
+    return result
+
+
+def task_lines(result: RunResult, options: argparse.Namespace) -> list[str]:
+    """Return what the run gave, for people."""
     rows = [("task", "steps", "epoch", "loss", "accuracy", "rows"), *map(_row, result.tasks)]
-    saved = [task for task in result.tasks if task.folder is not None]
-    steps = sum(task.outcome.steps for task in result.tasks)
+    saved = [task.folder for task in result.tasks if task.folder is not None]
     lines = [*align_columns(rows, right=range(1, 6)), ""]
-    lines.append(f"{steps} steps in {time_in_words(result.seconds)}; {len(saved)} adapters lie in {options.output}")
-    if saved:
-        lines.append(f"use one: ia3 predict TABLE --adapter {shlex.quote(str(saved[0].folder))} --output answers.csv")
-    print_lines(lines)
+    lines.append(steps_line(result, f"{len(saved)} adapters lie in {options.output}"))
+    return [*lines, *(use_line(folder, "answers.csv", "one") for folder in saved[:1])]
 
 
 def _row(task: TaskResult) -> tuple[str, ...]:

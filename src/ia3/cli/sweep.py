@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.interrupts import Interrupts
+import ia3
 from ia3.cli.options import add, add_json
-from ia3.cli.output import align_columns, print_json, print_lines, say
+from ia3.cli.output import align_columns
 from ia3.cli.parsing import UsageError, Verb, number, whole_number
-from ia3.cli.progress import TrainingProgress, time_in_words
 from ia3.cli.train_options import add_data, add_places, add_training, training_arguments
+from ia3.cli.training import carry_out, steps_line, use_line
 from ia3.names import BATCHES
 
 if TYPE_CHECKING:
     from ia3.runs.results import Group, SweepResult
-
-STOPPED = 130
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,42 +60,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run a sweep."""
-    from ia3.runs.plans.sweep import sweep
+    options.vary = _vary(options)
+    return carry_out(options, _train, _lines)
 
-    vary = _vary(options)
-    progress = TrainingProgress(tells_epochs=False)
-    with Interrupts() as interrupts:
 
-        def on_event(event: dict[str, Any]) -> None:
-            interrupts.begin()
-            progress.show(event)
-
-        try:
-            result = sweep(
-                options.table,
-                options.base,
-                options.output,
-                vary=vary,
-                seeds=options.seeds,
-                eval_source=options.eval,
-                choices=options.choices,
-                batches=options.batches,
-                say=progress.line,
-                on_event=on_event,
-                should_stop=interrupts.is_asked,
-                **training_arguments(options),
-            )
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt("stopped at once. The same command with --resume goes on.") from error
-        finally:
-            progress.close()
-    if result.is_stopped:
-        say("ia3: stopped. The same command with --resume goes on.")
-    if options.json:
-        print_json(result.to_json())
-    else:
-        print_lines(_lines(result, options.output))
-    return STOPPED if result.is_stopped else 0
+def _train(options: argparse.Namespace, talk: Mapping[str, Any]) -> SweepResult:
+    own = {name: getattr(options, name) for name in ("vary", "seeds", "batches")}
+    return ia3.sweep(options.table, options.base, options.output, **own, **talk, **training_arguments(options))
 
 
 def _vary(options: argparse.Namespace) -> dict[str, Sequence[Any]]:
@@ -136,21 +104,20 @@ def _whole_numbers(text: str) -> list[int]:
     return [whole_number(part) for part in text.split(",")]
 
 
-def _lines(result: SweepResult, folder: str) -> list[str]:
+def _lines(result: SweepResult, options: argparse.Namespace) -> list[str]:
     has_accuracy = any(group.accuracies for group in result.groups)
     heading = ("settings", "loss", "from", "to", *(("accuracy", "from", "to") if has_accuracy else ()), "runs")
     rows = [heading, *(_row(group, has_accuracy=has_accuracy) for group in result.groups)]
     lines = ["medians over the seeds, on the rows held out; the lowest loss first", ""]
     lines += [*align_columns(rows, right=range(1, len(heading))), ""]
-    runs = [one for group in result.groups for one in group.runs]
-    diverged = sum(one.outcome.fault is not None for one in runs)
+    diverged = sum(one.outcome.fault is not None for one in result.tasks)
     if diverged:
-        lines.append(f"{diverged} of {len(runs)} runs diverged; {Path(folder) / 'sweep.csv'} says which")
-    lines.append(f"{sum(one.outcome.steps for one in runs)} steps in {time_in_words(result.seconds)}")
-    if result.best is not None:
-        which = f"{result.best.name}, epoch {result.best.outcome.best_epoch}"
-        lines.append(f"the best ({which}, loss {result.best.outcome.best_loss:.4f}) lies in {folder}")
-        lines.append(f"use it: ia3 predict TABLE --adapter {shlex.quote(folder)} --output predictions.csv")
+        table = Path(options.output) / "sweep.csv"
+        lines.append(f"{diverged} of {len(result.tasks)} runs diverged; {table} says which")
+    lines.append(steps_line(result))
+    if (best := result.best) is not None:
+        which = f"{best.name}, epoch {best.outcome.best_epoch}, loss {best.outcome.best_loss:.4f}"
+        lines += [f"the best ({which}) lies in {options.output}", use_line(options.output)]
     return lines
 
 

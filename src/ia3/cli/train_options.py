@@ -30,7 +30,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Add what says which rows are learned from and how they are worded."""
     group = parser.add_argument_group("data")
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--eval", metavar="TABLE", help="Table to evaluate on; see --eval-strategy.")
+    either.add_argument(
+        "--eval", dest="eval_source", metavar="TABLE", help="Table to evaluate on; see --eval-strategy."
+    )
     either.add_argument(
         "--eval-fraction",
         type=number,
@@ -89,12 +91,9 @@ def _value_of(one: Setting) -> dict[str, Any]:
 
 def training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Return what was read, under the names that the runs have for it; what a verb has no option for is left out."""
-    given = vars(options)
-    same = ("eval_fraction", "text", "label", "template", "answers", "max_length", "dtype", "device", "precision")
-    flags = ("skip_bad_rows", "drop_duplicates", "delimiter", "quotes", "resume", "overwrite", "start")
-    found = {name: given[name] for name in (*same, *flags, *SETTINGS) if name in given}
-    if given.get("eval_fraction") is None:  # the run's, or its recipe's
-        found.pop("eval_fraction", None)
+    from ia3.runs.request import RunOptions
+
+    found = {name: value for name, value in vars(options).items() if name in RunOptions.__annotations__}
     if options.templates is not None:
         from ia3.data.template_sets import read_templates
 
