@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from ia3.adapters.store import Store
 from ia3.cli import adapters
 from ia3.cli.main import main
 from ia3.cli.packing import find_folders, folder_name
-from ia3.cli.parsing import make_parser
+from ia3.cli.parsing import read_arguments
 from ia3.errors import AdapterError
 from tests.adapters.examples import assert_same
 
@@ -248,7 +247,7 @@ def test_a_torn_end_is_told_and_mended_by_compacting(store: str, capsys: Capture
             "adapters: --half stands before the verb, expected it behind: ia3 adapters VERB",
         ),
         (["list", "{store}", "--half"], "adapters list: there is no option '--half'."),
-        (["list", "{store}", "--lnog"], "adapters: there is no option '--lnog'. Did you mean '--long'?"),
+        (["list", "{store}", "--lnog"], "adapters list: there is no option '--lnog'. Did you mean '--long'?"),
         (["list", "{store}", "more"], "adapters list: 'more' is one argument too many."),
     ],
 )
@@ -308,8 +307,7 @@ def test_examples_in_the_help_are_read() -> None:
         for example in verb.examples:
             words = example.split(" > ")[0].split()
             if "--help" not in words:
-                options: Any = make_parser(adapters.VERB).parse_args(words[2:])
-                assert options.verb.name == f"adapters {words[2]}"
+                assert read_arguments(adapters.VERB, words[2:]).verb.name == f"adapters {words[2]}"
 
 
 def test_what_reads_no_vectors_imports_no_torch(store: str) -> None:

@@ -116,7 +116,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     keep_freed_memory()
     with _quiet_libraries(), Interrupts():  # SIGTERM as well ends in an exception, so that half files are removed
-        return verb.run(options)
+        return options.verb.run(options)
 
 
 def _find_verb(name: str) -> Verb:

@@ -10,7 +10,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from ia3.errors import IA3Error, near_matches
@@ -19,7 +19,7 @@ _WIDEST = 100  # columns of help; longer lines are hard to read
 
 
 def read_arguments(verb: Verb, arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options of a verb as its parser reads them.
+    """Return the options of a verb as its parser reads them, and as `verb` the one they are of: itself, or one in it.
 
     Args:
         verb: The verb.
@@ -29,11 +29,15 @@ def read_arguments(verb: Verb, arguments: Sequence[str]) -> argparse.Namespace:
         UsageError: For an unknown option, a value that cannot be read, or a missing one.
         SystemExit: With code 0, after `--help` has printed.
     """
+    inner = next((one for one in verb.verbs if [one.name] == [*arguments[:1]]), None)
+    if inner is not None:
+        return read_arguments(replace(inner, name=f"{verb.name} {inner.name}"), arguments[1:])
     parser = make_parser(verb)
-    _refuse_unknown(parser, arguments, verb.name)
+    _refuse_unknown(parser, arguments, verb)
     options, rest = parser.parse_known_args(list(arguments))
     if rest:
         raise _usage_error(verb.name, f"{rest[0]!r} is one argument too many")
+    options.verb = verb
     return options
 
 
@@ -48,9 +52,25 @@ def make_parser(verb: Verb) -> Parser:
         allow_abbrev=False,
         add_help=False,
     )
-    verb.configure(parser)
+    if verb.verbs:
+        _add_verbs(parser, verb)
+    if verb.configure is not None:
+        verb.configure(parser)
     parser.add_argument_group("help").add_argument("-h", "--help", action="help", help="Show this and stop.")
     return parser
+
+
+def _add_verbs(parser: Parser, verb: Verb) -> None:
+    """Have the help list the verbs in one, and an unknown name be told."""
+
+    def refuse(name: str) -> NoReturn:
+        near = near_matches(name, [one.name for one in verb.verbs]).removesuffix(".")
+        raise _usage_error(verb.name, f"there is no verb {name!r}", near)
+
+    width = max(len(one.name) for one in verb.verbs)
+    lines = [f"  {one.name.ljust(width)}  {one.summary}" for one in verb.verbs]
+    parser.description = "\n".join([verb.summary, "", "verbs:", *lines])
+    parser.add_argument("verb", metavar="VERB", type=refuse, help="One of the verbs above.")
 
 
 def whole_number(text: str) -> int:
@@ -72,8 +92,8 @@ def number(text: str) -> float:
     return value
 
 
-def _refuse_unknown(parser: Parser, arguments: Sequence[str], verb: str) -> None:
-    """Raise for an option that the verb does not have.
+def _refuse_unknown(parser: Parser, arguments: Sequence[str], verb: Verb) -> None:
+    """Raise for an option that the verb does not have, or that is one of a verb in it.
 
     argparse would first ask for the options that are missing, which is no help to who wrote one of them wrongly.
     """
@@ -83,7 +103,10 @@ def _refuse_unknown(parser: Parser, arguments: Sequence[str], verb: str) -> None
             return
         name = argument.partition("=")[0]
         if name.startswith("--") and " " not in name and name not in known:
-            raise _usage_error(verb, f"there is no option {name!r}", near_matches(name, known).removesuffix("."))
+            if any(name in make_parser(one)._option_string_actions for one in verb.verbs):
+                right = f"ia3 {verb.name} VERB … {name}"
+                raise _usage_error(verb.name, f"{name} stands before the verb, expected it behind: {right}")
+            raise _usage_error(verb.name, f"there is no option {name!r}", near_matches(name, known).removesuffix("."))
 
 
 def _usage_error(verb: str, what: str, hint: str = "") -> UsageError:
@@ -129,11 +152,13 @@ class Verb:
         examples: Command lines that run.
         configure: Adds its arguments to a parser.
         run: Does it and returns the exit code; imports what it needs.
+        verbs: Those in it, each with options of its own, where it does nothing by itself.
     """
 
     name: str
     summary: str
     usage: str
     examples: tuple[str, ...]
-    configure: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+    configure: Callable[[argparse.ArgumentParser], None] | None = None
+    run: Callable[[argparse.Namespace], int] | None = None
+    verbs: tuple[Verb, ...] = ()
