@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from ia3.cli.output import align_columns, print_json, print_lines, print_result, size_in_words
+from ia3.cli.output import print_json, print_lines, print_result
 
 
 def _stdout(monkeypatch: pytest.MonkeyPatch, encoding: str) -> io.BytesIO:
@@ -41,15 +41,3 @@ def test_lines_that_the_encoding_cannot_hold_are_escaped(monkeypatch: pytest.Mon
     raw = _stdout(monkeypatch, "ascii")
     print_lines(["(IA)³", "\ud800"])
     assert raw.getvalue() == b"(IA)\\xb3\n\\ud800\n"
-
-
-def test_columns_are_aligned_to_their_side() -> None:
-    assert align_columns([("a", "10"), ("bbb", "9")], right=[1]) == ["a    10", "bbb   9"]
-    assert align_columns([("a", ""), ("bbb", "9")]) == ["a", "bbb  9"]
-
-
-@pytest.mark.parametrize(
-    ("size", "words"), [(12, "12 bytes"), (1234, "1.23 kB"), (1_130_496, "1.13 MB"), (2_500_000_000, "2.5 GB")]
-)
-def test_sizes_are_told_with_a_fitting_unit(size: int, words: str) -> None:
-    assert size_in_words(size) == words

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ia3.cli.progress import CountedProgress, Progress, TrainingProgress, epoch_line, time_in_words
+from ia3.cli.progress import CountedProgress, Progress, TrainingProgress, epoch_line
 
 
 def _step(step: int, speed: float = 8.0) -> dict[str, Any]:
@@ -105,10 +105,3 @@ def test_an_epoch_is_told_with_its_losses_and_accuracy() -> None:
     assert epoch_line(language) == (
         "epoch 2: train loss 0.5100 (perplexity 1.665), eval loss 0.2500 (perplexity 1.284), accuracy 93.8 %"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "1 s"), (59.5, "1 min 0 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min")]
-)
-def test_times_are_told_in_words(seconds: float, words: str) -> None:
-    assert time_in_words(seconds) == words

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_result
+from ia3.cli.output import print_result
 from ia3.cli.parsing import Verb
+from ia3.spelling import align_columns
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ia3.cli.combine import add_base_of_all, find_base_plan, load_adapters
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_result
+from ia3.cli.output import print_result
 from ia3.cli.parsing import Verb
 from ia3.errors import SettingsError
+from ia3.spelling import align_columns
 
 if TYPE_CHECKING:
     from ia3.adapters.adapter import Adapter

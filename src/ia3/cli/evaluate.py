@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add, add_adapter, add_columns, add_json, load_options, table_as_read
-from ia3.cli.output import align_columns, print_result, say
+from ia3.cli.output import print_result, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import CountedProgress
 from ia3.names import RANKINGS
+from ia3.spelling import align_columns, percent
 
 if TYPE_CHECKING:
     from ia3.data.examples import Table
@@ -165,7 +166,7 @@ def _numbers(metrics: Metrics) -> tuple[str, ...]:
     share, interval, f1 = "", "", ""
     if metrics.accuracy is not None and metrics.accuracy_interval is not None:
         low, high = metrics.accuracy_interval
-        share, interval = f"{100 * metrics.accuracy:.1f} %", f"{100 * low:.1f} % to {100 * high:.1f} %"
+        share, interval = percent(metrics.accuracy), f"{percent(low)} to {percent(high)}"
     if metrics.macro_f1 is not None:
         f1 = f"{metrics.macro_f1:.3f}"
     return f"{metrics.rows:,}", share, interval, f1, "" if metrics.loss is None else f"{metrics.loss:.4g}"

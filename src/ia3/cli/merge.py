@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add, add_adapter_base, add_json
-from ia3.cli.output import print_result, say, size_in_words
+from ia3.cli.output import print_result, say
 from ia3.cli.parsing import Verb
 from ia3.errors import RunError
+from ia3.spelling import size_in_words
 
 if TYPE_CHECKING:
     from ia3.adapters.adapter import Adapter

@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -41,40 +41,6 @@ def print_result(options: argparse.Namespace, value: Any, lines: Iterable[str]) 
         print_json(value)
     else:
         print_lines(lines)
-
-
-def align_columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
-    """Return the rows as lines with aligned columns.
-
-    Args:
-        rows: Cells, the same number in each row; the first row may be a heading.
-        right: Numbers of the columns that are aligned to the right.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    to_right = set(right)
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in to_right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def size_in_words(size: int) -> str:
-    """Return a number of bytes for people.
-
-    Example:
-        >>> size_in_words(1_130_496)
-        '1.1 MB'
-    """
-    if size < 1000:
-        return f"{size} bytes"
-    for unit, factor in (("kB", 1e3), ("MB", 1e6)):
-        if size < 1000 * factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1e9:.3g} GB"
 
 
 def _plain(value: Any) -> Any:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add_json
-from ia3.cli.output import print_json, print_lines, say, size_in_words
+from ia3.cli.output import print_json, print_lines, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import Progress
 from ia3.errors import AdapterError, RunError
 from ia3.names import CONFIG_FILE, PICKLED_FILE, RECORD_FILE, STORED, WEIGHTS_FILE
+from ia3.spelling import size_in_words
 
 if TYPE_CHECKING:
     from ia3.adapters.adapter import Adapter

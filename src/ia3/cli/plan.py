@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_result, say
+from ia3.cli.output import print_result, say
 from ia3.cli.parsing import Verb
 from ia3.names import KINDS, Kind
+from ia3.spelling import align_columns
 
 if TYPE_CHECKING:
     from ia3.core.sites import Plan, Site

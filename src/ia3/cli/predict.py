@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from ia3.cli.evaluate import say_skipped
 from ia3.cli.options import READING, add, add_adapter, add_json, load_options, table_as_read
-from ia3.cli.output import align_columns, print_result, say
+from ia3.cli.output import print_result, say
 from ia3.cli.parsing import Verb
 from ia3.cli.progress import CountedProgress
+from ia3.spelling import align_columns
 
 if TYPE_CHECKING:
     from ia3.inference.table_prediction import PredictSummary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ia3.cli.output import say
+from ia3.spelling import percent, time_in_words
 
 _PLAIN_SECONDS = 30.0  # between two plain lines
 _STEPS = "steps"
@@ -177,26 +177,11 @@ def epoch_line(event: Mapping[str, Any]) -> str:
         if event.get("eval_perplexity") is not None:
             parts[1] += f" (perplexity {event['eval_perplexity']:.4g})"
     if event["eval_accuracy"] is not None:
-        parts.append(f"accuracy {100 * event['eval_accuracy']:.1f} %")
+        parts.append(f"accuracy {percent(event['eval_accuracy'])}")
     if event["is_best"] and event["eval_loss"] is not None:
         parts.append("the best so far, saved")
     task = f"{event['task']}, " if event.get("task") else ""
     return f"{task}epoch {event['epoch']}: {', '.join(parts)}"
-
-
-def time_in_words(seconds: float) -> str:
-    """Return a length of time for people.
-
-    Example:
-        >>> time_in_words(7), time_in_words(200), time_in_words(7500)
-        ('7 s', '3 min 20 s', '2 h 5 min')
-    """
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _is_terminal() -> bool:

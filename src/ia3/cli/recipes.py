@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_result
+from ia3.cli.output import print_result
 from ia3.cli.parsing import UsageError, Verb
+from ia3.spelling import align_columns
 from ia3.training.recipes import RECIPES, Recipe, differences_from_paper, find_recipe
 from ia3.training.setting import value_in_words
 from ia3.training.settings import DEFAULTS, settings_for

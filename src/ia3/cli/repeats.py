@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ia3
-from ia3.cli.output import align_columns
 from ia3.cli.parsing import UsageError, whole_number
 from ia3.cli.train_options import training_arguments
 from ia3.cli.training import steps_line, use_line
+from ia3.spelling import align_columns, percent
 
 if TYPE_CHECKING:
     from ia3.runs.results import OneResult, RepeatsResult, TaskResult
@@ -77,7 +77,7 @@ def repeat_lines(result: RepeatsResult, options: argparse.Namespace) -> list[str
     name = "accuracy" if is_closed else "loss"
     spread = result.spread(name)
     assert spread is not None
-    spell = (lambda value: f"{100 * value:.1f} %") if is_closed else (lambda value: f"{value:.4g}")
+    spell = percent if is_closed else (lambda value: f"{value:.4g}")
     lines = [*align_columns(rows, right=range(1, len(heading))), ""]
     lines.append(
         f"median {name} {spell(spread.median)}, quartiles {spell(spread.lower)} and {spell(spread.upper)}, "
@@ -100,7 +100,7 @@ def fold_lines(result: OneResult, options: argparse.Namespace) -> list[str]:
     lines = [f"each row measured by an adapter that has not learned from it ({len(result.folds)} folds):"]
     lines += result.metrics.lines()
     if result.metrics.accuracy is not None:
-        shares = ["diverged" if one is None else f"{100 * (one.accuracy or 0):.1f} %" for one in result.folds]
+        shares = ["diverged" if one is None else percent(one.accuracy or 0) for one in result.folds]
         lines += ["", f"accuracy of each fold: {', '.join(shares)}"]
     return [*lines, steps_line(result, f"{options.output} holds the adapter of all rows"), use_line(options.output)]
 
@@ -114,5 +114,5 @@ def _row(run: TaskResult, *, is_closed: bool) -> tuple[str, ...]:
         return f"seed {run.seed}", loss, str(metrics.rows)
     low, high = (100 * bound for bound in metrics.accuracy_interval)
     f1 = "" if metrics.macro_f1 is None else f"{metrics.macro_f1:.3f}"  # none where rows have their own choices
-    shares = (f"{100 * metrics.accuracy:.1f} %", f"{low:.1f} to {high:.1f} %", f1)
+    shares = (percent(metrics.accuracy), f"{low:.1f} to {high:.1f} %", f1)
     return f"seed {run.seed}", *shares, loss, f"{metrics.calibration_error:.3f}", str(metrics.rows)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ia3
-from ia3.cli.output import align_columns
 from ia3.cli.parsing import number, whole_number
 from ia3.cli.train_options import training_arguments
 from ia3.cli.training import steps_line, use_line
 from ia3.names import BATCHES, SAMPLINGS
+from ia3.spelling import align_columns, percent
 
 if TYPE_CHECKING:
     from ia3.runs.results import RunResult, TaskResult
@@ -85,7 +85,7 @@ def _row(task: TaskResult) -> tuple[str, ...]:
     metrics = task.metrics
     loss = "" if metrics is None or metrics.loss is None else f"{metrics.loss:.3f}"
     share = None if metrics is None else metrics.accuracy
-    accuracy = "" if share is None else f"{100 * share:.1f} %"
+    accuracy = "" if share is None else percent(share)
     epoch = "diverged" if task.outcome.fault and not task.outcome.best_epoch else str(task.outcome.best_epoch or "")
     rows = "" if metrics is None else str(metrics.rows)
     return task.name, str(task.outcome.steps), epoch, loss, accuracy, rows

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_result, size_in_words
+from ia3.cli.output import print_result
 from ia3.cli.parsing import Verb
 from ia3.names import ROLES
+from ia3.spelling import align_columns, percent, size_in_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,7 +189,7 @@ def _searched(search: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     rows: list[tuple[str, str | None]] = [
         (
             "tried",
-            f"{one['score']:.3f} nats, {100 * one['accuracy']:.1f} % right: {one['prompt']!r} ||| {one['target']!r}",
+            f"{one['score']:.3f} nats, {percent(one['accuracy'])} right: {one['prompt']!r} ||| {one['target']!r}",
         )
         for one in tried
     ]
@@ -202,7 +203,7 @@ def _vector_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows: list[tuple[str, ...]] = [heading]
     for role, group in groups.items():
         spread = [f"{group[name]:.4f}" for name in ("min", "mean", "max", "distance")]
-        share = f"{group['moved']:,} ({100 * group['moved'] / group['numbers']:.1f} %)"
+        share = f"{group['moved']:,} ({percent(group['moved'] / group['numbers'])})"
         rows.append((role, str(group["vectors"]), f"{group['numbers']:,}", *spread, share))
     return align_columns(rows, right=range(1, 8))
 

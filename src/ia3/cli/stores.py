@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia3.cli.options import add_json
-from ia3.cli.output import align_columns, print_json, print_lines, size_in_words
+from ia3.cli.output import print_json, print_lines
 from ia3.cli.parsing import Verb
 from ia3.errors import AdapterError
 from ia3.names import CONFIG_FILE, RECORD_FILE
+from ia3.spelling import align_columns, percent, size_in_words
 
 if TYPE_CHECKING:
     from ia3.adapters.store_file import StoreFile
@@ -185,7 +186,7 @@ def _recorded(record: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"{', '.join(labels[:4])}{', …' if len(labels) > 4 else ''}",
         str(data.get("name") or ""),
-        "" if accuracy is None else f"{100 * accuracy:.1f} %",
+        "" if accuracy is None else percent(accuracy),
         str(record.get("created") or "")[:10],
     )
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import ia3
 from ia3.cli.options import add, add_json
-from ia3.cli.output import align_columns
 from ia3.cli.parsing import UsageError, Verb, number, whole_number
 from ia3.cli.train_options import add_data, add_places, add_training, training_arguments
 from ia3.cli.training import carry_out, steps_line, use_line
 from ia3.names import BATCHES
+from ia3.spelling import align_columns, percent
 
 if TYPE_CHECKING:
     from ia3.runs.results import Group, SweepResult
@@ -122,7 +122,7 @@ def _lines(result: SweepResult, options: argparse.Namespace) -> list[str]:
 
 
 def _row(group: Group, *, has_accuracy: bool) -> tuple[str, ...]:
-    accuracies = tuple(f"{100 * value:.1f} %" for value in _spread(group.accuracies)) if has_accuracy else ()
+    accuracies = tuple(map(percent, _spread(group.accuracies))) if has_accuracy else ()
     losses = tuple(f"{value:.4f}" if math.isfinite(value) else "diverged" for value in _spread(group.losses))
     return group.name, *losses, *accuracies, str(len(group.runs))
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ia3.cli.interrupts import STOPPED, Interrupts
 from ia3.cli.output import print_result, say
-from ia3.cli.progress import TrainingProgress, time_in_words
+from ia3.cli.progress import TrainingProgress
 from ia3.names import CONFIG_FILE
+from ia3.spelling import time_in_words
 
 if TYPE_CHECKING:
     from ia3.runs.results import RunResult

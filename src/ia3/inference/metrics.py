@@ -22,6 +22,7 @@ from ia3.errors import IA3Error
 from ia3.inference.metrics_text import metrics_lines
 from ia3.inference.reliability import CalibrationBin, calibration_bins, calibration_error
 from ia3.inference.temperature import Scaling
+from ia3.spelling import percent
 
 LossUnit = Literal["token", "example"]
 _Float = npt.NDArray[np.float64]
@@ -180,7 +181,7 @@ def describe_few_rows(rows: int, what: str) -> str:
     low, high = wilson_interval(right, rows)
     return (
         f"Only {rows} row{' is' if rows == 1 else 's are'} {what}: with {right} of them right the 95 % interval of the "
-        f"accuracy is {100 * low:.1f} % to {100 * high:.1f} %, and smaller differences mean nothing."
+        f"accuracy is {percent(low)} to {percent(high)}, and smaller differences mean nothing."
     )
 
 

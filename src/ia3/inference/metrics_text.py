@@ -1,14 +1,15 @@
 """Metrics in words for a terminal: totals, a row for each label, the confusion; every line is one line.
 
-This file knows what `Metrics` holds and the widths of columns; it computes no metric.
+This file knows what `Metrics` holds; it computes no metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ia3.spelling import align_columns, percent
 
 if TYPE_CHECKING:
     from ia3.inference.metrics import Metrics
@@ -22,8 +23,8 @@ def metrics_lines(metrics: Metrics) -> list[str]:
     """Return the metrics for a terminal: the totals, a row for each label, the confusion."""
     totals = [f"{metrics.rows} rows"]
     if metrics.accuracy is not None and metrics.accuracy_interval is not None:
-        low, high = map(_percent, metrics.accuracy_interval)
-        share = f"{'exact match' if metrics.calibration_error is None else 'accuracy'} {_percent(metrics.accuracy)}"
+        low, high = map(percent, metrics.accuracy_interval)
+        share = f"{'exact match' if metrics.calibration_error is None else 'accuracy'} {percent(metrics.accuracy)}"
         totals = [f"{share} of {metrics.rows} rows (95 % interval {low} to {high})"]
     if metrics.macro_f1 is not None:
         totals.append(f"macro F1 {metrics.macro_f1:.3f}")
@@ -56,17 +57,13 @@ def _baseline_lines(metrics: Metrics) -> list[str]:
     if share < metrics.accuracy_interval[0]:
         return []
     where = "above" if share > metrics.accuracy_interval[1] else "within"
-    always = f"always answering '{_short(label)}' is right in {_percent(share)}, which is {where} the interval"
+    always = f"always answering '{_short(label)}' is right in {percent(share)}, which is {where} the interval"
     return [f"{always}: these rows do not show that it is better"]
 
 
 def printable(text: str) -> str:
     r"""Return `text` with line breaks, controls and lone surrogates as escapes (`\n`, `\x1b`, `\ud800`)."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _label_lines(metrics: Metrics) -> list[str]:
@@ -76,30 +73,22 @@ def _label_lines(metrics: Metrics) -> list[str]:
         score = metrics.per_label[label]
         ratios = [f"{ratio:.3f}" for ratio in (score.precision, score.recall, score.f1)]
         rows.append([_short(label), *ratios, str(score.support)])
-    return ["", *_columns(rows)]
+    return ["", *align_columns(rows, right=range(1, 5))]
 
 
 def _confusion_lines(metrics: Metrics) -> list[str]:
     """Return the confusion matrix, or its largest entries off the diagonal where it is too wide."""
     names = [_short(label) for label in metrics.labels]
     if len(names) <= _WIDEST_MATRIX:
-        counts = [[name, *map(str, row)] for name, row in zip(names, metrics.confusion, strict=True)]
-        return ["", "confusion (rows: gold, columns: predicted)", *_columns([["", *names], *counts])]
+        counts = [["", *names]]
+        counts += [[name, *map(str, row)] for name, row in zip(names, metrics.confusion, strict=True)]
+        columns = align_columns(counts, right=range(1, len(counts)))
+        return ["", "confusion (rows: gold, columns: predicted)", *columns]
     matrix = np.array(metrics.confusion)  # (choices gold, choices predicted)
     pairs = [(-int(matrix[i, j]), i, j) for i, j in np.argwhere(matrix > 0) if i != j]
     most = sorted(pairs)[:_SHOWN_CONFUSIONS]  # by count, then in the order of the labels
     title = f"most confused ({len(most)} of {len(pairs)} pairs)" if pairs else "nothing was confused"
     return ["", title, *(f"  {names[i]} taken for {names[j]}: {-count}" for count, i, j in most)]
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rows as aligned lines, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([f"{first:<{widths[0]}}", *cells]))
-    return lines
 
 
 def _short(label: str) -> str:

@@ -35,6 +35,7 @@ from ia3.report.drawing import (
     title_axes,
     write_figure,
 )
+from ia3.spelling import percent
 
 _FEWEST_SMOOTHED = 40  # steps
 _LOG_RATIO = 20.0  # a loss that falls by more than this is drawn on a logarithmic axis
@@ -110,7 +111,7 @@ def draw_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], pa
     _write_counts(axes, counts, shares, cell * POINTS)
     _name_cells(axes, [fit_label(label) for label in labels], counts.sum(axis=1), cell * POINTS)
     rows, right = int(counts.sum()), int(np.trace(counts))
-    share = f", {100 * right / rows:.1f} % right" if rows else ""
+    share = f", {percent(right / rows)} right" if rows else ""
     title_axes(axes, f"Confusion on {rows:,} rows{share}", "", height=side, lift=0.2)
     axes.text(-0.5, -0.5 - 0.08 / cell, "colour: share of the gold label's rows", color=GREY, fontsize=SIZE)
     write_figure(figure, path)
@@ -250,7 +251,7 @@ def _points(rows: Sequence[_Row], x: str, y: str) -> _Float:
 
 def _tell(best: _Row) -> str:
     accuracy = best.get("eval_accuracy")
-    more = f", accuracy {100 * accuracy:.1f} %" if isinstance(accuracy, float) and is_number(accuracy) else ""
+    more = f", accuracy {percent(accuracy)}" if isinstance(accuracy, float) and is_number(accuracy) else ""
     return f"○ best epoch {best['epoch']}: eval loss {best['eval_loss']:.4g}{more}"
 
 

@@ -38,7 +38,6 @@ from ia3.training.t_few import Factors, check_choices, few_shot_loss, learns_fro
 from ia3.training.tasks import Callbacks, Outcome, Task, trained_tensors
 
 __all__ = [
-    "OF_THE_RUN",
     "Callbacks",
     "Outcome",
     "Task",
