@@ -26,6 +26,7 @@ from ia3.runs import start_choice
 from ia3.runs.dataset import Rows
 from ia3.runs.plans.folds import train_folds
 from ia3.runs.plans.repeats import train_repeats
+from ia3.runs.plans.sweep import sweep
 from ia3.runs.tasks_file import read_tasks
 from ia3.starts import packaged as packaged_starts
 from ia3.starts.packaged import has_learned, origin_of, text_hashes
@@ -232,21 +233,66 @@ def _texts(table: Table) -> set[str]:
     return {example.text for example in table.examples}
 
 
-def test_several_tasks_name_their_starts_or_none(base: BaseFolder, tmp_path: Path) -> None:
-    (tmp_path / "books.csv").write_text("text,label\n" + "a good book,up\na bad book,down\n" * 3, encoding="utf-8")
+def test_each_of_several_tasks_names_its_start_or_chooses_it_or_has_none(base: BaseFolder, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text(
+        "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in NEW), encoding="utf-8"
+    )
     file = tmp_path / "tasks.yaml"
-    few: dict[str, Any] = {"max_steps": 1, "epochs": None, "eval_fraction": 0.0}
-    for word in ("auto", "none"):
-        file.write_text(f"- {{name: books, table: books.csv, start: {word}}}\n", encoding="utf-8")
-        tasks = read_tasks(file)
-        if word == "auto":
-            with pytest.raises(SettingsError, match=r"start is 'auto', which is for one task\. Name one"):
-                run_many(base("causal"), tmp_path / "o", tasks, **few)
-    run_many(base("causal"), tmp_path / "o", tasks, **few)
-    assert "start" not in _record(tmp_path / "o" / "books")
+    given = ("knows", "auto"), ("none", "none"), ("named", "opposite"), ("left", "")
+    lines = [f"- {{name: {name}, table: new.csv{f', start: {start}' * bool(start)}}}" for name, start in given]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    other = {"name": "other", "table": [(text, f"{label} there") for text, label in NEW]}
     told: list[str] = []
-    run_many(base("causal"), tmp_path / "p", [{"name": "news", "table": ROWS}], start="right", say=told.append, **few)
+    few = FEW | {"learning_rate": None, "max_steps": None}
+    run_many(base("causal"), tmp_path / "o", [*read_tasks(file), other], say=told.append, **few)
+    records = {name: _record(tmp_path / "o" / name) for name in ("knows", "none", "named", "left", "other")}
+    started = {name: record["start"]["name"] if "start" in record else None for name, record in records.items()}
+    assert started == {"knows": "right", "none": None, "named": "opposite", "left": "right", "other": None}
+    steps = {name: record["settings"]["max_steps"] for name, record in records.items()}
+    assert steps == {"knows": 60, "none": 100, "named": 60, "left": 60, "other": 100}
+    assert any(line.startswith("left: The start is 'right', which knows these labels best (") for line in told)
+
+
+def test_tasks_after_a_shared_stage_choose_none(base: BaseFolder, tmp_path: Path) -> None:
+    tasks = [{"name": name, "table": NEW} for name in ("one", "two")]
+    given = FEW | {"eval_fraction": 0.0, "shared_steps": 1}
+    with pytest.raises(SettingsError, match="start is 'auto', which chooses one for each task, and with"):
+        run_many(base("causal"), tmp_path / "o", tasks, start="auto", **given)
+    run_many(base("causal"), tmp_path / "o", tasks, **given)
+    assert "start" not in _record(tmp_path / "o" / "one")
+
+
+def test_a_named_start_that_has_learned_the_rows_of_a_task_is_told_with_its_name(
+    base: BaseFolder, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    given: dict[str, Any] = {"max_steps": 1, "epochs": None, "eval_fraction": 0.0, "start": "right"}
+    run_many(base("causal"), tmp_path / "o", [{"name": "news", "table": ROWS}], say=told.append, **given)
     assert any(sentence.startswith("news: 17 of 17 rows are among those that the start 'right'") for sentence in told)
+
+
+@pytest.mark.parametrize(
+    ("given", "start"),
+    [
+        ({}, "right"),  # the recipe for few rows is taken, and chooses
+        ({"start": "opposite"}, "opposite"),
+        ({"start": "none"}, None),
+        ({"vary": {"recipe": ["t-few-small", "default"]}}, None),  # all are compared from the same numbers
+        ({"vary": {"recipe": ["t-few-small", "default"]}, "start": "auto"}, "right"),
+    ],
+)
+def test_all_runs_of_a_sweep_begin_with_the_same_start(
+    given: dict[str, Any], start: str | None, base: BaseFolder, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    words = "{{ text }} ="
+    sweep(NEW, base("causal"), tmp_path / "o", seeds=[0, 1], template=words, say=told.append, **given)
+    record = _record(tmp_path / "o")
+    assert (record.get("start") or {}).get("name") == start
+    assert sum("The start is 'right', which knows these labels best (" in line for line in told) == (start == "right")
+    if "vary" not in given:
+        assert record["settings"]["recipe"] == "t-few-small" and record["data"]["eval_rows"] == 2
+        assert record["settings"]["max_steps"] == (100 if start is None else 60)
 
 
 def test_asked_for_and_not_there_it_is_said(base: BaseFolder, tmp_path: Path) -> None:

@@ -32,13 +32,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_repeats(parser)
     add_tasks(parser)
     add_training(parser)
-    parser.add_argument(
-        "--start",
-        metavar="ADAPTER",
-        help="Adapter of the same base to begin with, in place of ones: a folder, a hub id, or 'sentiment' or "
-        "'business' (sentiment of business news), which come with ia3 for the named bases; a head only where it has "
-        "the same labels. 'auto' chooses one of these two, as the recipe for few rows does; 'none' begins with ones.",
-    )
     add_json(parser, "what the run gave")
 
 

@@ -70,13 +70,20 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) -> None:
-    """Add a flag for every setting, but for those that a sweep has lists of if they are varied."""
+    """Add a flag for every setting, but for those that a sweep has lists of if they are varied, and `--start`."""
     group = parser.add_argument_group("training")
     for name, one in SETTINGS.items():
         if not (is_varied and name in ("learning_rate", "seed")):
             default = one.default if is_varied and name == "recipe" else default_in_words(name)
             told = f"{one.help}." if default == "none" else f"{one.help} (default: {default})."
             group.add_argument(f"--{name.replace('_', '-')}", help=told, default=None, **_value_of(one))
+    group.add_argument(
+        "--start",
+        metavar="ADAPTER",
+        help="Adapter of the same base to begin with, in place of ones: a folder, a hub id, or 'sentiment' or "
+        "'business' (sentiment of business news), which come with ia3 for the named bases; a head only where it has "
+        "the same labels. 'auto' chooses one of these two, as the recipe for few rows does; 'none' begins with ones.",
+    )
 
 
 def _value_of(one: Setting) -> dict[str, Any]:

@@ -51,8 +51,7 @@ def _say_taken(tasks: Sequence[Draft], kind: Kind, say: Say) -> None:
         replace(first, has_start=begins).settings(kind, recipe=FOR_FEW_ROWS).total_steps(first.count)
         for begins in (first.has_start, True)
     )
-    may_start = started != steps and len(tasks) == 1  # several choose none
-    taken = f"{steps} steps, {started} from a start" if may_start else f"{steps} steps"
+    taken = f"{steps} steps" if started == steps else f"{steps} steps, {started} from a start"
     where, which = (f" in all {len(tasks)} tasks", f" in {first.name}") if len(tasks) > 1 else ("", "")
     say(
         f"Rows are few{where}: the defaults would take {usual} steps{which}. The settings are those of --recipe "

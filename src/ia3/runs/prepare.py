@@ -37,7 +37,6 @@ def read_drafts(
     *,
     learned: Callable[[Draft], int] | None = None,
     follows_shared: bool = False,
-    takes_recipe: bool = True,
 ) -> tuple[Kind, list[Draft]]:
     """Return the kind of the base, and the tasks with their rows and the recipe that they take; none are held out yet.
 
@@ -46,7 +45,6 @@ def read_drafts(
         specs: The tasks.
         learned: How many rows a task learns from; None for all but the share that is held out.
         follows_shared: Whether every task begins with the numbers of a shared stage.
-        takes_recipe: Whether the recipe for few rows is taken where it is left open.
 
     Raises:
         IA3Error: For templates, starts and settings that are none, and for bad rows, of all tables at once.
@@ -66,7 +64,7 @@ def read_drafts(
         return replace(draft, count=count)
 
     drafts = _each("Reading the tables of the tasks", filled, read)
-    taken = recipe_taken(drafts, request.base, kind, request.say) if takes_recipe else {}
+    taken = recipe_taken(drafts, request.base, kind, request.say)
     return kind, [draft.part(draft.rows, **taken) for draft in drafts]
 
 
@@ -89,7 +87,6 @@ def make_tasks(
     whole: Draft | None = None,
     folder_of: Callable[[str], Path | None] = lambda name: None,
     has_own_heads: bool = False,
-    chooses: bool = True,
 ) -> tuple[Base, list[RunTask]]:
     """Load the base, settle what each task begins with and in which words, and return both.
 
@@ -100,7 +97,6 @@ def make_tasks(
         whole: The table that all are cuts of; then what holds for one alone is not said.
         folder_of: Where the adapter of a task goes whenever it is the best so far, by its name.
         has_own_heads: Whether a task may have other labels than the head of a loaded encoder.
-        chooses: Whether a task may choose its start.
 
     Raises:
         IA3Error: If the base cannot be loaded or does not fit, a start is of another one, or words do not fit a table.
@@ -110,7 +106,7 @@ def make_tasks(
         request.say,
     )  # fmt: skip
     rows = {id(one.rows): in_order_of(base, one.rows, is_strict=not has_own_heads) for one in drafts}
-    ready = _Ready(request, base, whole, chooses=chooses)
+    ready = _Ready(request, base, whole)
     named = read_starts([_named(one.spec) for one in drafts], base)
     for one, start in [*zip(drafts, named, strict=True)][: 1 if whole else None]:
         if start is not None:
@@ -163,7 +159,6 @@ class _Ready:
     request: Request
     base: Base
     whole: Draft | None
-    chooses: bool
     seen: dict[str, tuple[int, ...]] = field(default_factory=dict)  # tasks of one table have the same texts
     known: dict[Any, Known] = field(default_factory=dict)  # of searches, by what makes them comparable
     answered: Answered = field(default_factory=dict)  # by starts
@@ -181,7 +176,7 @@ class _Ready:
         hear, tell, search = self._voices(draft, heard)
         asked = settled(draft.settings(kind), base)
         start = named
-        if start is None and self.chooses:
+        if start is None:
             start = settled_start(spec.start, rows, base, asked, hear, tell, self.answered)
         own = settled(begun_settings(kind, start, draft.given, has_start=draft.has_start), base)
         words = settled_words(spec.template or (), start, rows, base, own, hear, tell)

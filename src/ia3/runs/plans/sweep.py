@@ -21,13 +21,14 @@ from ia3.inference.outputs import open_output
 from ia3.names import Kind
 from ia3.report.many_plots import curve_of, draw_groups
 from ia3.runs.dataset import hold_out
-from ia3.runs.drafts import Draft
+from ia3.runs.drafts import Draft, rows_left
 from ia3.runs.folder import CURVES, RECORD, SWEEP, check_folder
 from ia3.runs.prepare import check_weights, make_tasks, read_drafts
 from ia3.runs.request import RunOptions, request_of
 from ia3.runs.results import Group, SweepResult, TaskResult
 from ia3.runs.run_base import kind_of_base
 from ia3.runs.training_run import check_batches, trained
+from ia3.starts.packaged import NONE
 from ia3.training.recipes import HELD_OUT
 from ia3.training.records import read_events
 from ia3.training.settings import OF_THE_RUN, SETTINGS, setting_fault, settings_for
@@ -125,7 +126,7 @@ def sweep(
     Raises:
         IA3Error: As `train_adapter`, for settings that cannot be compared, and if nothing is held out.
     """
-    request = request_of(base, output, options, without=("start",))
+    request = request_of(base, output, options)
     began, folder = request.watch.now(), request.output
     variants = make_variants(vary or {}, seeds)
     fraction = HELD_OUT if request.eval_fraction is None else request.eval_fraction
@@ -136,14 +137,13 @@ def sweep(
     kind = kind_of_base(request.base, request.placement, request.say)
     for variant in variants:
         settings_for(kind, **{**request.settings, **variant.changes})
-    kind, (asked,) = read_drafts(request, [request.spec(source)], takes_recipe=False)
+    first = replace(request, settings={**request.settings, **variants[0].changes})  # all vary in the same settings
+    kind, (asked,) = read_drafts(first, [request.spec(source)], learned=lambda draft: rows_left(draft.rows, fraction))
     whole = asked.part(hold_out(asked.rows, fraction, 0))
-    drafts = [whole.part(whole.rows, variant.name, **variant.changes) for variant in variants]
+    drafts = _alike([whole.part(whole.rows, variant.name, **variant.changes) for variant in variants], kind)
     for draft in drafts:
         check_weights(draft.rows, draft.settings(kind))
-    if not all(draft.recipe.searches_template for draft in drafts):
-        drafts = [_in_usual_words(draft, kind) for draft in drafts]
-    loaded, tasks = make_tasks(request, kind, drafts, whole=whole, chooses=False)
+    loaded, tasks = make_tasks(request, kind, drafts, whole=whole)
     request.say(f"{len(variants)} runs of {len(tasks[0].dataset.train)} rows.")
     for sentence in (*whole.rows.notes, *tasks[0].heard, *tasks[0].dataset.notes):
         request.say(sentence)
@@ -162,10 +162,14 @@ def sweep(
     return SweepResult(folder, tuple(results), (request.watch.now() - began).total_seconds(), groups, best)
 
 
-def _in_usual_words(draft: Draft, kind: Kind) -> Draft:
-    """Return a run that searches no template since others of the sweep do not: all are compared in the same words."""
-    words = draft.spec.template or (default_template(kind, draft.rows.train.label_column),)
-    return replace(draft, spec=replace(draft.spec, template=words))
+def _alike(drafts: Sequence[Draft], kind: Kind) -> list[Draft]:
+    """Return runs that are compared in the same words and from the same start: no recipe chooses for itself alone."""
+    words, start = drafts[0].spec.template, drafts[0].spec.start
+    if not all(draft.recipe.searches_template for draft in drafts):
+        words = words or (default_template(kind, drafts[0].rows.train.label_column),)
+    if not all(draft.recipe.chooses_start for draft in drafts):
+        start = start or NONE
+    return [replace(draft, spec=replace(draft.spec, template=words, start=start)) for draft in drafts]
 
 
 def _measured(outcome: Outcome, metrics: Metrics | None) -> Outcome:

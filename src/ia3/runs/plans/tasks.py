@@ -29,7 +29,7 @@ from ia3.runs.setup import SharedStage
 from ia3.runs.task_specs import TaskSpec, specs_of
 from ia3.runs.training_run import check_batches, trained
 from ia3.runs.watch import Say
-from ia3.starts.packaged import AUTO
+from ia3.starts.packaged import AUTO, NONE
 from ia3.training.records import read_events
 from ia3.training.sampling import Sampling, draw_shared
 from ia3.training.settings import settings_for
@@ -100,12 +100,11 @@ def train_specs(request: Request, specs: Sequence[TaskSpec], turns: Turns) -> Ru
     packed = None if turns.store is None else _check_store(turns.store, is_free=is_free)
     _check_starts(request, specs, turns.shared_steps)
     specs = [spec.as_read(request.delimiter, request.quotes) for spec in specs]
-    request = replace(request, delimiter=None, quotes=None)
+    start = NONE if request.start is None and turns.shared_steps > 0 else request.start  # then no task chooses one
+    request = replace(request, delimiter=None, quotes=None, start=start)
     kind, drafts = read_drafts(request, specs, follows_shared=turns.shared_steps > 0)
     drafts = hold_out_all(drafts, kind)
-    loaded, tasks = make_tasks(
-        request, kind, drafts, folder_of=lambda name: folder / name, has_own_heads=True, chooses=False
-    )
+    loaded, tasks = make_tasks(request, kind, drafts, folder_of=lambda name: folder / name, has_own_heads=True)
     _tell(tasks, say)
     stage = _shared_stage(request, drafts, tasks, loaded, turns)
     with trained(request, loaded, tasks, batches=turns.batches, stage=stage, sampling=turns.sampling) as (
@@ -124,15 +123,18 @@ def train_specs(request: Request, specs: Sequence[TaskSpec], turns: Turns) -> Ru
 
 
 def _check_starts(request: Request, specs: Sequence[TaskSpec], shared_steps: int) -> None:
-    """Raise a SettingsError if a task that begins with a shared stage's numbers has a start of its own as well."""
+    """Raise a SettingsError if tasks that begin with a shared stage's numbers are to have starts of their own."""
     own = [spec.name for spec in specs if spec.start is not None]
     if own and shared_steps > 0:
         raise SettingsError(
             f"Training tasks: {', '.join(map(repr, own[:8]))} has a start of its own, and with --shared-steps every "
             "task begins with the shared adapter. Give --start, which that one begins with, or leave one of them out."
         )
-    if AUTO in (request.start, *(spec.start for spec in specs)):
-        raise SettingsError("Training tasks: start is 'auto', which is for one task. Name one of its own for each.")
+    if request.start == AUTO and shared_steps > 0:
+        raise SettingsError(
+            "Training tasks: start is 'auto', which chooses one for each task, and with --shared-steps every task "
+            "begins with the shared adapter. Name the start that this one begins with, or leave one of them out."
+        )
 
 
 def _shared_stage(
