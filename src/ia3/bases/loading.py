@@ -162,13 +162,8 @@ def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | Non
     What classifies tokens is no classifier of texts, though its head may have the same name and shape.
     """
     labels = None if labels is None else read_labels("Loading an encoder", labels)
-    if num_labels is not None and not hasattr(num_labels, "__index__"):
-        raise SettingsError(f"Loading an encoder: num_labels is {num_labels!r}, expected a whole number.")
-    if labels is not None and num_labels not in (None, len(labels)):
-        raise SettingsError(f"Loading an encoder: num_labels is {num_labels}, but {len(labels)} labels are given.")
     saved = dict(config.id2label or {})
-    usual = len(saved) if is_classifier(config) else 2
-    count = len(labels) if labels is not None else usual if num_labels is None else num_labels
+    count = _count_labels(labels, num_labels, usual=len(saved) if is_classifier(config) else 2)
     is_same = labels is None or [str(saved.get(i)) for i in range(len(saved))] == list(labels)
     is_same = is_same and (is_classifier(config) or not config.architectures)
     problem = other_problem(config) if is_same and len(saved) == count else None
@@ -190,6 +185,16 @@ def _set_labels(config: Any, labels: Sequence[str] | None, num_labels: int | Non
         config.num_labels = count
     config.problem_type = "single_label_classification"  # a regression head's config would say otherwise
     return is_same
+
+
+def _count_labels(labels: Sequence[str] | None, count: int | None, *, usual: int) -> int:
+    if count is not None and not hasattr(count, "__index__"):
+        raise SettingsError(f"Loading an encoder: num_labels is {count!r}, expected a whole number.")
+    if labels is None:
+        return usual if count is None else count
+    if count not in (None, len(labels)):
+        raise SettingsError(f"Loading an encoder: num_labels is {count}, but {len(labels)} labels are given.")
+    return len(labels)
 
 
 def _read_model(auto: Any, place: Place, config: Any, dtype: torch.dtype, kind: Kind) -> tuple[Any, set[str]]:
