@@ -25,7 +25,7 @@ from torch.nn import functional
 
 import ia3
 from benchmarks.bases import find_table
-from ia3.core.attach import Attachment, attach
+from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.data.batches import collate, epoch_batches
@@ -202,7 +202,7 @@ def make_pupil(path: Path, seed: int) -> Pupil:
     )  # fmt: skip
     base = ia3.load_base("minilm", labels=list(rows.labels), seed=seed)
     data = encode_rows(rows, base.tokenizer, base.limits, "encoder", template=None, max_length=128)
-    attachment = attach(base.model, Bank(find_plan(base.model)))
+    attachment = attach_bank(base.model, Bank(find_plan(base.model)))
     pupil = Pupil(base.model, attachment, data.train, data.held_out, base.pad_id, base.model.classifier)
     accelerate(attachment)
     return pupil

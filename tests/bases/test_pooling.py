@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ia3
 from ia3.adapters.attached import attach
-from ia3.adapters.identity import fingerprint
+from ia3.adapters.identity import base_fingerprint
 from ia3.bases.loading import Base, load_base
 from ia3.bases.pooling import mean_classifier_class, mean_sentence, pooling_in
 from ia3.core.discovery import find_plan
@@ -106,7 +106,7 @@ def test_faster_passes_leave_no_position_out(tmp_path: Path) -> None:
 
 def test_it_is_the_same_base_as_with_its_own_head(tmp_path: Path) -> None:
     mean, own = tiny(tmp_path / "base"), tiny(tmp_path / "base", "own")
-    assert fingerprint(mean.model, mean.head_modules) == fingerprint(own.model, own.head_modules)
+    assert base_fingerprint(mean.model, mean.head_modules) == base_fingerprint(own.model, own.head_modules)
 
 
 def test_a_saved_model_is_loaded_as_what_it_is(tmp_path: Path) -> None:

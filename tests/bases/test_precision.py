@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 import ia3.core.attach
-from ia3.adapters.attached import attach as attach_adapter
-from ia3.adapters.attached import load
-from ia3.adapters.identity import fingerprint
+from ia3.adapters.attached import attach, load
+from ia3.adapters.identity import base_fingerprint
 from ia3.adapters.record import describe_base
 from ia3.bases.int8 import Int8Linear
 from ia3.bases.loading import load_base
 from ia3.bases.precision import precision_of, to_int8
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.merge import merge
@@ -40,7 +39,7 @@ def _int8_model(family: str, **plan: Any) -> tuple[Any, Any]:
     """Return a family's model in int8 with the adapters `a` and `b`, to be trained."""
     model = tiny_model(family)
     to_int8(model)
-    attachment = attach(model, Bank(find_plan(model, **plan)))
+    attachment = attach_bank(model, Bank(find_plan(model, **plan)))
     for place, name in enumerate(("a", "b")):
         attachment.bank.add(name, random_row(attachment.bank, seed=place), trainable=True)
     return model, attachment
@@ -58,7 +57,7 @@ def _output(model: Any, inputs: dict[str, Any], **rows: Any) -> Any:
 @pytest.mark.parametrize("family", CASES)
 def test_the_blocks_of_every_family_are_replaced_and_the_base_stays_the_same_one(family: str) -> None:
     model = tiny_model(family)
-    plan, known, inputs = find_plan(model), fingerprint(model), make_inputs(family)
+    plan, known, inputs = find_plan(model), base_fingerprint(model), make_inputs(family)
     before, sizes = _output(model, inputs), dict(model.named_modules())
     state = torch.get_rng_state()
     conversion = to_int8(model)
@@ -68,7 +67,7 @@ def test_the_blocks_of_every_family_are_replaced_and_the_base_stays_the_same_one
     assert all(p.startswith(tuple(n for n, m in sizes.items() if isinstance(m, nn.ModuleList))) for p in replaced)
     assert all(model.get_submodule(p).divisors is not None for p in replaced)  # its activations were seen
     assert not any(model.get_submodule(p).training for p in replaced)
-    assert fingerprint(model) == known and find_plan(model) == plan
+    assert base_fingerprint(model) == known and find_plan(model) == plan
     after = _output(model, inputs)
     assert 0 < largest(after - before) < 0.25 * largest(before)
 
@@ -123,7 +122,7 @@ def test_a_row_of_ones_changes_no_bit_of_the_int8_base(family: str) -> None:
     before = _output(model, inputs)
     bank = Bank(find_plan(model))
     bank.add("ones")
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     assert torch.equal(_output(model, inputs, rows="ones"), before)
     assert torch.equal(_output(model, inputs, rows=["ones", "__base__", "ones"]), before)
     attachment.detach()
@@ -199,7 +198,7 @@ def test_gradients_on_an_int8_base_are_near_those_on_the_float_base(rounds_gradi
         if is_int8:
             to_int8(model, rounds_gradients=rounds_gradients)
             assert precision_of(model) == ("int8-gradients" if rounds_gradients else "int8")
-        attachment = attach(model, Bank(find_plan(model)))
+        attachment = attach_bank(model, Bank(find_plan(model)))
         attachment.bank.add("a", random_row(attachment.bank), trainable=True)
         found.append(loss_and_gradients(model, attachment, "gemma3", batch, "a"))
     a, b = (next(g for name, g in one.items() if name != "loss") for one in found)
@@ -220,7 +219,7 @@ def test_an_adapter_of_one_precision_loads_on_the_other(trained_on: str, tmp_pat
     model = tiny_model("bert")
     other = copy.deepcopy(model)
     to_int8(model if trained_on == "int8" else other)
-    attachment = attach_adapter(model, name="a")
+    attachment = attach(model, name="a")
     with torch.no_grad():
         attachment.bank.vectors["row1"].copy_(random_row(attachment.bank))
     model.save_pretrained(tmp_path / "a")
@@ -251,7 +250,7 @@ def test_a_model_that_is_in_int8_or_has_a_bank_or_no_blocks_is_refused() -> None
         with pytest.raises(BaseError, match=r"^Putting a base into int8: it is quantised already\. Load it in float"):
             to_int8(quantised)
     attached = tiny_model("llama")
-    attach(attached, Bank(find_plan(attached)))
+    attach_bank(attached, Bank(find_plan(attached)))
     with pytest.raises(BaseError, match=r"^Putting a base into int8: it has a bank already\. Do it before ia3.attach"):
         to_int8(attached)
     with pytest.raises(BaseError, match=r"Linear has no linear maps in repeated blocks\. Use precision float\.$"):

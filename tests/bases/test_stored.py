@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ia3.adapters.folder import load_adapter
-from ia3.adapters.identity import fingerprint
+from ia3.adapters.identity import base_fingerprint
 from ia3.bases.folders import stored_dtype
 from ia3.bases.loading import load_base
 from ia3.cli.import_adapter import VERB
@@ -43,7 +43,7 @@ def _assert_same_base(folder: Path, **options: Any) -> torch.dtype:
     """Check that a folder is one base, read either way; return the number type it was read in."""
     whole, stored = load_base(folder, **options), load_base(folder, dtype="stored", **options)
     assert stored.head_modules == whole.head_modules
-    assert fingerprint(stored.model, stored.head_modules) == fingerprint(whole.model, whole.head_modules)
+    assert base_fingerprint(stored.model, stored.head_modules) == base_fingerprint(whole.model, whole.head_modules)
     return stored.model.get_input_embeddings().weight.dtype
 
 
@@ -76,7 +76,7 @@ def _without_gamma(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_old_names_files_in_parts_and_pickled_files_are_the_same_base(tmp_path: Path) -> None:
     model = hf.BertForMaskedLM(make_model("bert").config).bfloat16()
     folder = _saved(tmp_path / "whole", model, "encoder")
-    expected = fingerprint(load_base(folder).model, ["classifier"])
+    expected = base_fingerprint(load_base(folder).model, ["classifier"])
     tensors = load_file(folder / "model.safetensors")
     for name in ("old", "pickled", "parts"):
         shutil.copytree(folder, tmp_path / name)
@@ -87,7 +87,7 @@ def test_old_names_files_in_parts_and_pickled_files_are_the_same_base(tmp_path: 
     assert len(list((tmp_path / "parts").glob("model-*"))) > 3
     for name in ("old", "pickled", "parts"):
         stored = load_base(tmp_path / name, dtype="stored")
-        assert fingerprint(stored.model, stored.head_modules) == expected
+        assert base_fingerprint(stored.model, stored.head_modules) == expected
         assert {parameter.dtype for parameter in stored.model.parameters()} == {torch.bfloat16}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ia3.core.attach import Attachment, attach
+from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from tests.families import make_model
@@ -30,7 +30,7 @@ def attached_model(
     """Return a family's model with a bank that holds a random adapter for each name, seeded by its place."""
     model = tiny_model(family, dtype)
     bank = Bank(find_plan(model), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     for place, name in enumerate(names):
         bank.add(name, random_row(bank, seed=place), trainable=trainable)
     return model, attachment

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ia3.core.attach import Attachment, attach, attachment_of
+from ia3.core.attach import Attachment, attach_bank, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.errors import BankError, PlanError
@@ -296,7 +296,7 @@ def test_a_part_of_a_wrapped_model_takes_its_rows_from_the_wrapper() -> None:
 
     wrapper = Wrapper().eval()
     bank = Bank(find_plan(wrapper))
-    attach(wrapper, bank)
+    attach_bank(wrapper, bank)
     bank.add("news", random_row(bank))
     bank.add("wire", random_row(bank, seed=1))
     inner, _ = attached_model(FAMILY, "news", "wire")
@@ -346,7 +346,7 @@ def test_detach_restores_the_model_exactly(family: str, checkpointing: bool) -> 
     before = _traits(model)
     bank = Bank(find_plan(model))
     heads = ("classifier",) if CASES[family].kind == "encoder" else ()
-    attachment = attach(model, bank, heads=heads, save=lambda *_: None)
+    attachment = attach_bank(model, bank, heads=heads, save=lambda *_: None)
     attachment.add("news")
     assert _traits(model) != before
     assert not any(p.requires_grad for name, p in model.named_parameters() if not name.startswith("ia3_bank"))
@@ -370,7 +370,7 @@ def test_attributes_that_other_code_had_set_come_back() -> None:
 
     model.forward = counted
     bank = Bank(find_plan(model))
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     bank.add("news", random_row(bank))
     _logits(model, rows="news")
     attachment.detach()
@@ -410,14 +410,14 @@ def test_a_model_prepared_by_accelerate_keeps_its_rows_and_unwraps() -> None:
 def test_attaching_twice_is_refused_also_to_a_part(model: Any) -> None:
     bank = Bank(find_plan(tiny_model(FAMILY)))
     with pytest.raises(BankError, match="has one already"):
-        attach(model, bank)
+        attach_bank(model, bank)
     inner = Bank(find_plan(tiny_model(FAMILY).model))
     with pytest.raises(BankError, match="or a part of it, has one already"):
-        attach(model.model, inner)
+        attach_bank(model.model, inner)
     whole = tiny_model(FAMILY)
-    attach(whole.model, inner)
+    attach_bank(whole.model, inner)
     with pytest.raises(BankError, match="or a part of it, has one already"):
-        attach(whole, bank)
+        attach_bank(whole, bank)
 
 
 def test_a_detached_handle_refuses_to_be_used(model: Any) -> None:
@@ -432,7 +432,7 @@ def test_a_detached_handle_refuses_to_be_used(model: Any) -> None:
             raise AssertionError
     with pytest.raises(BankError, match="it has none"):
         attachment_of(model)
-    again = attach(model, attachment.bank)
+    again = attach_bank(model, attachment.bank)
     assert torch.equal(_logits(model, rows="news"), _logits(attached_model(FAMILY, "news")[0]))
     with pytest.raises(BankError, match="it was detached"):
         attachment.detach()
@@ -442,11 +442,11 @@ def test_a_detached_handle_refuses_to_be_used(model: Any) -> None:
 def test_a_plan_of_another_base_is_refused_naming_modules() -> None:
     bank = Bank(find_plan(tiny_model("llama")))
     with pytest.raises(PlanError, match=r"'model\.layers\.0\.self_attn\.k_proj' is missing; .* and 1 more"):
-        attach(tiny_model("gpt_neox"), bank)
+        attach_bank(tiny_model("gpt_neox"), bank)
     wide = tiny_model("llama")
     wide.model.layers[1].mlp.up_proj = nn.Linear(16, 30)
     with pytest.raises(PlanError, match=r"'model\.layers\.1\.mlp\.up_proj' has 30 channels, the plan 24"):
-        attach(wide, bank)
+        attach_bank(wide, bank)
     assert not hasattr(wide, "ia3_attachment")
     assert all(p.requires_grad for p in wide.parameters())
 
@@ -456,7 +456,7 @@ def test_a_model_on_the_meta_device_does_not_take_the_numbers_of_the_bank_away()
         model = CASES[FAMILY].make()
     bank = Bank(find_plan(model))
     bank.add("news", random_row(bank))
-    attach(model, bank)
+    attach_bank(model, bank)
     assert torch.equal(bank.vector("news"), random_row(bank))
 
 
@@ -581,7 +581,7 @@ def test_a_functional_call_may_replace_the_row_in_training() -> None:
 def test_saving_does_what_was_given_or_what_it_did_before(tmp_path: Any) -> None:
     calls: list[Any] = []
     model = tiny_model(FAMILY)
-    attachment = attach(model, Bank(find_plan(model)), save=lambda *given: calls.append(given))
+    attachment = attach_bank(model, Bank(find_plan(model)), save=lambda *given: calls.append(given))
     model.save_pretrained("somewhere", safe_serialization=True)
     model.save_pretrained(save_directory="elsewhere")
     assert calls == [(attachment, "somewhere", {"safe_serialization": True}), (attachment, "elsewhere", {})]
@@ -602,7 +602,7 @@ def test_parameters_that_train_are_those_of_the_bank(model: Any) -> None:
 def test_the_bank_follows_train_and_eval() -> None:
     model = tiny_model("bert").train()
     bank = Bank(find_plan(model)).eval()
-    attachment = attach(model, bank, heads=("classifier",))
+    attachment = attach_bank(model, bank, heads=("classifier",))
     assert bank.training
     model.eval()
     attachment.add("news")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.calls import (
     ExampleAxis,
@@ -189,7 +189,7 @@ def test_a_sequence_first_model_is_never_silently_wrong() -> None:
     """Longformer projects (seq, batch, features): with four examples of four tokens each token took its own row."""
     model = made(longformer)
     bank = Bank(find_plan(model, target_modules=["key", "value"]))
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("a", random_row(bank))
     bank.add("b", random_row(bank, seed=1))
     ids = torch.randint(3, VOCABULARY, (4, 4), generator=torch.Generator().manual_seed(0))
@@ -203,7 +203,7 @@ def test_a_sequence_first_model_is_never_silently_wrong() -> None:
 def test_a_discovered_model_mixes_rows_in_square_batches_once_it_has_run_another() -> None:
     model = made(DISCOVERED["cohere"])
     bank = Bank(find_plan(model))
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("a", random_row(bank))
     ids = torch.randint(3, VOCABULARY, (3, 3), generator=torch.Generator().manual_seed(0))
     rows = ["a", "__base__", "a"]
@@ -234,7 +234,7 @@ def test_rows_of_several_choices_for_each_example_are_refused_in_mixed_batches()
     torch.manual_seed(0)
     model = BertForMultipleChoice(tiny_model("bert").config).eval()
     bank = Bank(find_plan(model))
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("a", random_row(bank))
     ids = torch.randint(3, VOCABULARY, (3, 2, 5))
     with torch.no_grad():
@@ -263,7 +263,7 @@ def test_a_scaled_module_may_be_called_with_more_arguments() -> None:
 
     model = Model()
     bank = Bank(find_plan(model, target_modules=["last"], feedforward_modules=["last"]))
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("twice", torch.full((4,), 2.0))
     x = torch.ones(2, 3, 4)
     torch.testing.assert_close(model(x, rows="twice"), 20 * x @ model.last.weight.T)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ia3.core.attach import Attachment, attach
+from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.errors import BankError
@@ -69,7 +69,7 @@ def test_checkpointing_that_was_on_before_the_bank_came_knows_the_rows(family: s
     model = tiny_model(family).train()
     model.activation_checkpointing_enable({"use_reentrant": False})
     bank = Bank(find_plan(model))
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     for place, name in enumerate("ab"):
         bank.add(name, random_row(bank, seed=place), trainable=True)
     for found, wanted in zip(_run(model, attachment, family), expected, strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan, find_projections, match_modules, projection_sizes, whole_site
 from ia3.errors import PlanError
@@ -170,7 +170,7 @@ def test_the_keys_and_values_of_experts_equal_merged_weights() -> None:
 
     model = made(EXPERTS["mixtral"])
     bank = Bank(find_plan(model, target_modules=["k_proj", "v_proj"]))
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     bank.add("news", random_row(bank))
     ids = torch.randint(3, VOCABULARY, (2, 5), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -240,7 +240,7 @@ def test_targets_equal_merged_weights(family: str) -> None:
     }[family]
     model = tiny_model(family)
     bank = Bank(find_plan(model, target_modules=targets[0], feedforward_modules=targets[1]))
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     bank.add("news", random_row(bank))
     with torch.no_grad():
         found = model(**make_inputs(family), rows="news").logits

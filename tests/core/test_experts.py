@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers as hf
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.experts import find_mixtures
@@ -101,7 +101,7 @@ def test_what_the_refusal_advises_is_there_and_accepted_and_every_vector_learns(
         "routed experts carry no vector; vectors for each expert are not built yet"
     ] * len({re.sub(r"\d+", "*", mixture.experts) for mixture in find_mixtures(model)})
     bank = Bank(plan)
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("news", random_row(bank), trainable=True)
     ids = torch.randint(3, VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.families import FAMILIES, family_of, is_foreign
@@ -179,7 +179,7 @@ def test_cross_attention_of_a_decoder_behind_an_encoder_carries_vectors_too() ->
     assert plan.source == "family"
     assert Counter(site.role for site in plan.sites) == {"key": 6, "value": 6, "feedforward": 4}
     bank = Bank(plan)
-    attach(model, bank)
+    attach_bank(model, bank)
     two = torch.ones(bank.plan.width)
     for site, span in bank.plan.spans():
         two[span] = 2.0 if site.name == "decoder.transformer.h.0.crossattention.c_attn[key]" else 1.0

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ia3.core.attach import Attachment, attach
+from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.heads import Head, copy_head, run_heads
@@ -37,7 +37,7 @@ def _attached(family: str = "bert", dtype: torch.dtype = torch.float32) -> tuple
     """Return a classifier with three labels and two adapters with heads: `two` has two labels, `five` five."""
     model = tiny_model(family, dtype)
     bank = Bank(find_plan(model))
-    attachment = attach(model, bank, heads=HEADS[family])
+    attachment = attach_bank(model, bank, heads=HEADS[family])
     for place, (name, labels) in enumerate((("two", 2), ("five", 5))):
         row = attachment.add(name, random_row(bank, seed=place))
         head = bank.snapshot.heads[row]
@@ -151,7 +151,7 @@ def test_an_adapter_without_a_head_uses_the_bases() -> None:
 
 def test_heads_can_be_routed_after_the_bank_is_on() -> None:
     model = tiny_model("bert")
-    attachment = attach(model, Bank(find_plan(model)))
+    attachment = attach_bank(model, Bank(find_plan(model)))
     attachment.bank.add("before")
     expected = _logits(model, "before")
     attachment.route_heads(["classifier"])
@@ -168,12 +168,12 @@ def test_unknown_heads_and_sites_inside_a_head_are_refused() -> None:
     bank = Bank(find_plan(model))
     for wrong in ("clasifier", ""):
         with pytest.raises(BankError, match=f"has no module '{wrong}' to be a head"):
-            attach(model, bank, heads=(wrong,))
+            attach_bank(model, bank, heads=(wrong,))
     with pytest.raises(BankError, match="Did you mean 'classifier'"):
-        attach(model, bank, heads=("clasifier",))
+        attach_bank(model, bank, heads=("clasifier",))
     inside = Bank(find_plan(model, target_modules=["key", "out_proj"]))
     with pytest.raises(BankError, match=r"the site 'classifier\.out_proj' lies in the head 'classifier'"):
-        attach(model, inside, heads=("classifier",))
+        attach_bank(model, inside, heads=("classifier",))
     assert not hasattr(model, "ia3_attachment")
     assert all(p.requires_grad for p in model.parameters())
     with pytest.raises(BankError, match="the model has no module 'clasifier'"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.merge import merge
@@ -117,7 +117,7 @@ def test_the_head_of_the_adapter_is_merged_and_its_labels_counted(
     """An fp32 head in a bf16 model could not run, and a config of three labels would not load a head of five."""
     model = tiny_model("bert", dtype)
     bank = Bank(find_plan(model))
-    attachment = attach(model, bank, heads=("classifier",))
+    attachment = attach_bank(model, bank, heads=("classifier",))
     row = attachment.add("news", random_row(bank))
     bank.snapshot.heads[row].parts[0] = nn.Linear(16, labels)
     merged = merge(attachment, "news")
@@ -150,7 +150,7 @@ def test_a_merged_model_generates_and_can_be_attached_to_again() -> None:
     ids = make_inputs("llama")["input_ids"]
     assert merged.generate(ids, max_new_tokens=2, do_sample=False).shape == (3, 9)
     bank = Bank(find_plan(merged))
-    attach(merged, bank)
+    attach_bank(merged, bank)
     bank.add("ones")
     assert torch.equal(_logits(merged, "llama", rows="ones"), _logits(merge(attachment, "news"), "llama"))
 
@@ -185,7 +185,7 @@ def test_a_weight_shared_with_another_module_is_refused() -> None:
     first.q_proj = nn.Linear(16, 8, bias=False)
     first.q_proj.weight = second.k_proj.weight
     bank = Bank(find_plan(model))
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     bank.add("news", random_row(bank))
     told = r"'model\.layers\.1\.self_attn\.k_proj': its weight is shared with 'model\.layers\.0\.self_attn\.q_proj'"
     with pytest.raises(BankError, match=told):
@@ -198,7 +198,7 @@ def test_a_module_that_stands_at_two_places_is_merged_once() -> None:
     model.model.layers[1].self_attn.k_proj = model.model.layers[0].self_attn.k_proj
     bank = Bank(find_plan(model, target_modules=["k_proj", "v_proj"]))
     assert sum(site.role == "key" for site in bank.plan.sites) == 1
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     bank.add("news", random_row(bank))
     found = _logits(merge(attachment, "news"), "llama")
     assert largest(found - _logits(model, "llama", rows="news")) <= 1e-5
@@ -221,7 +221,7 @@ def test_a_quantised_weight_is_refused() -> None:
         model = tiny_model("llama")
         model.model.layers[0].self_attn.k_proj = Quantised(weight)
         bank = Bank(find_plan(model))
-        attachment = attach(model, bank)
+        attachment = attach_bank(model, bank)
         bank.add("news")
         with pytest.raises(BankError, match=f"its weight is quantised, got {told}, expected floating point"):
             merge(attachment, "news")

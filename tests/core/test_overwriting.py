@@ -11,7 +11,7 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 import ia3
 from ia3.bases.precision import to_int8
-from ia3.core.attach import Attachment, attach
+from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.overwriting import Overwriting
@@ -44,7 +44,7 @@ def with_vector(model: Any, seed: int = 5) -> tuple[Attachment, Tensor]:
     bank = Bank(find_plan(model))
     vector = torch.rand(bank.plan.width, generator=torch.Generator().manual_seed(seed)) + 0.5
     bank.add("a", vector, trainable=True)
-    return attach(model, bank), vector
+    return attach_bank(model, bank), vector
 
 
 def gradient(model: Any, attachment: Attachment) -> Tensor:
@@ -154,7 +154,7 @@ def test_families_in_the_table_leave_their_outputs_alone() -> None:
     """Nothing has to be seen of them: their code was read, and a first pass keeps what every other keeps."""
     for name in CASES:
         model = tiny_model(name)
-        attachment = attach(model, Bank(find_plan(model)))
+        attachment = attach_bank(model, Bank(find_plan(model)))
         assert not attachment.overwriting.kept(is_training=True) | attachment.overwriting.kept(is_training=False), name
         attachment.overwriting = Overwriting.of("targets", attachment.groups)
         with torch.no_grad():

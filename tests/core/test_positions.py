@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers as hf
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.merge import merge
@@ -39,7 +39,7 @@ def _deberta(pos_att_type: list[str], share: bool = True) -> Any:
 def test_one_adapter_and_mixed_rows_equal_merged_weights(pos_att_type: list[str], targets: list[str] | None) -> None:
     model = _deberta(pos_att_type)
     bank = Bank(find_plan(model, target_modules=targets))
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     bank.add("a", random_row(bank))
     bank.add("b", random_row(bank, seed=1))
     inputs = make_inputs("deberta-v3", padded=True)
@@ -55,7 +55,7 @@ def test_a_key_vector_moves_the_scores_against_positions_too() -> None:
     """Scaled by hand: q · (l ∘ k) for tokens and for positions, with p2c untouched by the key vector."""
     model = _deberta(["c2p"])
     bank = Bank(find_plan(model, target_modules=["key_proj"]))
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("twice", torch.full((bank.plan.width,), 2.0))
     attention = model.deberta.encoder.layer[0].attention.self
     seen: list[torch.Tensor] = []
@@ -83,7 +83,7 @@ def test_only_attentions_that_share_are_changed() -> None:
     assert not any(shares_positions(module) for module in tiny_model("deberta").modules())
     attention = shared.deberta.encoder.layer[0].attention.self
     original = attention.disentangled_attention_bias
-    attachment = attach(shared, Bank(find_plan(shared)))
+    attachment = attach_bank(shared, Bank(find_plan(shared)))
     assert attention.disentangled_attention_bias != original
     attachment.detach()
     assert attention.disentangled_attention_bias == original

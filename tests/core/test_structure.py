@@ -15,7 +15,7 @@ from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.structure import is_fused
@@ -33,7 +33,7 @@ def test_an_unknown_model_is_discovered_and_equals_hand_scaled_weights(name: str
     bank = Bank(find_plan(model), dtype=torch.float64)
     assert bank.plan.source == "structure"
     assert Counter(site.role for site in bank.plan.sites) == {"key": 2, "value": 2, "feedforward": 2}
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("news", random_row(bank))
     hand = Hand(base, bank.site_vectors("news"))
     for module in base.modules():
@@ -92,7 +92,7 @@ def test_a_vision_model_is_discovered_and_equals_merged_weights() -> None:
     torch.manual_seed(0)
     model = vit()
     bank = Bank(find_plan(model))
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     bank.add("news", random_row(bank))
     from ia3.core.merge import merge
 
@@ -106,14 +106,14 @@ def test_a_module_that_reads_weights_and_never_calls_its_projections_is_refused(
     """WavLM hands k_proj.weight to a function: hooks on k_proj are never called, and a vector there did nothing."""
     model = wavlm()
     bank = Bank(find_plan(model))
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("news", random_row(bank))
     sound = torch.randn(2, 64)
     with pytest.raises(PlanError, match=r"WavLMAttention has run without calling 'encoder\.layers\.0\.attention\.k_"):
         model(input_values=sound, rows="news")
     model = wavlm()
     bank = Bank(find_plan(model, exclude_modules=["k_proj", "v_proj"]))
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("news", random_row(bank))
     with torch.no_grad():
         found = model(input_values=sound, rows="news").last_hidden_state
@@ -255,7 +255,7 @@ def test_every_model_type_of_transformers_is_discovered_or_refused_in_words() ->
 def test_a_compiled_model_follows_the_rows_of_each_call(whole: bool) -> None:
     model = made(DISCOVERED["olmo2"])
     bank = Bank(find_plan(model))
-    attach(model, bank)
+    attach_bank(model, bank)
     for place, name in enumerate("ab"):
         bank.add(name, random_row(bank, seed=place))
     ids = torch.randint(3, VOCABULARY, (3, 7), generator=torch.Generator().manual_seed(1))

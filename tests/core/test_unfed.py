@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers as hf
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.unfed import REASON, find_unfed
@@ -44,7 +44,7 @@ def test_a_decoder_alone_leaves_its_cross_attention_out_and_says_why(name: str) 
     assert left and all("crossattention" in entry.pattern or "encoder_attn" in entry.pattern for entry in left)
     assert not any(entry.reason != REASON for entry in plan.left_out if entry.pattern in {e.pattern for e in left})
     bank = Bank(plan)
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("news", random_row(bank), trainable=True)
     inputs = {key: value for key, value in make_inputs(family).items() if not key.startswith("decoder")}
     logits = model(**inputs).logits

@@ -18,7 +18,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ia3.adapters.attached import attach, load
-from ia3.adapters.identity import fingerprint
+from ia3.adapters.identity import base_fingerprint
 from ia3.core.merge import merge
 from ia3.core.weights import input_device, own_name, tensor_names
 from ia3.errors import BankError, BaseError, IA3Error
@@ -50,7 +50,7 @@ def test_an_offloaded_base_is_merged_saved_and_known_as_if_it_were_in_memory(
     model, plain = tiny_model(family), tiny_model(family)
     offload(model, tmp_path)
     assert next(model.parameters()).is_meta
-    assert fingerprint(model) == fingerprint(plain)
+    assert base_fingerprint(model) == base_fingerprint(plain)
     heads = ("classifier",) if family == "bert" else ()
     attachment = attach(model, name="news", head_modules=heads)
     attachment.bank.set_vector("news", random_row(attachment.bank))
@@ -119,7 +119,7 @@ def test_a_sharded_model_is_trained_and_its_adapter_saved_with_what_was_trained(
     attachment.bank.set_vector("news", random_row(attachment.bank))
     names = list(model.state_dict())
     _sharded(model)
-    assert fingerprint(model, heads) == fingerprint(plain, heads)
+    assert base_fingerprint(model, heads) == base_fingerprint(plain, heads)
     model(**make_inputs(family), rows="news").logits.square().sum().backward()
     with torch.no_grad():
         for parameter in attachment.bank.parameters():
@@ -216,7 +216,7 @@ def test_a_weight_of_a_rounding_library_is_known_by_its_numbers_and_never_merged
     layer.weight = nn.Parameter(_Rounded(steps, 0.01), requires_grad=False)
     plain = tiny_model("llama")
     plain.model.layers[0].self_attn.k_proj.weight.data = steps.float() * 0.01
-    assert fingerprint(model) == fingerprint(plain)
+    assert base_fingerprint(model) == base_fingerprint(plain)
     attachment = attach(model, name="news")
     with pytest.raises(BankError, match=r"k_proj': its weight is quantised, got _Rounded for a weight"):
         merge(attachment, "news")
@@ -241,7 +241,7 @@ def test_weights_that_are_not_there_are_told_by_name(what: str, tmp_path: Path) 
         weight.data = torch.empty(0) if what == "empty" else weight.data.flatten()[:40]
     words = {"empty": r"ZeRO-3", "flat": "a slice of 40 numbers", "meta": "nothing keeps its numbers"}[what]
     with pytest.raises(BaseError, match=f"Identifying the base: .* is not there as a whole, .*{words}"):
-        fingerprint(model)
+        base_fingerprint(model)
     attachment = attach(model, name="news")
     with pytest.raises(IA3Error, match=words):
         merge(attachment, "news")
@@ -252,7 +252,7 @@ def test_weights_that_are_not_there_are_told_by_name(what: str, tmp_path: Path) 
 def test_a_model_without_parameters_has_no_identity() -> None:
     """FSDP without use_orig_params takes them away; all such models had one fingerprint."""
     with pytest.raises(BaseError, match="the Dropout has no parameters"):
-        fingerprint(nn.Dropout())
+        base_fingerprint(nn.Dropout())
 
 
 def test_nothing_asks_a_base_for_a_state_dict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import ia3
 from ia3.bases.kinds import empty_model
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Plan
@@ -118,7 +118,7 @@ def _check_advice(pair: Pair, config: Any, names: list[str] | str) -> None:
     """Raise unless the targets that a refusal names are taken, run, and learn."""
     model = _random_model(config, pair.kind)
     bank = Bank(find_plan(model, target_modules=names))
-    attach(model, bank)
+    attach_bank(model, bank)
     bank.add("news", _random_row(bank.plan, 0), trainable=True)
     logits = model(**_inputs(model, pair.kind), rows="news").logits
     _weighted(logits).backward()
@@ -145,7 +145,7 @@ def _check_passes(folder: Path, kind: Kind) -> Plan:
     if kind == "causal":
         _check_causal(model, inputs)
     bank = Bank(find_plan(model))
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     rows = {name: _random_row(bank.plan, seed) for seed, name in enumerate(("one", "two"))}
     for name, row in rows.items():
         bank.add(name, row, trainable=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ia3.core.attach import Attachment, attach
+from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.data.encoding import Encoded
@@ -100,7 +100,7 @@ def _error(found: list[Tensor], exact: list[Tensor]) -> float:
 
 def _with_rows(model: Any) -> tuple[Any, Attachment]:
     bank = Bank(find_plan(model), dtype=torch.float64 if model.dtype == torch.float64 else torch.float32)
-    attachment = attach(model, bank)
+    attachment = attach_bank(model, bank)
     for seed, name in enumerate("ab"):
         numbers = torch.rand(bank.plan.width, generator=torch.Generator().manual_seed(seed)) + 0.5
         bank.add(name, numbers, trainable=True)

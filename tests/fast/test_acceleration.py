@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import ia3
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.heads import copy_head
@@ -330,7 +330,7 @@ def test_dropout_draws_the_same_numbers_in_training_mode(family: str) -> None:
 def test_an_encoders_own_head_is_trained(family: str) -> None:
     model = tiny_model(family)
     heads = [name for name, _ in model.named_children() if name in ("classifier", "pre_classifier")]
-    attachment = attach(model, Bank(find_plan(model)), heads=heads)
+    attachment = attach_bank(model, Bank(find_plan(model)), heads=heads)
     for place, name in enumerate("ab"):
         attachment.add(name, random_row(attachment.bank, seed=place))
     batch, passes = make_batch(family), ("a", ["a", "b", "__base__", "a"])
@@ -401,7 +401,7 @@ def test_detaching_the_bank_takes_the_faster_passes_off_first() -> None:
     model = tiny_model("llama")
     inputs = make_inputs("llama")
     expected = model(**inputs).logits
-    attachment = attach(model, Bank(find_plan(model)))
+    attachment = attach_bank(model, Bank(find_plan(model)))
     attachment.bank.add("news", random_row(attachment.bank))
     accelerate(attachment)
     attachment.detach()
@@ -411,7 +411,7 @@ def test_detaching_the_bank_takes_the_faster_passes_off_first() -> None:
 
 def test_a_failure_while_the_passes_are_put_on_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
-    attachment = attach(model, Bank(find_plan(model)))
+    attachment = attach_bank(model, Bank(find_plan(model)))
 
     def fail(*args: Any) -> int:
         raise RuntimeError("no compiler")

@@ -16,7 +16,7 @@ import transformers as hf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ia3.core.attach import Attachment, attach
+from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.data.batches import IGNORED, Batch
@@ -56,7 +56,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def _with_row(model: Any, *, has_zero: bool = False) -> Attachment:
-    attachment = attach(model, Bank(find_plan(model)))
+    attachment = attach_bank(model, Bank(find_plan(model)))
     for seed, name in enumerate("ab"):
         row = 0.5 + torch.rand(attachment.bank.plan.width, generator=torch.Generator().manual_seed(seed))
         row[:: 3 if has_zero else 10**6] = 0.0 if has_zero else 0.5

@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from ia3.core.attach import Attachment, attach
+from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.fast.acceleration import accelerate
@@ -27,7 +27,7 @@ def _onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _attached(model: Any, *heads: str) -> tuple[Any, Attachment]:
-    attachment = attach(model.eval(), Bank(find_plan(model)), heads=heads)
+    attachment = attach_bank(model.eval(), Bank(find_plan(model)), heads=heads)
     attachment.add("a", random_row(attachment.bank))
     return model, attachment
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.data.encoding import Encoded
@@ -87,7 +87,7 @@ def test_an_adapter_answers_by_its_name(name: str) -> None:
     for seed, adapter in enumerate("ab"):
         vectors = torch.rand(bank.plan.width, generator=torch.Generator().manual_seed(seed)) * 3
         bank.add(adapter, vectors)
-    attach(model, bank)
+    attach_bank(model, bank)
 
     answers = {row: generate(model, adapter=row) for row in ("a", "b", 0)}
 
@@ -104,7 +104,7 @@ def test_answers_end_with_the_numbers_they_began_with(name: str, rows: Any) -> N
     bank = Bank(find_plan(model))
     for seed, adapter in enumerate("ab"):
         bank.add(adapter, torch.rand(bank.plan.width, generator=torch.Generator().manual_seed(seed)) * 3)
-    attach(model, bank)
+    attach_bank(model, bank)
     prompts = PROMPTS[:3]
     expected = generate(model, prompts, adapter=rows)
 
@@ -124,7 +124,7 @@ def test_a_row_that_is_not_a_number_leaves_the_other_answers_alone(name: str) ->
     bank = Bank(find_plan(model))
     bank.add("a", torch.rand(bank.plan.width, generator=torch.Generator().manual_seed(0)) * 3)
     bank.add("broken", torch.full((bank.plan.width,), torch.nan))
-    attach(model, bank)
+    attach_bank(model, bank)
     found = generate(model, PROMPTS[:3], adapter=["a", "broken", "a"])
     alone = generate(model, PROMPTS[:3], adapter="a")
     assert [found[0], found[2]] == [alone[0], alone[2]]

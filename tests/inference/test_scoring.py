@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.data.encoding import Encoded
@@ -76,7 +76,7 @@ def with_bank(model: Any) -> Any:
     for seed, name in enumerate("ab"):
         generator = torch.Generator().manual_seed(seed)
         bank.add(name, torch.rand(bank.plan.width, generator=generator, dtype=dtype) * 2)
-    return attach(model, bank)
+    return attach_bank(model, bank)
 
 
 # -- exactness ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 import ia3
-from ia3.core.attach import attach
+from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Channels, Plan, Site
@@ -88,7 +88,7 @@ def trained(model: Any) -> Bank:
             sites.append(Site(path, "output", "key", Channels.span(0, features, features), features))
     bank = Bank(Plan(tuple(sites), model.config.model_type, "adapter"))
     bank.add("a", torch.rand(bank.plan.width, generator=torch.Generator().manual_seed(1)) + 0.5, trainable=True)
-    attach(model, bank)
+    attach_bank(model, bank)
     return bank
 
 

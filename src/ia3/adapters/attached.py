@@ -25,8 +25,7 @@ from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads, spell_targets
 from ia3.adapters.vocabulary import taken_vocabulary
 from ia3.bases.heads import drawn_weights
 from ia3.bases.heads import find_heads as find_drawn
-from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
-from ia3.core.attach import attach as attach_bank
+from ia3.core.attach import BANK_MODULE, Attachment, attach_bank, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Plan

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.config import AdapterConfig, read_config
 from ia3.adapters.fitting import build_head, check_fit, check_targets, head_modules_of
-from ia3.adapters.identity import fingerprint, short
+from ia3.adapters.identity import base_fingerprint, short
 from ia3.adapters.layout import Place
 from ia3.adapters.peft_format import cut_vectors, place_vectors, read_tensors, whole_sites, write_tensors
 from ia3.adapters.places import find_folder, find_stored
@@ -300,7 +300,7 @@ def _fingerprints(adapter: Adapter, model: nn.Module) -> tuple[str, str] | None:
     expected = base.get("fingerprint")
     if expected is None:
         return None
-    got = fingerprint(model, base.get("head_modules") or ())
+    got = base_fingerprint(model, base.get("head_modules") or ())
     return None if got == expected else (expected, got)
 
 

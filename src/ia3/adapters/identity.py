@@ -24,7 +24,7 @@ _DOING = "Identifying the base"
 
 
 @torch.no_grad()
-def fingerprint(model: nn.Module, heads: Sequence[str] = (), state: Mapping[str, Tensor] | None = None) -> str:
+def base_fingerprint(model: nn.Module, heads: Sequence[str] = (), state: Mapping[str, Tensor] | None = None) -> str:
     """Return the sha256 that identifies a base, 64 hexadecimal digits.
 
     Two loads of the same weights have the same fingerprint in fp32, bf16, float64 or int8, with or without a bank,
@@ -46,7 +46,7 @@ def fingerprint(model: nn.Module, heads: Sequence[str] = (), state: Mapping[str,
 
     Example:
         >>> layer = nn.Linear(4, 4)
-        >>> fingerprint(layer) == fingerprint(layer.to(torch.bfloat16))
+        >>> base_fingerprint(layer) == base_fingerprint(layer.to(torch.bfloat16))
         True
     """
     digest = hashlib.sha256()

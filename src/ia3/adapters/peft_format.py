@@ -65,7 +65,7 @@ def read_tensors(tensors: Mapping[str, Tensor], config: AdapterConfig, where: st
             else:
                 faults.append(fault)
     if faults:
-        raise AdapterError(_told(f"Reading {where}", faults, "Save the adapter again."))
+        raise AdapterError(_with_faults(f"Reading {where}", faults, "Save the adapter again."))
     if not vectors:
         raise AdapterError(
             f"Reading {where}: it holds no (IA)³ vector, got {len(tensors)} tensors "
@@ -174,7 +174,7 @@ def write_tensors(vectors: Mapping[Place, Tensor], head: Mapping[str, Tensor]) -
     return content | {f"{PREFIX}{name}": tensor.detach().clone().contiguous() for name, tensor in head.items()}
 
 
-def _told(doing: str, faults: Sequence[str], advice: str) -> str:
+def _with_faults(doing: str, faults: Sequence[str], advice: str) -> str:
     more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
     return f"{doing}: {'; '.join(faults[:5])}{more}. {advice}"
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ia3.adapters.config import kind_of_model, read_object
-from ia3.adapters.identity import fingerprint
+from ia3.adapters.identity import base_fingerprint
 from ia3.bases.pooling import pooling_of
 from ia3.bases.precision import precision_of
 from ia3.bases.revisions import revision_of, split_revision
@@ -87,7 +87,7 @@ def describe_base(
     return {
         "name": called,
         **({"revision": revision} if revision else {}),
-        "fingerprint": fingerprint(model, head_modules, state),
+        "fingerprint": base_fingerprint(model, head_modules, state),
         "kind": kind_of_model(model),
         "class": type(model).__name__,
         "precision": precision_of(model),

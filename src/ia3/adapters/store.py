@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.half import restore
-from ia3.adapters.identity import fingerprint
+from ia3.adapters.identity import base_fingerprint
 from ia3.adapters.layout import lay_out
 from ia3.adapters.store_adding import Adapters, Additions, Given, add_adapters, bytes_of, told_base
 from ia3.adapters.store_blocks import Stored
@@ -276,7 +276,7 @@ class Store:
         """
         known, got = self.base, None
         if known.get("fingerprint"):
-            got = fingerprint(model, known.get("head_modules") or ())
+            got = base_fingerprint(model, known.get("head_modules") or ())
         if got != known["fingerprint"] if got else is_at_another(known, model):
             given = {"name": address_of(model), "fingerprint": got}
             raise AdapterError(

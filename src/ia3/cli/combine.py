@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     result = _stamped(_combine(options, adapters, settings, head_from, plan))
     lost = _lost(adapters, result)
     write_adapter(result, folder, overwrite=options.overwrite)
-    line = f"{folder}: {_told(options, list(adapters), settings)}, {result.parameters:,} numbers"
+    line = f"{folder}: {_made_in_words(options, list(adapters), settings)}, {result.parameters:,} numbers"
     found = {"combined": result.record["combined"], "not_recorded": lost}
     print_result(options, {**adapter_facts(result, folder), **found}, [line])
     if lost and not options.json:
@@ -208,7 +208,7 @@ def _lost(adapters: Mapping[str, Adapter], result: Adapter) -> list[str]:
     return sorted(name for name in had if not result.record.get(name))
 
 
-def _told(options: argparse.Namespace, names: Sequence[str], settings: Mapping[str, Any]) -> str:
+def _made_in_words(options: argparse.Namespace, names: Sequence[str], settings: Mapping[str, Any]) -> str:
     """Return what was done, for people."""
     weights = settings.get("weights")
     given = [f"{n} ({w:g})" for n, w in zip(names, weights, strict=True)] if weights else names

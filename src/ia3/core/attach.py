@@ -42,7 +42,7 @@ VECTOR_OF = "vector_of"  # of a projection that multiplies by itself (`bases.int
 _HANDLE = "ia3_attachment"
 
 
-def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Save | None = None) -> Attachment:
+def attach_bank(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Save | None = None) -> Attachment:
     """Put a bank on a model, freeze the base, and return the handle.
 
     Args:
@@ -64,7 +64,7 @@ def attach(model: nn.Module, bank: Bank, *, heads: Sequence[str] = (), save: Sav
         >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
         >>> model = BertModel(config).eval()
         >>> bank = Bank(find_plan(model))
-        >>> attachment = attach(model, bank)
+        >>> attachment = attach_bank(model, bank)
         >>> bank.add("news", torch.full((32,), 0.5))
         1
         >>> out = model(input_ids=torch.ones(2, 3, dtype=torch.long), rows=["news", "__base__"])

@@ -75,12 +75,12 @@ def check_separator(path: Path, head: Sequence[Line], delimiter: str, *, has_quo
         )
     if not own or _share(own) < _FITS:
         raise TableError(
-            f"{where} and its rows look separated by {mark!r}, not by {delimiter!r}: {_told(others[mark])}. Give "
+            f"{where} and its rows look separated by {mark!r}, not by {delimiter!r}: {_columns_of(others[mark])}. Give "
             f"{_flag(mark)}."
         )
     raise TableError(
-        f"{where} and its rows can be read in two ways: separated by {delimiter!r} they are {_told(own)}; separated by "
-        f"{mark!r} they are {_told(others[mark])}. Say which: {_flag(delimiter)} or {_flag(mark)}."
+        f"{where} and its rows can be read in two ways: separated by {delimiter!r} they are {_columns_of(own)}; "
+        f"separated by {mark!r} they are {_columns_of(others[mark])}. Say which: {_flag(delimiter)} or {_flag(mark)}."
     )
 
 
@@ -136,7 +136,7 @@ def _first_line(head: Sequence[Line]) -> int:
     return next((line.number for line in head if line.text.strip("\r\n")), 1)
 
 
-def _told(rows: Sequence[Sequence[str]]) -> str:
+def _columns_of(rows: Sequence[Sequence[str]]) -> str:
     names = ", ".join(map(quote, rows[0][:_SHOWN])) + (", …" if len(rows[0]) > _SHOWN else "")
     return f"{len(rows[0])} columns, {names}"
 

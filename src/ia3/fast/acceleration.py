@@ -47,14 +47,14 @@ def accelerate(attachment: Attachment, *, compiled: bool = False) -> Acceleratio
     Example:
         >>> import torch
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> from ia3.core.attach import attach
+        >>> from ia3.core.attach import attach_bank
         >>> from ia3.core.bank import Bank
         >>> from ia3.core.discovery import find_plan
         >>> config = LlamaConfig(
         ...     hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9
         ... )
         >>> model = LlamaForCausalLM(config).eval()
-        >>> attachment = attach(model, Bank(find_plan(model)))
+        >>> attachment = attach_bank(model, Bank(find_plan(model)))
         >>> with accelerate(attachment) as acceleration:
         ...     print(acceleration.counts["gates"], acceleration.has_head)
         1 True

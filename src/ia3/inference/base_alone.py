@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from ia3.core.attach import Attachment, attach, attachment_of
+from ia3.core.attach import Attachment, attach_bank, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.errors import BankError, PlanError
@@ -36,7 +36,7 @@ def _attachment(model: nn.Module, stack: ExitStack) -> Attachment | None:
     except BankError:
         pass
     try:
-        attachment = attach(model, Bank(find_plan(model)))
+        attachment = attach_bank(model, Bank(find_plan(model)))
     except (PlanError, BankError):  # the latter where a part of it has a bank
         return None
     stack.callback(attachment.detach)

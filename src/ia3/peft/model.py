@@ -22,7 +22,7 @@ from torch import nn
 from ia3.adapters.folder import load_adapter
 from ia3.adapters.places import find_folder
 from ia3.bases.revisions import address_of, is_at_another, revision_of
-from ia3.core.attach import attach, attachment_of
+from ia3.core.attach import attach_bank, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.merge import merge
 from ia3.core.sites import Plan
@@ -109,7 +109,7 @@ def _warn_of_other_base(given: PeftConfig, filled: IA3Config) -> None:
 def _attach_empty(model: Any, plan: Plan, heads: Sequence[str]) -> Any:
     """Put an empty bank on a model and give it PEFT's methods."""
     is_double = next(model.parameters()).dtype == torch.float64
-    attach(model, Bank(plan, dtype=torch.float64 if is_double else torch.float32), heads=heads, save=save_adapters)
+    attach_bank(model, Bank(plan, dtype=torch.float64 if is_double else torch.float32), heads=heads, save=save_adapters)
     own = vars(model)
     own.pop("save_pretrained", None)  # the class's takes its place: it knows PEFT's arguments
     own["peft_config"], own["_ia3_partial"] = {}, set()
