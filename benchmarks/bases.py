@@ -23,7 +23,7 @@ from ia3.data.encoding import Encoded, Encoding
 from ia3.data.templates import default_template
 from ia3.errors import SettingsError, TableError, near_matches
 from ia3.names import Kind
-from ia3.runs.dataset import Rows, encode_rows, read_rows
+from ia3.runs.dataset import SplitTable, encode_rows, read_rows
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path("financial_phrasebank", "train.csv")
@@ -192,12 +192,12 @@ def load_case(name: str, table: Path | None) -> Case:
     return Case(name, shape.kind, _random_model(shape, config), config.pad_token_id, start, heads, examples, False)
 
 
-def _rows(table: Path | None, kind: Kind) -> Rows:
+def _rows(table: Path | None, kind: Kind) -> SplitTable:
     assert table is not None
     return read_rows(table, eval_fraction=0, kind=kind)
 
 
-def _load_real(name: str, rows: Rows) -> Case:
+def _load_real(name: str, rows: SplitTable) -> Case:
     kind = _KINDS[name]
     labels = rows.labels if kind == "encoder" else None
     base = load_base(name, kind=kind, labels=labels, dtype="float32", device="cpu", seed=SEED)
@@ -205,7 +205,7 @@ def _load_real(name: str, rows: Rows) -> Case:
     return Case(name, kind, base.model, base.pad_id, base.decoder_start_id, base.head_modules, examples, True)
 
 
-def _real_lengths(rows: Rows) -> list[int]:
+def _real_lengths(rows: SplitTable) -> list[int]:
     """Return the number of tokens of every sentence, by MiniLM's tokenizer."""
     tokenizer = load_tokenizer(locate("minilm").folder, "minilm")
     encoding = Encoding(tokenizer, "encoder", default_template("encoder", None), rows.train.text_column)

@@ -30,7 +30,7 @@ from ia3.data.encoding import Encoded
 from ia3.data.examples import Table
 from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, score_predictions
-from ia3.runs.dataset import Dataset, Rows, encode_rows
+from ia3.runs.dataset import Dataset, SplitTable, encode_rows
 from ia3.training.settings import settings_for
 
 # What `--tune` tries, by kind of base. The middle one is the default: PEFT's notebooks use 8e-3, SetFit 2e-5.
@@ -152,7 +152,7 @@ def _batches(examples: Sequence[Encoded], size: int, steps: int, seed: int) -> l
 
 def _encode(trial: Trial) -> Dataset:
     base = trial.base
-    rows = Rows(trial.train, trial.test, trial.labels, ())
+    rows = SplitTable(trial.train, trial.test, trial.labels, ())
     template = None if base.kind == "encoder" else TEMPLATE
     return encode_rows(rows, base.tokenizer, base.limits, base.kind, template=template)
 

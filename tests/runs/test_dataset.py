@@ -15,13 +15,13 @@ from tokenizers.pre_tokenizers import Whitespace
 from ia3.bases.limits import Limits
 from ia3.data.templates import Template
 from ia3.errors import SettingsError, TableError, TemplateError
-from ia3.runs.dataset import Dataset, Rows, check_answers, data_name, encode_rows, read_rows
+from ia3.runs.dataset import Dataset, SplitTable, check_answers, data_name, encode_rows, read_rows
 from tests.models import tiny_tokenizer
 
 ROWS = [(f"{word} {number}", label) for number in range(10) for word, label in (("up", "good"), ("down", "bad"))]
 
 
-def _encode(rows: Rows, kind: Any, *, positions: int | None = 256, **options: Any) -> Dataset:
+def _encode(rows: SplitTable, kind: Any, *, positions: int | None = 256, **options: Any) -> Dataset:
     return encode_rows(rows, tiny_tokenizer(kind), Limits(reads=positions), kind, **options)
 
 

@@ -23,7 +23,7 @@ from ia3.data.tables import read_table
 from ia3.errors import AdapterError, IA3Warning, SettingsError
 from ia3.inference.by_adapter import evaluate_by_adapter
 from ia3.runs import start_choice
-from ia3.runs.dataset import Rows
+from ia3.runs.dataset import SplitTable
 from ia3.runs.plans.folds import train_folds
 from ia3.runs.plans.repeats import train_repeats
 from ia3.runs.plans.sweep import sweep
@@ -210,7 +210,7 @@ def test_each_run_of_several_chooses_on_the_rows_that_it_learns_from(
     read: list[set[str]] = []
     choose = start_choice.choose_start
 
-    def chosen(rows: Rows, *args: Any) -> Start | None:
+    def chosen(rows: SplitTable, *args: Any) -> Start | None:
         read.append(_texts(rows.train))
         return choose(rows, *args) if len(read) != 2 else None
 

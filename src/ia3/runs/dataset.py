@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from ia3.bases.limits import Limits
 from ia3.core.whole_numbers import whole_number
@@ -39,7 +39,7 @@ NOTHING_HELD_OUT = (
 
 
 @dataclass(frozen=True)
-class Rows:
+class SplitTable:
     """The tables of a run, read and split, before a base is known."""
 
     train: Table
@@ -53,7 +53,7 @@ class Rows:
 class Dataset:
     """Rows as token ids for one base."""
 
-    rows: Rows
+    rows: SplitTable
     encoding: Encoding
     train: tuple[Encoded, ...]
     held_out: tuple[Encoded, ...]
@@ -64,49 +64,61 @@ class Dataset:
     search: Search | None = None  # how the template was found, where it was searched
 
 
+class Reading(TypedDict, total=False):
+    """How a table is read.
+
+    Attributes:
+        text: Text column; found by its name if left out.
+        label: Label column; likewise.
+        choices: Column with each row's own choices.
+        skip_bad_rows: Leave bad rows out instead of stopping.
+        delimiter: As for `read_table`; also of the eval table, if it is a file that has one.
+        quotes: Likewise.
+    """
+
+    text: str | None
+    label: str | None
+    choices: str | None
+    skip_bad_rows: bool
+    delimiter: str | None
+    quotes: bool | None
+
+
 def read_rows(
     source: Any,
     *,
     eval_source: Any = None,
     eval_fraction: float | None = HELD_OUT,
-    text: str | None = None,
-    label: str | None = None,
-    choices: str | None = None,
     answers: Answers = "auto",
     kind: Kind | None = None,
     labels: Sequence[str] | None = None,
-    skip_bad_rows: bool = False,
     drop_duplicates: bool = False,
-    delimiter: str | None = None,
-    quotes: bool | None = None,
     seed: int = 0,
-) -> Rows:
+    **reading: Unpack[Reading],
+) -> SplitTable:
     """Read the table (and the eval table), find the label set and hold rows out.
 
     Args:
         source: A table, or what `read_table` reads.
         eval_source: Rows to evaluate on, likewise; without it a part of `source` is held out.
         eval_fraction: Share that is held out, in [0, 1); 0 holds out nothing, None leaves it to `hold_out`.
-        text: Text column.
-        label: Label column.
-        choices: Column with each row's own choices.
         answers: Whether the labels are a closed set, free text, or to be found out.
         kind: Of the base, if known: for an encoder only labels of which none repeats look like free text.
         labels: The closed label set, where it is known already; empty for free text.
-        skip_bad_rows: Leave bad rows out instead of stopping.
         drop_duplicates: Leave eval rows out whose text is trained on, instead of telling which they are.
-        delimiter: As for `read_table`; also of the eval table, if it is a file that has one.
-        quotes: Likewise.
         seed: Decides the split.
+        reading: See `Reading`; of both tables.
 
     Raises:
         TableError: For bad rows, and for labels of the eval table that do not occur in the training table.
         SettingsError: For a fraction outside its range.
     """
     is_read = isinstance(source, Table)
-    source = source if is_read else as_read(source, delimiter, quotes)
-    eval_source = as_read(eval_source, delimiter, quotes, is_one_of_several=True)
-    options: dict[str, Any] = {"choices": choices, "skip_bad_rows": skip_bad_rows}
+    marks = reading.get("delimiter"), reading.get("quotes")
+    text, label = reading.get("text"), reading.get("label")
+    source = source if is_read else as_read(source, *marks)
+    eval_source = as_read(eval_source, *marks, is_one_of_several=True)
+    options: dict[str, Any] = {name: reading[name] for name in ("choices", "skip_bad_rows") if name in reading}
     table = source if is_read else read_table(source, text=text, label=label, **options)
     if labels is None:
         labels, note = closed_labels(table, answers, kind)
@@ -133,12 +145,12 @@ def read_rows(
         if drop_duplicates:
             held_out, duplicates = without_duplicates(held_out, duplicates), ()
         notes += _few_rows(held_out, labels, "evaluated on")
-        return Rows(table, held_out, labels, tuple(notes), duplicates)
-    whole = Rows(table, None, labels, tuple(notes))
+        return SplitTable(table, held_out, labels, tuple(notes), duplicates)
+    whole = SplitTable(table, None, labels, tuple(notes))
     return whole if eval_fraction is None else hold_out(whole, eval_fraction, seed)
 
 
-def hold_out(rows: Rows, fraction: float, seed: int) -> Rows:
+def hold_out(rows: SplitTable, fraction: float, seed: int) -> SplitTable:
     """Return rows with a share of them held out; those that have an eval table stay as they are.
 
     Args:
@@ -163,7 +175,7 @@ def hold_out(rows: Rows, fraction: float, seed: int) -> Rows:
 
 
 def encode_rows(
-    rows: Rows,
+    rows: SplitTable,
     tokenizer: Any,
     limits: Limits,
     kind: Kind,
@@ -220,7 +232,7 @@ def encode_rows(
     return Dataset(rows, encoding, parts[0], held_out, report, notes, tuple(others), variants)
 
 
-def check_answers(rows: Rows, kind: Kind) -> None:
+def check_answers(rows: SplitTable, kind: Kind) -> None:
     """Raise a SettingsError if a base of this kind cannot give the answers of the rows."""
     if kind == "encoder" and rows.train.choices_column is not None:
         raise SettingsError(
@@ -287,7 +299,7 @@ def _few_rows(held_out: Table, labels: Sequence[str], what: str) -> list[str]:
     return [note] if note else []
 
 
-def _parts(rows: Rows) -> Sequence[Table]:
+def _parts(rows: SplitTable) -> Sequence[Table]:
     return [rows.train] if rows.held_out is None else [rows.train, rows.held_out]
 
 
@@ -309,7 +321,7 @@ def _length(encoded: Encoded, encoding: Encoding) -> int:
     return len(encoded.prompt_ids) + max(map(len, encoded.choices), default=len(encoded.target_ids))
 
 
-def _unknown_notes(rows: Rows, parts: Sequence[Sequence[Encoded]], tokenizer: Any, kind: Kind) -> tuple[str, ...]:
+def _unknown_notes(rows: SplitTable, parts: Sequence[Sequence[Encoded]], tokenizer: Any, kind: Kind) -> tuple[str, ...]:
     """Return in words what the base cannot read of the texts, or write of free answers."""
     examples = [example for part in _parts(rows) for example in part.examples]
     encoded = [one for part in parts for one in part]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ia3.names import Kind
-from ia3.runs.dataset import Rows
+from ia3.runs.dataset import SplitTable
 from ia3.runs.task_specs import TaskSpec
 from ia3.training.recipes import HELD_OUT, Recipe, find_recipe
 from ia3.training.settings import Settings, settings_for
@@ -29,7 +29,7 @@ class Draft:
     """
 
     spec: TaskSpec
-    rows: Rows
+    rows: SplitTable
     given: Mapping[str, Any]
     count: int = 0
     has_start: bool = False
@@ -48,13 +48,13 @@ class Draft:
         """Return its settings, with some in place of what was given; of one that chooses a start as if it had none."""
         return settings_for(kind, has_start=self.has_start, **{**self.given, **more})
 
-    def part(self, rows: Rows, name: str | None = None, **changes: Any) -> Draft:
+    def part(self, rows: SplitTable, name: str | None = None, **changes: Any) -> Draft:
         """Return a task on some of its rows, under another name, with some settings changed."""
         spec = self.spec if name is None else replace(self.spec, name=name)
         return replace(self, spec=spec, rows=rows, given={**self.given, **changes})
 
 
-def rows_left(rows: Rows, fraction: float | None) -> int:
+def rows_left(rows: SplitTable, fraction: float | None) -> int:
     """Return about how many rows are learned from where a share is held out; one outside its range is told later.
 
     Args:

@@ -22,7 +22,7 @@ from ia3.names import CARD_FILE, CONFIG_FILE, MODEL_FILE, RECORD_FILE, WEIGHTS_F
 from ia3.training.checkpoint import PATTERN, has_checkpoints, remove_checkpoints
 from ia3.training.records import read_events
 
-RECORD = "run.jsonl"
+RUN_LOG = "run.jsonl"
 CURVES = "curves.png"
 CONFUSION = "confusion.png"
 RELIABILITY = "reliability.png"
@@ -33,7 +33,7 @@ REPEATS_PLOT = "repeats.png"
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE)
 # In the order of their removal: without its config the folder is no adapter, without its record no run.
 PICTURES = (CURVES, CONFUSION, RELIABILITY, REPEATS_PLOT)
-OWN_FILES = (CONFIG_FILE, RECORD, *ADAPTER_FILES[1:], CARD_FILE, *PICTURES, SWEEP, REPEATS)
+OWN_FILES = (CONFIG_FILE, RUN_LOG, *ADAPTER_FILES[1:], CARD_FILE, *PICTURES, SWEEP, REPEATS)
 LOCK = ".ia3-lock"  # while a run is under way
 
 
@@ -113,7 +113,7 @@ def _check_resumable(folder: Path, used: list[str]) -> None:
         raise RunError(f"Resuming {folder}: there is no run in it. Leave --resume out to start one.")
     if has_checkpoints(folder / CHECKPOINTS):
         return
-    events = read_events(folder / RECORD)
+    events = read_events(folder / RUN_LOG)
     ends = [event for event in events if event["event"] == "end"]
     if ends and not ends[-1].get("stopped"):
         raise RunError(

@@ -19,7 +19,7 @@ from ia3.adapters.record import finite, versions
 from ia3.core.sites import Plan
 from ia3.data.encoding import Encoded
 from ia3.data.examples import Example, Table, ascii_safe
-from ia3.runs.dataset import Dataset, Rows
+from ia3.runs.dataset import Dataset, SplitTable
 from ia3.training.settings import Settings
 
 _TOKEN_IDS = "token ids (other columns, or another tokenizer)"
@@ -58,7 +58,7 @@ def parts_of_dataset(dataset: Dataset) -> dict[str, Any]:
     return {name: finite(value) for name, value in parts.items()}
 
 
-def _measured(rows: Rows) -> Iterable[Example]:
+def _measured(rows: SplitTable) -> Iterable[Example]:
     return () if rows.held_out is None else rows.held_out.examples
 
 

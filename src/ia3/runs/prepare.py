@@ -16,7 +16,7 @@ from ia3.bases.loading import Base
 from ia3.errors import IA3Error, SettingsError
 from ia3.inference.template_search import Known
 from ia3.names import Kind
-from ia3.runs.dataset import Dataset, Rows, check_answers, data_name, hold_out, read_rows
+from ia3.runs.dataset import Dataset, SplitTable, check_answers, data_name, hold_out, read_rows
 from ia3.runs.drafts import Draft, rows_left
 from ia3.runs.few_rows import recipe_taken
 from ia3.runs.request import Request
@@ -134,7 +134,7 @@ def make_tasks(
     return base, _each("Encoding the tables of the tasks", [draft.spec for draft in drafts], make)
 
 
-def check_weights(rows: Rows, settings: Settings) -> None:
+def check_weights(rows: SplitTable, settings: Settings) -> None:
     """Raise a SettingsError if labels are to be weighed and there are none."""
     if settings.class_weights and not rows.labels:
         raise SettingsError(
@@ -164,13 +164,13 @@ class _Ready:
     answered: Answered = field(default_factory=dict)  # by starts
     made: dict[int, _Begun] = field(default_factory=dict)  # by the rows, which tasks may share
 
-    def begun(self, draft: Draft, rows: Rows, named: Start | None) -> _Begun:
+    def begun(self, draft: Draft, rows: SplitTable, named: Start | None) -> _Begun:
         """Return the rows of a task in their words, and its start."""
         if id(rows) not in self.made:
             self.made[id(rows)] = self._begin(draft, rows, named)
         return self.made[id(rows)]
 
-    def _begin(self, draft: Draft, rows: Rows, named: Start | None) -> _Begun:
+    def _begin(self, draft: Draft, rows: SplitTable, named: Start | None) -> _Begun:
         base, kind, spec = self.base, self.base.kind, draft.spec
         heard: list[str] = []
         hear, tell, search = self._voices(draft, heard)
@@ -199,7 +199,7 @@ class _Ready:
         return heard.append, heard.append, partial(_say_named, say, draft.name)
 
 
-def _read(request: Request, spec: TaskSpec, kind: Kind) -> Rows:
+def _read(request: Request, spec: TaskSpec, kind: Kind) -> SplitTable:
     rows = read_rows(
         spec.table,
         eval_source=spec.eval,

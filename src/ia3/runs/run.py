@@ -22,7 +22,7 @@ from ia3.inference.metrics import Metrics, MetricsError
 from ia3.names import RECORD_FILE
 from ia3.report.plots import draw_confusion, draw_curves
 from ia3.report.reliability_plot import draw_reliability
-from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, RECORD, RELIABILITY
+from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, RELIABILITY, RUN_LOG
 from ia3.runs.identity import (
     differences,
     differences_of_place,
@@ -111,8 +111,8 @@ class Run:
         folder, watch = self.setup.folder, self.setup.watch
         checkpoint = self._checkpoint() if resume else None
         done = self._take_up(checkpoint)
-        has_start = any(event["event"] == "start" for event in read_events(folder / RECORD))
-        with RunLog(folder / RECORD) as log:
+        has_start = any(event["event"] == "start" for event in read_events(folder / RUN_LOG))
+        with RunLog(folder / RUN_LOG) as log:
 
             def tell(event: Event) -> None:
                 adapter = event.get("task", ADAPTER)
@@ -160,7 +160,7 @@ class Run:
         done = sum(state.step for state in states.values())
         # that a task was given up is told at the step it did not take
         of_tasks = {adapter: state.step + bool(state.fault) for adapter, state in states.items()}
-        keep_events(self.setup.folder / RECORD, step=None if checkpoint is None else done, of_tasks=of_tasks)
+        keep_events(self.setup.folder / RUN_LOG, step=None if checkpoint is None else done, of_tasks=of_tasks)
         return done
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[Metrics | None]:
@@ -189,7 +189,7 @@ class Run:
 
     def _draw(self, metrics: Metrics | None) -> None:
         folder = self.setup.folder
-        events = read_events(folder / RECORD)
+        events = read_events(folder / RUN_LOG)
         steps = [event for event in events if event["event"] == "step"]
         if steps:
             draw_curves(steps, [event for event in events if event["event"] == "epoch"], folder / CURVES)
@@ -237,7 +237,7 @@ class Run:
     def _checkpoint(self) -> Checkpoint | None:
         """Return the checkpoint to go on from, or None to start at the first step of the same run."""
         folder = self.setup.folder
-        events = read_events(folder / RECORD)
+        events = read_events(folder / RUN_LOG)
         start = next((event for event in events if event["event"] == "start"), None)
         if start is not None and start["run"] != self._parts:
             raise RunError(

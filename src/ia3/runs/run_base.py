@@ -16,7 +16,7 @@ from ia3.bases.pooling import pooling_in
 from ia3.errors import SettingsError
 from ia3.inference.shortcuts import shortcuts_of
 from ia3.names import Kind
-from ia3.runs.dataset import Rows
+from ia3.runs.dataset import SplitTable
 from ia3.runs.watch import Say
 from ia3.training.settings import Settings
 
@@ -54,7 +54,7 @@ def kind_of_base(base: str | Path | Base, placement: Placement, say: Say) -> Kin
 def load_for(
     base: str | Path | Base,
     kind: Kind,
-    rows: Sequence[Rows],
+    rows: Sequence[SplitTable],
     placement: Placement,
     settings: Sequence[Settings],
     say: Say,
@@ -86,7 +86,7 @@ def load_for(
     return loaded
 
 
-def _as_loaded(base: Base, rows: Sequence[Rows], pooling: str, say: Say) -> Base:
+def _as_loaded(base: Base, rows: Sequence[SplitTable], pooling: str, say: Say) -> Base:
     """Return a loaded base, whose head must have the labels of all rows and read what the settings say."""
     if base.kind == "encoder" and not base.head_modules:
         for one in rows:
@@ -145,7 +145,7 @@ def _one_pooling(settings: Sequence[Settings], say: Say) -> str:
     return plain[0] if plain else said[0]
 
 
-def in_order_of(base: Base, rows: Rows, *, is_strict: bool = True) -> Rows:
+def in_order_of(base: Base, rows: SplitTable, *, is_strict: bool = True) -> SplitTable:
     """Take the labels in the order of a loaded encoder's head.
 
     Raises:

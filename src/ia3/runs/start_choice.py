@@ -27,7 +27,7 @@ from ia3.errors import BankError
 from ia3.inference.loading import predictor_of
 from ia3.inference.temperature import fit_temperature, scale
 from ia3.names import Kind
-from ia3.runs.dataset import Rows
+from ia3.runs.dataset import SplitTable
 from ia3.runs.watch import Say
 from ia3.starts.packaged import AUTO, NONE, has_learned, origin_of, seen_note, start_names
 from ia3.starts.start import Start, packaged_start_for
@@ -56,7 +56,7 @@ def is_chosen(given: str | Path | None, settings: Settings) -> bool:
 
 def settled_start(
     given: str | Path | None,
-    rows: Rows,
+    rows: SplitTable,
     base: Base,
     settings: Settings,
     hear: Say,
@@ -102,7 +102,7 @@ def begun_settings(kind: Kind, start: Start | None, given: Mapping[str, Any], *,
     return settings_for(kind, has_start=has_start or start is not None, is_chosen=is_chosen, **given)
 
 
-def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered | None = None) -> Start | None:
+def choose_start(rows: SplitTable, base: Base, seed: int, say: Say, answered: Answered | None = None) -> Start | None:
     """Return the start that comes with the project and knows the labels of a table best; None where none does.
 
     A start that has learned one of the rows is left out: what it says of them says nothing.
@@ -120,7 +120,7 @@ def choose_start(rows: Rows, base: Base, seed: int, say: Say, answered: Answered
     examples = draw_in_turn(rows.train, rows.labels, seed, MOST_ROWS)
     answered = {} if answered is None else answered
     _ask(base, starts, examples, answered)
-    told = [_told(start, examples, rows.labels, answered) for start in starts]
+    told = [_how_well_known(start, examples, rows.labels, answered) for start in starts]
     least = [_least_score(start, examples) for start in starts]
     able = [place for place, one in enumerate(told) if one["score"] > least[place]]
     best = max(able or range(len(starts)), key=lambda place: told[place]["score"])  # of equal ones the first
@@ -163,7 +163,7 @@ def _knows(start: Start, base: Base, labels: Sequence[str]) -> bool:
     return bool(labels) and set(labels) <= set(start.labels)
 
 
-def _has_seen(start: Start, rows: Rows, say: Say) -> bool:
+def _has_seen(start: Start, rows: SplitTable, say: Say) -> bool:
     """Whether a start has learned one of the rows; then it is said."""
     tables = [table for table in (rows.train, rows.held_out) if table is not None]
     seen = sum(sum(has_learned(start.name, (example.text for example in table.examples))) for table in tables)
@@ -172,7 +172,7 @@ def _has_seen(start: Start, rows: Rows, say: Say) -> bool:
     return bool(seen)
 
 
-def warn_of_seen(start: Start, rows: Rows, say: Say, task: str = "") -> None:
+def warn_of_seen(start: Start, rows: SplitTable, say: Say, task: str = "") -> None:
     """Say how many of the rows that a run is measured on its start has learned, if it comes with the project."""
     table = rows.train if rows.held_out is None else rows.held_out
     name = origin_of({"start": start.to_json()})
@@ -213,7 +213,9 @@ def _ask(base: Base, starts: Sequence[Start], examples: Sequence[Example], answe
         first.attachment.detach()
 
 
-def _told(start: Start, examples: Sequence[Example], labels: Sequence[str], answered: Answered) -> dict[str, Any]:
+def _how_well_known(
+    start: Start, examples: Sequence[Example], labels: Sequence[str], answered: Answered
+) -> dict[str, Any]:
     """Return how well a start knows the rows, as plain values for the record: the labels of the table alone count.
 
     How sure it is on its own tables says little of this one, so that it is asked at the temperature that the rows want.

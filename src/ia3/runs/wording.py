@@ -16,7 +16,7 @@ from ia3.data.templates import Template, check_template
 from ia3.errors import TemplateError
 from ia3.inference.recorded import Recorded
 from ia3.inference.template_search import Known, search_template
-from ia3.runs.dataset import Dataset, Rows, encode_rows
+from ia3.runs.dataset import Dataset, SplitTable, encode_rows
 from ia3.runs.watch import Say
 from ia3.starts.start import Start
 from ia3.training.recipes import find_recipe
@@ -36,7 +36,7 @@ def read_words(given: TemplateLike | Sequence[TemplateLike] | None) -> Words:
 
 
 def settled_words(
-    words: Words, start: Start | None, rows: Rows, base: Base, settings: Settings, hear: Say, tell: Say
+    words: Words, start: Start | None, rows: SplitTable, base: Base, settings: Settings, hear: Say, tell: Say
 ) -> Words:
     """Return the words of a run: those given, else those of its start, else as its recipe has it, a searched template.
 
@@ -59,7 +59,7 @@ def settled_words(
     return AUTO
 
 
-def words_of_start(start: Start | None, rows: Rows, base: Base, say: Say) -> tuple[Template, ...]:
+def words_of_start(start: Start | None, rows: SplitTable, base: Base, say: Say) -> tuple[Template, ...]:
     """Return the templates that a start learned with, for a run that was given none: its vectors know these words.
 
     They are taken for a language model whose labels are among the start's, where the table has the columns that they
@@ -94,7 +94,7 @@ def words_of_start(start: Start | None, rows: Rows, base: Base, say: Say) -> tup
 
 
 def encode_worded(
-    rows: Rows,
+    rows: SplitTable,
     base: Base,
     settings: Settings,
     words: Words,

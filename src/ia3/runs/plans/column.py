@@ -17,12 +17,11 @@ from ia3.data.tables import read_table
 from ia3.errors import TableError, near_matches
 from ia3.runs.dataset import closed_labels, data_name
 from ia3.runs.folder import check_folder
-from ia3.runs.plans.tasks import Turns, train_specs
-from ia3.runs.request import Request, RunOptions, request_of
+from ia3.runs.plans.tasks import TasksOptions, train_specs, turns_of
+from ia3.runs.request import Request, request_of
 from ia3.runs.results import RunResult
 from ia3.runs.run_base import kind_of_base
 from ia3.runs.task_specs import TaskSpec, name_faults, raise_faults
-from ia3.training.sampling import Sampling
 
 _SHOWN = 20
 
@@ -32,13 +31,7 @@ def train_by_column(
     column: str,
     base: str | Path | Base,
     output: str | Path,
-    *,
-    sampling: str = "equal",
-    temperature: float = 2.0,
-    batches: str = "mixed",
-    shared_steps: int = 0,
-    store: str | Path | None = None,
-    **options: Unpack[RunOptions],
+    **options: Unpack[TasksOptions],
 ) -> RunResult:
     """Train an adapter for each value of a column of one table.
 
@@ -47,19 +40,14 @@ def train_by_column(
         column: Name of the column.
         base: The base.
         output: Folder of the run.
-        sampling: As for `train_tasks`, like what follows.
-        temperature: Of the sampling.
-        batches: Whether tasks meet in a batch.
-        shared_steps: Steps in which one row learns from all tasks first.
-        store: File of a packed store.
-        options: See `RunOptions`; `eval_source` has the same column.
+        options: See `TasksOptions`, and settings by name (`Settings`); `eval_source` has the same column.
 
     Raises:
         IA3Error: As `train_tasks`, and if the table has no such column or a value can be no folder's name.
     """
-    request = request_of(base, output, options)
+    turns, left = turns_of(options)
+    request = request_of(base, output, left)
     check_folder(request.output, resume=request.resume, overwrite=request.overwrite)
-    turns = Turns(Sampling(sampling, temperature), batches, shared_steps, store)
     specs, notes = tasks_by_column(request, source, column)
     for note in notes:
         request.say(note)

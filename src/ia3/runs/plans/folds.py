@@ -17,9 +17,9 @@ from ia3.errors import RunError
 from ia3.inference.evaluate import HeldOut, metrics_of, score_together
 from ia3.inference.metrics import Metrics, describe_few_rows
 from ia3.report.many_plots import draw_tasks
-from ia3.runs.dataset import Rows
+from ia3.runs.dataset import SplitTable
 from ia3.runs.drafts import Draft
-from ia3.runs.folder import CURVES, RECORD, check_folder
+from ia3.runs.folder import CURVES, RUN_LOG, check_folder
 from ia3.runs.plans.cuts import is_closed, say_cuts, training_part
 from ia3.runs.prepare import make_tasks, read_drafts
 from ia3.runs.request import RunOptions, request_of
@@ -98,9 +98,9 @@ def _cut(whole: Draft, folds: int, seed: int) -> list[Draft]:
     for number, fold in enumerate(make_folds(table, folds, seed, stratify=bool(labels)), 1):
         held = set(fold)
         rest = [index for index in range(len(table.examples)) if index not in held]
-        cut = Rows(choose_examples(table, rest), choose_examples(table, fold), labels, ())
+        cut = SplitTable(choose_examples(table, rest), choose_examples(table, fold), labels, ())
         found.append(whole.part(cut, f"fold {number}"))
-    return [*found, whole.part(Rows(table, None, labels, ()), ALL)]
+    return [*found, whole.part(SplitTable(table, None, labels, ()), ALL)]
 
 
 def _say(tasks: Sequence[RunTask], whole: Draft, say: Say) -> None:
@@ -154,5 +154,5 @@ def _save(run: Run, task: RunTask, outcome: Outcome, metrics: Metrics, each: Seq
         more["calibration"] = {**metrics.scaling.to_json(), "fitted_on": f"{len(each)} folds"}
     run.saved_metrics[task.adapter] = metrics
     run.write_best(replace(task, more=more), outcome, folder)
-    draw_tasks(read_events(folder / RECORD), [one.name for one in run.setup.tasks], folder / CURVES)
+    draw_tasks(read_events(folder / RUN_LOG), [one.name for one in run.setup.tasks], folder / CURVES)
     run.draw_metrics(metrics)

@@ -21,7 +21,7 @@ from ia3.errors import RunError, SettingsError, TableError
 from ia3.files import write_whole
 from ia3.inference.metrics import describe_few_rows
 from ia3.report.repeats_plot import draw_repeats
-from ia3.runs.dataset import Rows
+from ia3.runs.dataset import SplitTable
 from ia3.runs.drafts import Draft, rows_left
 from ia3.runs.folder import REPEATS, REPEATS_PLOT, check_folder
 from ia3.runs.plans.cuts import is_closed, say_cuts, training_part
@@ -146,7 +146,7 @@ def _cut(whole: Draft, first: int, repeats: int, per_label: int | None, fraction
                 f"Planning the repeats: {per_label} rows of each label are all {len(table.examples)} rows of the "
                 "table, none is left to measure on. Draw fewer (--per-label), or give --eval."
             )
-        found.append(whole.part(Rows(train, measured, whole.rows.labels, ()), f"seed {seed}", seed=seed))
+        found.append(whole.part(SplitTable(train, measured, whole.rows.labels, ()), f"seed {seed}", seed=seed))
     return found
 
 

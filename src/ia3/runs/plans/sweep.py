@@ -22,7 +22,7 @@ from ia3.names import Kind
 from ia3.report.many_plots import curve_of, draw_groups
 from ia3.runs.dataset import hold_out
 from ia3.runs.drafts import Draft, rows_left
-from ia3.runs.folder import CURVES, RECORD, SWEEP, check_folder
+from ia3.runs.folder import CURVES, RUN_LOG, SWEEP, check_folder
 from ia3.runs.prepare import check_weights, make_tasks, read_drafts
 from ia3.runs.request import RunOptions, request_of
 from ia3.runs.results import Group, SweepResult, TaskResult
@@ -198,7 +198,7 @@ def _groups(variants: Sequence[Variant], results: Sequence[TaskResult]) -> tuple
 
 def _report(folder: Path, groups: Sequence[Group]) -> None:
     """Draw the curves and write the table of all runs."""
-    events = read_events(folder / RECORD)
+    events = read_events(folder / RUN_LOG)
     curves = {g.name: [c for one in g.runs if (c := curve_of(events, one.name))] for g in groups}
     draw_groups({name: found for name, found in curves.items() if found}, folder / CURVES, "Loss on the rows held out")
     names = [*groups[0].changes, "seed"]

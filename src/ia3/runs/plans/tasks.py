@@ -7,7 +7,7 @@ OUT/<name>/                                        each task's adapter
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,7 +19,7 @@ from ia3.core.sites import Plan
 from ia3.errors import RunError, SettingsError
 from ia3.report.many_plots import draw_tasks
 from ia3.runs.drafts import Draft
-from ia3.runs.folder import ADAPTER_FILES, CURVES, RECORD, check_folder
+from ia3.runs.folder import ADAPTER_FILES, CURVES, RUN_LOG, check_folder
 from ia3.runs.prepare import hold_out_all, make_tasks, read_drafts
 from ia3.runs.request import Request, RunOptions, request_of
 from ia3.runs.results import RunResult, TaskResult
@@ -39,13 +39,7 @@ def train_tasks(
     tasks: Sequence[TaskSpec | Mapping[str, Any]],
     base: str | Path | Base,
     output: str | Path,
-    *,
-    sampling: str = "equal",
-    temperature: float = 2.0,
-    batches: str = "mixed",
-    shared_steps: int = 0,
-    store: str | Path | None = None,
-    **options: Unpack[RunOptions],
+    **options: Unpack[TasksOptions],
 ) -> RunResult:
     """Train an adapter for each task, all in one run, and write each into a folder of its name.
 
@@ -54,14 +48,7 @@ def train_tasks(
             it has from the options.
         base: Name, folder, hub id or GGUF file of the base, or a loaded one.
         output: Folder of the run.
-        sampling: How often a task has its turn: `equal`, `proportional` to its steps, or by `temperature`.
-        temperature: With `temperature`: 1 is proportional, the higher the more equal.
-        batches: `mixed`, or `apart` for one task each: slower, in the same bits as training alone with
-            the same settings.
-        shared_steps: Steps in which one row learns from all tasks first; each then begins with its numbers, and that
-            one with `start`.
-        store: File of a packed store that holds every adapter at the end, beside the folders.
-        options: See `RunOptions`, and settings by name (`Settings`).
+        options: See `TasksOptions`, and settings by name (`Settings`).
 
     Returns:
         How each task ended, and the metrics of its saved adapter.
@@ -75,23 +62,51 @@ def train_tasks(
         ...     [{"name": "books", "table": "books.csv"}, {"name": "games", "table": "games.csv"}], "minilm", "runs/all"
         ... )  # doctest: +SKIP
     """
-    request = request_of(base, output, options, without=("eval_source",))
-    turns = Turns(Sampling(sampling, temperature), batches, shared_steps, store)
-    return train_specs(request, specs_of(tasks), turns)
+    turns, left = turns_of(options)
+    return train_specs(request_of(base, output, left, without=("eval_source",)), specs_of(tasks), turns)
 
 
-@dataclass(frozen=True)
-class Turns:
-    """How several tasks share a run; names and meanings are those of `train_tasks`."""
+class TasksOptions(RunOptions, total=False):
+    """Keywords of a run of several tasks, besides those of every run and the settings.
 
-    sampling: Sampling
+    Attributes:
+        sampling: How often a task has its turn: `equal`, `proportional` to its steps, or by `temperature`.
+        temperature: With `temperature`: 1 is proportional, the higher the more equal.
+        batches: `mixed`, or `apart` for one task each: slower, in the same bits as training alone with
+            the same settings.
+        shared_steps: Steps in which one row learns from all tasks first; each then begins with its numbers, and that
+            one with `start`.
+        store: File of a packed store that holds every adapter at the end, beside the folders.
+    """
+
+    sampling: str
+    temperature: float
     batches: str
     shared_steps: int
     store: str | Path | None
 
 
+@dataclass(frozen=True)
+class Turns:
+    """How several tasks share a run; names and meanings are those of `TasksOptions`."""
+
+    sampling: str = "equal"
+    temperature: float = 2.0
+    batches: str = "mixed"
+    shared_steps: int = 0
+    store: str | Path | None = None
+
+
+def turns_of(options: TasksOptions) -> tuple[Turns, Mapping[str, Any]]:
+    """Return what several tasks share a run by, and the options of every run."""
+    own = {one.name for one in fields(Turns)}
+    turns = Turns(**{name: value for name, value in options.items() if name in own})  # type: ignore[arg-type]
+    return turns, {name: value for name, value in options.items() if name not in own}
+
+
 def train_specs(request: Request, specs: Sequence[TaskSpec], turns: Turns) -> RunResult:
     """Train tasks whose specs are checked."""
+    sampling = Sampling(turns.sampling, turns.temperature)
     began, say, folder = request.watch.now(), request.say, request.output
     is_free = request.resume or request.overwrite
     check_batches(turns.batches)
@@ -106,8 +121,8 @@ def train_specs(request: Request, specs: Sequence[TaskSpec], turns: Turns) -> Ru
     drafts = hold_out_all(drafts, kind)
     loaded, tasks = make_tasks(request, kind, drafts, folder_of=lambda name: folder / name, has_own_heads=True)
     _tell(tasks, say)
-    stage = _shared_stage(request, drafts, tasks, loaded, turns)
-    with trained(request, loaded, tasks, batches=turns.batches, stage=stage, sampling=turns.sampling) as (
+    stage = _shared_stage(request, drafts, tasks, loaded, turns.shared_steps, sampling)
+    with trained(request, loaded, tasks, batches=turns.batches, stage=stage, sampling=sampling) as (
         run,
         outcomes,
     ):
@@ -115,7 +130,7 @@ def train_specs(request: Request, specs: Sequence[TaskSpec], turns: Turns) -> Ru
             TaskResult.of(task, outcome, measured, folder=_saved_folder(task))
             for task, outcome, measured in zip(tasks, outcomes, run.finish(outcomes), strict=True)
         )
-        draw_tasks(read_events(folder / RECORD), [task.name for task in tasks], folder / CURVES)
+        draw_tasks(read_events(folder / RUN_LOG), [task.name for task in tasks], folder / CURVES)
         if packed is not None and not any(one.is_stopped for one in outcomes):
             saved = {one.name: one.folder for one in results if one.folder is not None}
             _pack(packed, saved, run.setup.attachment.bank.plan, overwrite=is_free)
@@ -138,10 +153,9 @@ def _check_starts(request: Request, specs: Sequence[TaskSpec], shared_steps: int
 
 
 def _shared_stage(
-    request: Request, drafts: Sequence[Draft], tasks: Sequence[RunTask], base: Base, turns: Turns
+    request: Request, drafts: Sequence[Draft], tasks: Sequence[RunTask], base: Base, steps: int, sampling: Sampling
 ) -> SharedStage | None:
     """Return what the shared row learns from, and begins with; None without one."""
-    steps = turns.shared_steps
     if steps < 0:
         raise SettingsError(f"Training tasks: shared_steps is {steps}, expected a number of at least 0.")
     if steps == 0:
@@ -157,7 +171,7 @@ def _shared_stage(
     start = tasks[0].start
     given = {**request.settings, **taken, **alone}
     own = settled(settings_for(base.kind, has_start=start is not None, **given), base)
-    drawn = draw_shared([task.dataset.train for task in tasks], steps * own.batch_size, turns.sampling, own.seed)
+    drawn = draw_shared([task.dataset.train for task in tasks], steps * own.batch_size, sampling, own.seed)
     return SharedStage(drawn, own, start)
 
 
