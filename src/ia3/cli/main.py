@@ -11,6 +11,7 @@ Importing it imports no torch, transformers, numpy or pyarrow; the verbs import 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -35,8 +36,8 @@ from ia3.cli import (
 )
 from ia3.cli.interrupts import STOPPED, Interrupts
 from ia3.cli.output import say
-from ia3.cli.parsing import UsageError, Verb, read_arguments
-from ia3.errors import IA3Error, IA3Warning, near_matches
+from ia3.cli.parsing import Verb, read_arguments
+from ia3.errors import IA3Error, IA3Warning
 from ia3.fast.memory import keep_freed_memory
 
 # in the order of the help: what there is, making an adapter, using it
@@ -84,34 +85,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def help_text() -> str:
-    """Return what `ia3 --help` prints."""
-    width = max(len(verb.name) for verb in VERBS)
-    verbs = "\n".join(f"  {verb.name.ljust(width)}  {verb.summary}" for verb in VERBS)
-    return (
-        "usage: ia3 VERB [OPTIONS]\n\n"
-        "(IA)³ fine-tuning: learn small vectors that rescale a frozen transformer.\n\n"
-        f"verbs:\n{verbs}\n\n"
-        "options:\n"
-        "  -h, --help     Show this and stop; 'ia3 VERB --help' shows a verb's options and examples.\n"
-        "  --version      Show the version and stop.\n\n"
-        "examples:\n"
-        "  ia3 train news.csv --base minilm --output runs/news\n"
-        "  ia3 predict more.csv --adapter runs/news --output answers.csv\n"
-    )
-
-
 def _run(arguments: list[str]) -> int:
-    first = arguments[0] if arguments else "--help"
-    if first in ("-h", "--help"):
-        print(help_text(), end="")
-        return 0
-    if first == "--version":
+    if arguments[:1] == ["--version"]:
         print(f"ia3 {_version()}")
         return 0
-    verb = _find_verb(first)
+    everything = Verb(
+        name="",
+        summary="(IA)³ fine-tuning: learn small vectors that rescale a frozen transformer.",
+        usage="VERB [OPTIONS]",
+        examples=(
+            "ia3 train news.csv --base minilm --output runs/news",
+            "ia3 predict more.csv --adapter runs/news --output answers.csv",
+            "ia3 train --help",
+        ),
+        configure=_add_version,
+        verbs=VERBS,
+    )
     try:
-        options = read_arguments(verb, arguments[1:])
+        options = read_arguments(everything, arguments or ["--help"])
     except SystemExit:  # argparse has printed the help
         return 0
     keep_freed_memory()
@@ -119,15 +110,8 @@ def _run(arguments: list[str]) -> int:
         return options.verb.run(options)
 
 
-def _find_verb(name: str) -> Verb:
-    by_name = {verb.name: verb for verb in VERBS}
-    if name in by_name:
-        return by_name[name]
-    if name.startswith("-"):
-        what, known = "option", ["--help", "--version"]
-    else:
-        what, known = "verb", [*by_name]
-    raise UsageError(f"there is no {what} {name!r}.{near_matches(name, known)} See 'ia3 --help'.")
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="store_true", help="Show the version and stop.")
 
 
 def _version() -> str:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ia3.errors import IA3Error, near_matches
 
@@ -29,14 +29,13 @@ def read_arguments(verb: Verb, arguments: Sequence[str]) -> argparse.Namespace:
         UsageError: For an unknown option, a value that cannot be read, or a missing one.
         SystemExit: With code 0, after `--help` has printed.
     """
-    inner = next((one for one in verb.verbs if [one.name] == [*arguments[:1]]), None)
-    if inner is not None:
-        return read_arguments(replace(inner, name=f"{verb.name} {inner.name}"), arguments[1:])
+    if verb.verbs and arguments and not arguments[0].startswith("-"):
+        return read_arguments(_find_inner(verb, arguments[0]), arguments[1:])
     parser = make_parser(verb)
     _refuse_unknown(parser, arguments, verb)
     options, rest = parser.parse_known_args(list(arguments))
     if rest:
-        raise _usage_error(verb.name, f"{rest[0]!r} is one argument too many")
+        raise _usage_error(verb, f"{rest[0]!r} is one argument too many")
     options.verb = verb
     return options
 
@@ -44,33 +43,32 @@ def read_arguments(verb: Verb, arguments: Sequence[str]) -> argparse.Namespace:
 def make_parser(verb: Verb) -> Parser:
     """Return the parser of a verb."""
     parser = Parser(
-        prog=f"ia3 {verb.name}",
-        usage=f"ia3 {verb.name} {verb.usage}",
+        prog=verb.command,
+        usage=f"{verb.command} {verb.usage}",
         description=verb.summary,
         epilog="examples:\n" + "\n".join(f"  {line}" for line in verb.examples),
         formatter_class=_Formatter,
         allow_abbrev=False,
         add_help=False,
     )
+    parser.verb = verb
     if verb.verbs:
-        _add_verbs(parser, verb)
+        width = max(len(one.name) for one in verb.verbs)
+        lines = [f"  {one.name.ljust(width)}  {one.summary}" for one in verb.verbs]
+        parser.description = "\n".join([verb.summary, "", "verbs:", *lines])
+        parser.add_argument("verb", metavar="VERB", help="One of the verbs above.")
     if verb.configure is not None:
         verb.configure(parser)
     parser.add_argument_group("help").add_argument("-h", "--help", action="help", help="Show this and stop.")
     return parser
 
 
-def _add_verbs(parser: Parser, verb: Verb) -> None:
-    """Have the help list the verbs in one, and an unknown name be told."""
-
-    def refuse(name: str) -> NoReturn:
-        near = near_matches(name, [one.name for one in verb.verbs]).removesuffix(".")
-        raise _usage_error(verb.name, f"there is no verb {name!r}", near)
-
-    width = max(len(one.name) for one in verb.verbs)
-    lines = [f"  {one.name.ljust(width)}  {one.summary}" for one in verb.verbs]
-    parser.description = "\n".join([verb.summary, "", "verbs:", *lines])
-    parser.add_argument("verb", metavar="VERB", type=refuse, help="One of the verbs above.")
+def _find_inner(verb: Verb, name: str) -> Verb:
+    """Return a verb in another, with the name that both have together."""
+    by_name = {one.name: one for one in verb.verbs}
+    if name not in by_name:
+        raise _usage_error(verb, f"there is no verb {name!r}", near_matches(name, by_name))
+    return replace(by_name[name], name=f"{verb.name} {name}".strip())
 
 
 def whole_number(text: str) -> int:
@@ -104,14 +102,14 @@ def _refuse_unknown(parser: Parser, arguments: Sequence[str], verb: Verb) -> Non
         name = argument.partition("=")[0]
         if name.startswith("--") and " " not in name and name not in known:
             if any(name in make_parser(one)._option_string_actions for one in verb.verbs):
-                right = f"ia3 {verb.name} VERB … {name}"
-                raise _usage_error(verb.name, f"{name} stands before the verb, expected it behind: {right}")
-            raise _usage_error(verb.name, f"there is no option {name!r}", near_matches(name, known).removesuffix("."))
+                right = f"{verb.command} VERB … {name}"
+                raise _usage_error(verb, f"{name} stands before the verb, expected it behind: {right}")
+            raise _usage_error(verb, f"there is no option {name!r}", near_matches(name, known))
 
 
-def _usage_error(verb: str, what: str, hint: str = "") -> UsageError:
-    mark = "." if not hint else "." + hint + ("" if hint.endswith("?") else ".")
-    return UsageError(f"{verb}: {what}{mark} See 'ia3 {verb} --help'.")
+def _usage_error(verb: Verb, what: str, hint: str = "") -> UsageError:
+    where = f"{verb.name}: " if verb.name else ""
+    return UsageError(f"{where}{what}.{hint} See '{verb.command} --help'.")
 
 
 class UsageError(IA3Error):
@@ -119,11 +117,17 @@ class UsageError(IA3Error):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, which raises where that one prints its usage and exits."""
+    """argparse's parser, which raises where that one prints its usage and exits, or passes a closed pipe over."""
+
+    verb: Verb
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help."""
+        print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as an error of ours."""
-        raise _usage_error(self.prog.removeprefix("ia3 "), message.removeprefix("argument "))
+        raise _usage_error(self.verb, message.removeprefix("argument "))
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -146,7 +150,7 @@ class Verb:
     """One verb of the command line.
 
     Attributes:
-        name: What the user writes.
+        name: What the user writes behind `ia3`.
         summary: What it does, one sentence.
         usage: Its arguments in short, behind its name.
         examples: Command lines that run.
@@ -162,3 +166,8 @@ class Verb:
     configure: Callable[[argparse.ArgumentParser], None] | None = None
     run: Callable[[argparse.Namespace], int] | None = None
     verbs: tuple[Verb, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """What the user writes, `ia3` included."""
+        return f"ia3 {self.name}".strip()
