@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from ia3.cli.output import say
 from ia3.spelling import percent, time_in_words
@@ -17,7 +17,21 @@ _STEPS = "steps"
 _MEMORY = 0.9  # of the rate: what a new step leaves of the old mean
 
 
-class Progress:
+class _Shown(ABC):
+    """What is on the terminal for the length of a scope."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Progress(_Shown):
     """A bar over a number of things, or plain lines of the same content.
 
     Args:
@@ -83,16 +97,8 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def __enter__(self) -> Progress:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class CountedProgress:
+class CountedProgress(_Shown):
     """Shows how many things are done, told by whoever does them, as often as they like."""
 
     def __init__(self, unit: str, **options: Any) -> None:
@@ -112,14 +118,6 @@ class CountedProgress:
         if self._progress is not None:
             self._progress.close()
             self._progress = None
-
-    def __enter__(self) -> CountedProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class TrainingProgress:

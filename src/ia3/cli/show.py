@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from ia3.core.sites import Site
 
 _MOVED = 0.01  # a number counts as moved when it differs from one by more than this
+_RECORDED = (
+    "labels", "template", "template_search", "max_length", "data", "settings", "steps", "metrics", "combined",
+    "imported", "created", "versions",
+)  # fmt: skip
+_CONFIGURED = ("target_modules", "feedforward_modules", "modules_to_save", "task_type", "peft_version")
 _WIDEST = 100  # characters of a value in the output for people
 
 
@@ -76,33 +81,15 @@ def describe_adapter(adapter: Adapter, folder: Path | None) -> dict[str, Any]:
         "folder": None if folder is None else str(folder),
         "base": adapter.base_facts,
         "other_task": None if task is None else f"{task}, which ia3 answers in Python alone (ia3.peft)",
-        "labels": record.get("labels"),
-        "template": record.get("template"),
-        "template_search": record.get("template_search"),
-        "text_column": record.get("text_column") or data.get("text_column"),
-        "label_column": record.get("label_column") or data.get("label_column"),
-        "max_length": record.get("max_length"),
-        "data": record.get("data"),
-        "settings": record.get("settings"),
-        "steps": record.get("steps"),
-        "metrics": record.get("metrics"),
-        "combined": record.get("combined"),
-        "imported": record.get("imported"),
-        "created": record.get("created"),
-        "versions": record.get("versions"),
+        **{name: record.get(name) or data.get(name) for name in ("text_column", "label_column")},
+        **{name: record.get(name) for name in _RECORDED},
         "parameters": {
             "vectors": sum(group.numbers for group in groups),
             "head": sum(tensor.numel() for tensor in adapter.head.values()),
             "head_modules": list(adapter.head_modules),
         },
         "vectors": {group.role: asdict(group) for group in groups},
-        "peft": {
-            "target_modules": config.target_modules,
-            "feedforward_modules": config.feedforward_modules,
-            "modules_to_save": config.modules_to_save,
-            "task_type": config.task_type,
-            "peft_version": config.peft_version,
-        },
+        "peft": {name: getattr(config, name) for name in _CONFIGURED},
         "files": {path.name: path.stat().st_size for path in files if path.is_file()},
     }
 
