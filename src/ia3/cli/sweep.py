@@ -53,8 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_places(parser, "Folder that the best adapter and the record of all go to")
     add_data(parser)
-    add(parser, "--choices")
-    add_training(parser, is_varied=True)
+    add_training(parser, without=("learning_rate", "seed"))
     add_json(parser, "what the sweep gave")
 
 

@@ -28,7 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(parser, "table", words={"rest": "; without it --tasks names the tables"}, nargs="?")
     add_places(parser, "Folder that the adapter and its record go to")
     add_data(parser)
-    add(parser, "--choices")
     add_repeats(parser)
     add_tasks(parser)
     add_training(parser)

@@ -6,6 +6,7 @@ Everything is plain argparse; nothing imports torch.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
 from ia3.cli.options import FOUND, PLACEMENT, add, add_columns
@@ -41,6 +42,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "recipe for few rows 0).",
     )
     add_columns(group, FOUND)
+    add(group, "--choices")
     group.add_argument(
         "--drop-duplicates",
         action="store_true",
@@ -69,12 +71,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_training(parser: argparse.ArgumentParser, *, is_varied: bool = False) -> None:
-    """Add a flag for every setting, but for those that a sweep has lists of if they are varied, and `--start`."""
+def add_training(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """Add a flag for every setting but those of some names, and `--start`."""
     group = parser.add_argument_group("training")
     for name, one in SETTINGS.items():
-        if not (is_varied and name in ("learning_rate", "seed")):
-            default = one.default if is_varied and name == "recipe" else default_in_words(name)
+        if name not in without:
+            default = default_in_words(name)
             told = f"{one.help}." if default == "none" else f"{one.help} (default: {default})."
             group.add_argument(f"--{name.replace('_', '-')}", help=told, default=None, **_value_of(one))
     group.add_argument(

@@ -49,9 +49,9 @@ def read_drafts(
     Raises:
         IA3Error: For templates, starts and settings that are none, and for bad rows, of all tables at once.
     """
-    kind = kind_of_base(request.base, request.placement, request.say)
     filled = [request.filled(spec) for spec in specs]
     read_starts([_named(spec) for spec in filled])  # before the base, which takes longer
+    kind = kind_of_base(request.base, request.placement, request.say)
     given = [{**request.settings, **spec.settings} for spec in filled]
     begins = [_named(spec) is not None or follows_shared for spec in filled]
     for own, has_start in zip(given, begins, strict=True):

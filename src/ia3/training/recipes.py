@@ -80,12 +80,7 @@ def leaves_open(given: Mapping[str, Any], kind: Kind) -> bool:
 def recipe_note(kind: Kind, rows: int, labels: int, parameters: int, steps: int) -> str:
     """Return the sentence that there is a recipe for so few rows, "" where the defaults are for them.
 
-    Args:
-        kind: Kind of the base.
-        rows: Training rows.
-        labels: Size of the label set; 0 for free text.
-        parameters: Of the base.
-        steps: That the settings without a recipe give.
+    Args are those of `suggest_recipe`.
 
     Example:
         >>> recipe_note("causal", rows=40, labels=3, parameters=270_000_000, steps=15)
