@@ -9,7 +9,7 @@ import torch
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.arithmetic import average, negate, ties, with_strength
 from ia3.adapters.folder import load_adapter
-from ia3.cli.combine import METHODS, VERB, read_weights
+from ia3.cli.combine import METHODS, VERB
 from ia3.cli.parsing import UsageError, read_arguments
 from ia3.errors import IA3Error
 from ia3.inference.loading import load_predictor
@@ -139,12 +139,12 @@ def test_an_adapter_of_another_base_or_one_given_twice_is_refused(encoder: str, 
 
 @pytest.mark.parametrize("text", ["", "1,", "1;2", "a", "1,nan", "inf"])
 def test_weights_that_cannot_be_read_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--weights: got '.*', expected (finite )?numbers"):
+    with pytest.raises(UsageError, match=r"--weights: got '.*', expected a (finite )?number"):
         read_arguments(VERB, ["a", "--output", "b", f"--weights={text}"])
 
 
 def test_weights_and_methods_are_read() -> None:
-    assert read_weights("0.7,-3e-1") == [0.7, -0.3]
+    assert read_arguments(VERB, ["a", "--output", "b", "--weights=0.7,-3e-1"]).weights == [0.7, -0.3]
     for method in METHODS:
         assert read_arguments(VERB, ["a", "--output", "b", "--method", method]).method == method
     with pytest.raises(UsageError, match="--method"):

@@ -15,7 +15,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from ia3.errors import SettingsError
 from ia3.training.recipes import find_recipe
-from ia3.training.settings import DEFAULTS, Settings, settings_for, usual_temperature
+from ia3.training.settings import DEFAULTS, SETTINGS, Settings, settings_for, usual_temperature
 
 
 def test_each_kind_of_base_has_defaults_without_dropout() -> None:
@@ -23,6 +23,11 @@ def test_each_kind_of_base_has_defaults_without_dropout() -> None:
     assert not any(
         settings.dropout or settings.class_weights or settings.weight_decay for settings in DEFAULTS.values()
     )
+
+
+def test_every_setting_is_explained_with_its_default_where_python_looks() -> None:
+    for field in dataclasses.fields(Settings):
+        assert f"{field.name}: {SETTINGS[field.name].help} (default: " in str(Settings.__doc__)
 
 
 def test_what_temperature_is_usual_is_known_of_a_recipe_as_it_is() -> None:

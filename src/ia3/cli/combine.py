@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ia3.cli.adapter_output import adapter_facts, add_output, check_output, write_adapter
 from ia3.cli.options import add, add_json
 from ia3.cli.output import print_result, say
-from ia3.cli.parsing import Verb, number, whole_number
+from ia3.cli.parsing import Verb, number, numbers, whole_number
 from ia3.errors import SettingsError, near_matches
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--weights",
-        type=read_weights,
+        type=numbers,
         metavar="W,W,…",
         help="One for each adapter; an average divides by their sum (default: all 1). The first one negative: "
         "--weights=-1,2.",
@@ -96,17 +95,6 @@ def add_base_of_all(group: argparse._ActionsContainer) -> None:
     """Add `--base`, for what `find_base_plan` returns."""
     rest = "; needed only for PEFT folders that hold one feed-forward in different places"
     add(group, "--base", words={"base": "Base of the adapters", "rest": rest})
-
-
-def read_weights(text: str) -> list[float]:
-    """Return the weights that an option's value spells; for argparse's `type`."""
-    try:
-        weights = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers with commas between them") from error
-    if not all(map(math.isfinite, weights)):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected finite numbers")
-    return weights
 
 
 def load_adapters(folders: Sequence[str]) -> dict[str, Adapter]:

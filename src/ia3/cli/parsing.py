@@ -90,6 +90,16 @@ def number(text: str) -> float:
     return value
 
 
+def whole_numbers(text: str) -> list[int]:
+    """Return the whole numbers, with commas between them, that an option's value spells."""
+    return [whole_number(part) for part in text.split(",")]
+
+
+def numbers(text: str) -> list[float]:
+    """Return the numbers, with commas between them, that an option's value spells."""
+    return [number(part) for part in text.split(",")]
+
+
 def _refuse_unknown(parser: Parser, arguments: Sequence[str], verb: Verb) -> None:
     """Raise for an option that the verb does not have, or that is one of a verb in it.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ia3
 from ia3.cli.options import add, add_json
-from ia3.cli.parsing import UsageError, Verb, number, whole_number
+from ia3.cli.parsing import UsageError, Verb, numbers, whole_numbers
 from ia3.cli.train_options import add_data, add_places, add_training, training_arguments
 from ia3.cli.training import carry_out, steps_line, use_line
 from ia3.names import BATCHES
@@ -28,13 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--learning-rates",
         metavar="X,X,…",
-        type=_numbers,
+        type=numbers,
         help="Highest rates of the vectors (default: one, the usual).",
     )
     group.add_argument(
         "--seeds",
         metavar="N,N,…",
-        type=_whole_numbers,
+        type=whole_numbers,
         default="0,1,2",
         help="Seeds of each combination; the rows held out are the same for all (default: %(default)s).",
     )
@@ -93,14 +93,6 @@ def _value(text: str) -> Any:
             continue
         return value
     return {"true": True, "on": True, "false": False, "off": False}.get(text.lower(), text)
-
-
-def _numbers(text: str) -> list[float]:
-    return [number(part) for part in text.split(",")]
-
-
-def _whole_numbers(text: str) -> list[int]:
-    return [whole_number(part) for part in text.split(",")]
 
 
 def _lines(result: SweepResult, options: argparse.Namespace) -> list[str]:

@@ -118,7 +118,7 @@ def _contradictions(settings: Settings) -> list[str]:
 
 @dataclass(frozen=True)
 class Settings:
-    """How an adapter is trained; each field is declared with the values that it takes and what it is."""
+    """How an adapter is trained; each field is declared with its default, the values that it takes and what it is."""
 
     recipe: str = setting(
         "default",
@@ -234,3 +234,6 @@ DEFAULTS: Mapping[Kind, Settings] = {
     "seq2seq": Settings(),
     "encoder": Settings(epochs=4, learning_rate=2e-2, head_learning_rate=5e-3),
 }
+Settings.__doc__ = f"{Settings.__doc__}\n\n    Attributes:\n" + "\n".join(
+    f"        {name}: {one.help} (default: {default_in_words(name)})." for name, one in SETTINGS.items()
+)
