@@ -10,7 +10,8 @@ from torch import nn
 
 from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
-from ia3.core.discovery import find_plan, find_projections, match_modules, projection_sizes, whole_site
+from ia3.core.discovery import find_plan
+from ia3.core.projections import find_projections, match_modules, projection_sizes, whole_site
 from ia3.errors import PlanError
 from tests.core.banks import attached_model, largest, random_row, tiny_model
 from tests.core.unknown_models import EXPERTS, REFUSED, made

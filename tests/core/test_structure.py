@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from ia3.core.attach import attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.structure import is_fused
+from ia3.core.projections import is_fused
 from ia3.errors import PlanError
 from tests.core.banks import largest, random_row
 from tests.core.hand_scaled import Hand

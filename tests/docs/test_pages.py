@@ -157,7 +157,7 @@ def test_the_page_on_training_has_the_settings_as_they_are_declared() -> None:
 
 def test_the_page_on_plans_has_every_model_type_of_the_table_of_families() -> None:
     page = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
-    missing = [kind for family in FAMILIES for kind in family.model_types if f"`{kind}`" not in page]
+    missing = [kind for family in FAMILIES if family.rules for kind in family.model_types if f"`{kind}`" not in page]
     assert not missing
 
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from ia3.adapters.config import read_object
 from ia3.adapters.foreign import ForeignAdapter, read_tensor_file
 from ia3.adapters.layout import Place
+from ia3.core.families import family_of
 from ia3.errors import AdapterError
 from ia3.names import CONFIG_FILE
 
@@ -38,14 +39,6 @@ _HEAD_FILES = ("model_head.safetensors", "pytorch_model_head.bin")
 _KEY = re.compile(r"(?P<module>.+)\.loras\.(?P<name>[^.]+)\.lora_B")
 _MATRICES = ("q", "k", "v")
 _FUSED = ("c_attn",)  # GPT-2's; DeBERTa's in_proj is not among them, see _check_fused
-# Flexible heads that compute what transformers' own do: model type → (layers, activation, pooler), and names by number.
-_FLEXIBLE: Mapping[str, tuple[tuple[int, str | None, bool], Mapping[str, str]]] = {
-    "albert": ((1, None, True), {"1": "classifier"}),
-    "bert": ((1, None, True), {"1": "classifier"}),
-    "distilbert": ((2, "relu", False), {"1": "pre_classifier", "4": "classifier"}),
-    "roberta": ((2, "tanh", False), {"1": "classifier.dense", "4": "classifier.out_proj"}),
-    "xlm-roberta": ((2, "tanh", False), {"1": "classifier.dense", "4": "classifier.out_proj"}),
-}
 
 
 def read_adapter_hub(folder: Path, *, with_head: bool = True) -> ForeignAdapter:
@@ -161,17 +154,22 @@ def _plain_name(key: str, config: Mapping[str, Any], model_type: str, doing: str
     kind = config.get("head_type")
     if kind in ("seq2seq_lm", "causal_lm") and re.fullmatch(r"heads\.[^.]+\.0\.\w+", key):
         return f"lm_head.{key.rpartition('.')[2]}"
-    shape = (config.get("layers"), config.get("activation_function"), bool(config.get("use_pooler")))
-    wanted, names = _FLEXIBLE.get(model_type, ((0, None, False), {}))
-    is_same = shape[0] == wanted[0] and shape[2] == wanted[2] and (wanted[0] == 1 or shape[1] == wanted[1])
+    layers, activation = config.get("layers"), config.get("activation_function")
+    has_pooler = bool(config.get("use_pooler"))
+    own = family_of(model_type).hub_head
+    is_own = own is not None and (
+        (kind, own.layers, own.has_pooler) == ("classification", layers, has_pooler)
+        and (layers == 1 or activation == own.activation)
+    )
     match = re.fullmatch(r"heads\.[^.]+\.(\d+)\.(\w+)", key)
-    if kind != "classification" or not is_same or match is None or match[1] not in names:
+    name = own.names.get(match[1]) if own is not None and is_own and match is not None else None
+    if match is None or name is None:
         raise AdapterError(
-            f"{doing}: its head ({kind}, {shape[0]} layers, activation {shape[1]!r}, pooler {shape[2]}) is none that "
+            f"{doing}: its head ({kind}, {layers} layers, activation {activation!r}, pooler {has_pooler}) is none that "
             f"transformers' classes of model type {model_type!r} have. Leave the head out: with_head=False "
             "(--without-head), and train one."
         )
-    return f"{names[match[1]]}.{match[2]}"
+    return f"{name}.{match[2]}"
 
 
 def _labels(label2id: Any) -> tuple[str, ...] | None:

@@ -28,6 +28,7 @@ from ia3.bases.heads import find_heads as find_drawn
 from ia3.core.attach import BANK_MODULE, Attachment, attach_bank, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
+from ia3.core.projections import is_transposed
 from ia3.core.sites import Plan
 from ia3.core.snapshot import BASE_ROW
 from ia3.core.weights import Weights, is_in_parts, is_quantised, refuse_training_apart, whole
@@ -238,7 +239,7 @@ def _config_of(
     return AdapterConfig(
         auto_mapping=None if kind else mapping,
         base_model_name_or_path=base.get("name"),
-        fan_in_fan_out=any(type(modules[module]).__name__ == "Conv1D" for module, _ in places),
+        fan_in_fan_out=any(is_transposed(modules[module]) for module, _ in places),
         feedforward_modules=feedforward,
         modules_to_save=tuple(heads) or None,
         revision=base.get("revision"),

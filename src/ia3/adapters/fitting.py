@@ -20,8 +20,9 @@ from ia3.bases.heads import drawn_weights
 from ia3.bases.heads import find_heads as find_drawn
 from ia3.bases.pooling import pooling_of
 from ia3.core.attach import BANK_MODULE
-from ia3.core.discovery import find_plan, projection_sizes
+from ia3.core.discovery import find_plan
 from ia3.core.heads import Head, copy_head
+from ia3.core.projections import model_type_of, projection_sizes
 from ia3.core.sites import Plan
 from ia3.core.weights import Weights, own_name
 from ia3.errors import AdapterError, PlanError, near_matches
@@ -42,8 +43,7 @@ def plan_of(adapter: Adapter, model: nn.Module) -> Plan:
         plan = find_plan(model)
         adapter.row(plan)
     except (PlanError, AdapterError):
-        model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-        return Plan(adapter.sites, model_type, "adapter")
+        return Plan(adapter.sites, model_type_of(model), "adapter")
     return plan
 
 

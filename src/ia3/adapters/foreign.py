@@ -25,7 +25,7 @@ from ia3.adapters.layout import Place
 from ia3.adapters.peft_format import peft_places, whole_sites
 from ia3.adapters.record import describe_base, versions
 from ia3.adapters.targets import spell_targets
-from ia3.core.discovery import projection_sizes
+from ia3.core.projections import is_transposed, projection_sizes
 from ia3.core.weights import Weights, has_weights
 from ia3.errors import AdapterError, near_matches
 
@@ -265,7 +265,7 @@ def _config(adapter: Adapter, model: nn.Module, modules: Mapping[str, nn.Module]
     kind = kind_of_model(model)
     return AdapterConfig(
         base_model_name_or_path=adapter.record["base"].get("name"),
-        fan_in_fan_out=any(type(modules[module]).__name__ == "Conv1D" for module in (*outputs, *inputs)),
+        fan_in_fan_out=any(is_transposed(modules[module]) for module in (*outputs, *inputs)),
         feedforward_modules=feedforward,
         modules_to_save=adapter.head_modules or None,
         revision=adapter.record["base"].get("revision"),

@@ -18,7 +18,7 @@ from torch import Tensor
 from ia3.adapters.config import AdapterConfig
 from ia3.adapters.layout import Place, spread_out
 from ia3.adapters.targets import is_feedforward
-from ia3.core.discovery import Projection, whole_site
+from ia3.core.projections import Projection, whole_site
 from ia3.core.sites import Side, Site
 from ia3.errors import AdapterError
 

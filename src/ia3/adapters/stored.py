@@ -25,6 +25,7 @@ from ia3.core.attach import Attachment, attachment_of
 from ia3.core.deferred import Deferred
 from ia3.core.discovery import find_plan
 from ia3.core.heads import Head
+from ia3.core.projections import model_type_of
 from ia3.core.sites import Plan
 from ia3.core.snapshot import Record, Snapshot
 from ia3.errors import AdapterError, BankError, PlanError
@@ -82,8 +83,7 @@ def attach_store(model: nn.Module, store: Store | str | Path) -> Attachment:
 
 def _plan_for(store: Store, model: nn.Module) -> Plan:
     """Return the model's own plan if the store has its places, so that other adapters fit beside; else the store's."""
-    model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-    own = Plan(store.plan.sites, model_type, "store")
+    own = Plan(store.plan.sites, model_type_of(model), "store")
     try:
         plan = find_plan(model)
     except PlanError:

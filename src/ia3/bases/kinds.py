@@ -27,6 +27,7 @@ from transformers import (
 from ia3.bases.faults import unbuildable
 from ia3.bases.pooling import mean_classifier_class, pooling_of
 from ia3.bases.quiet import quiet
+from ia3.core.families import family_of
 from ia3.errors import BaseError, SettingsError, near_matches
 from ia3.names import KINDS
 from ia3.names import Kind as Kind
@@ -36,9 +37,6 @@ _CLASSES: dict[str, tuple[Any, Any]] = {  # kind: the auto class, and the config
     "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
     "encoder": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
 }
-# The classifiers read the place behind the last token, which is there only where padding follows [5.24].
-_HANG_ON_PADDING = ("t5gemma", "t5gemma2")
-_ALWAYS_DECODERS = ("gpt_neox", "gpt_neox_japanese")  # have an is_decoder that nothing reads
 
 
 def kind_of(config: Any) -> Kind:
@@ -133,7 +131,7 @@ def auto_class(config: Any, kind: str, name: str) -> Any:
             f"Loading base {name!r}: its type {config.model_type!r} holds {held} model beside "
             f"the text model, expected text alone. Use a text-only model of the family, or save the text part alone."
         )
-    if kind == "encoder" and config.model_type in _HANG_ON_PADDING and config.is_encoder_decoder:
+    if kind == "encoder" and family_of(config.model_type).hangs_on_padding and config.is_encoder_decoder:
         raise BaseError(
             f"Loading base {name!r} as encoder: transformers' classifier of {config.model_type!r} reads one place "
             "further wherever a batch pads a text, so that an answer would hang on the texts beside it. Use it as "
@@ -204,7 +202,7 @@ def check_direction(config: Any, kind: str, name: str) -> None:
     """
     decoder: Any = config if kind == "causal" else getattr(config, "decoder", None) if kind == "seq2seq" else None
     for setting in ("is_decoder", "causal"):  # XLM's is `causal`
-        if getattr(decoder, setting, None) is False and decoder.model_type not in _ALWAYS_DECODERS:
+        if getattr(decoder, setting, None) is False and not family_of(decoder.model_type).always_decodes:
             cure = (
                 "in config.json, or use it as an encoder: load_base(…, kind='encoder')"
                 if decoder is config

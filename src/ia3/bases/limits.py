@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ia3.core.families import family_of
+
 _TABLES = ("embed_positions", "pos_encoding")  # buffers with a row for each position (GPT-J, CodeGen, CTRL)
 
 
@@ -71,8 +73,9 @@ def _positions(module: Any) -> int | None:
     """Return the positions of the shortest table in a module."""
     found = [length for part in module.modules() for length in _tables(part)]
     config: Any = getattr(module, "config", None)
-    if getattr(config, "model_type", None) == "mpt":
-        found.append(int(config.max_seq_len))  # its ALiBi is built once, in that length
+    built_length = family_of(getattr(config, "model_type", "")).built_length
+    if built_length is not None:
+        found.append(int(getattr(config, built_length)))
     return min(found, default=None)
 
 

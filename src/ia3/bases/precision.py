@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ia3.bases.int8 import Int8Linear
 from ia3.bases.limits import limits_of
 from ia3.core.modes import evaluating
+from ia3.core.projections import is_transposed
 from ia3.errors import BaseError, SettingsError, near_matches
 from ia3.names import PRECISIONS, Precision
 
@@ -143,8 +144,7 @@ def _is_behind_gate(model: nn.Module, path: str) -> bool:
 
 
 def _replaced(module: Any, largest: Tensor | None, rounds_gradients: bool) -> Int8Linear:
-    is_transposed = type(module).__name__ == "Conv1D"  # GPT-2 holds (inputs, outputs)
-    weight = module.weight.t() if is_transposed else module.weight
+    weight = module.weight.t() if is_transposed(module) else module.weight
     made = Int8Linear(weight, module.bias, largest=largest, original=module.weight, rounds_gradients=rounds_gradients)
     return made.train(module.training)
 

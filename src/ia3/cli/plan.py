@@ -21,9 +21,6 @@ from ia3.spelling import align_columns
 if TYPE_CHECKING:
     from ia3.core.sites import Plan, Site
 
-# transformers 5.23 ties their output matrix to the embeddings from a config alone, not where a checkpoint has its own
-_MAY_OWN_HEAD = ("t5", "mt5", "umt5", "longt5")
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
@@ -87,10 +84,11 @@ def count_plan(plan: Plan, model: Any, config: Any, kind: Kind, base: str) -> Co
     """Return the numbers of a plan's base, those with an output matrix of its own included where it may have one."""
     from ia3.bases.heads import is_head_weight
     from ia3.bases.kinds import count_parameters, empty_model
+    from ia3.core.families import family_of
 
     total = count_parameters(model)
     untied = None
-    if kind != "encoder" and config.model_type in _MAY_OWN_HEAD:
+    if kind != "encoder" and family_of(config.model_type).may_own_head:
         with_own = count_parameters(empty_model(config, kind, untied_head=True))
         untied = with_own + plan.width if with_own != total else None
     heads = {

@@ -151,7 +151,7 @@ class ExampleAxis:
     def of(cls, model_type: str) -> ExampleAxis:
         """Return what is known of a model type before anything has run."""
         family = family_of(model_type)
-        return cls(model_type, family is not None, family is not None and family.is_flattened)
+        return cls(model_type, bool(family.rules), family.is_flattened)
 
     def check(self, x: Tensor, batch: int, module: str) -> None:
         """Raise if the first axis of `x` is not known to be the examples.

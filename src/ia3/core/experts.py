@@ -8,12 +8,15 @@ their feed-forward that is not routed. This file knows names and classes only.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
+from ia3.core.projections import pattern_of
 from ia3.core.sites import LeftOut, Site
+from ia3.errors import PlanError
 
 _CLASS = re.compile(r"(?<!Shared)Experts$|(?:MoE|Moe)$|SparseM(?:oe\w*|LP)$")
 _LAYER = re.compile(r".*\.[0-9]+(?=\.|$)")  # of a path: up to its last number
@@ -57,18 +60,26 @@ def _mixture(path: str) -> Mixture:
     return Mixture(path, block, found.group() if found else block)
 
 
-def site_beside_experts(sites: Iterable[Site], mixtures: Sequence[Mixture]) -> tuple[Site, Mixture] | None:
-    """Return the first site that scales a part of a feed-forward whose routed experts have no vector, or None.
+def check_experts(sites: Iterable[Site], mixtures: Sequence[Mixture], model_type: str) -> None:
+    """Raise if a site scales a part of a feed-forward whose routed experts have no vector.
 
-    Keys and values of the same layer are none: they are whole without the experts.
+    Raises:
+        PlanError: Naming the site and the experts.
     """
     for site in sites:
         for mixture in mixtures:
-            if site.module.startswith(f"{mixture.experts}.") or (
-                site.role not in _ATTENTION_ROLES and _is_of_the_same_feedforward(site.module, mixture)
-            ):
-                return site, mixture
-    return None
+            if _is_beside(site, mixture):
+                raise PlanError(
+                    f"Finding the plan of a {model_type!r} model: the target {site.module!r} belongs to a mixture of "
+                    f"experts, and the routed ones ({mixture.experts!r}) would have no vector: vectors for each expert "
+                    "are not built yet. Leave it out of the targets, or out of the plan with exclude_modules."
+                )
+
+
+def _is_beside(site: Site, mixture: Mixture) -> bool:
+    """Whether a site scales a part of a mixture; keys and values of the same layer are whole without the experts."""
+    is_feedforward = site.role not in _ATTENTION_ROLES and _is_of_the_same_feedforward(site.module, mixture)
+    return site.module.startswith(f"{mixture.experts}.") or is_feedforward
 
 
 def _is_of_the_same_feedforward(path: str, mixture: Mixture) -> bool:
@@ -80,8 +91,5 @@ def _is_of_the_same_feedforward(path: str, mixture: Mixture) -> bool:
 
 def mixtures_left_out(mixtures: Sequence[Mixture]) -> tuple[LeftOut, ...]:
     """Return what a plan says of the experts that it passes over."""
-    counts: dict[str, int] = {}
-    for mixture in mixtures:
-        pattern = re.sub(r"\.[0-9]+(?=\.|$)", ".*", mixture.experts)
-        counts[pattern] = counts.get(pattern, 0) + 1
+    counts = Counter(pattern_of(mixture.experts) for mixture in mixtures)
     return tuple(LeftOut(pattern, count, _REASON) for pattern, count in counts.items())

@@ -1,14 +1,15 @@
-"""The known families: which projections of a model type carry the vectors, and how fused ones are laid out.
+"""What is known of model types, an entry for each family: where the vectors sit, and what else its code does.
 
-Read from the modeling code of transformers 5.23. A rule's pattern is matched against the end of a module's path, the
-layer numbers included. This file knows names and configs only; `discovery` walks the model.
+A new family is one entry here and one tiny model in the tests. Read from the modeling code of transformers 5.23. A
+rule's pattern is matched against the end of a module's path, the layer numbers included. This file knows names and
+configs only; `discovery` walks the model.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ia3.core.sites import Channels, Side
@@ -47,20 +48,74 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class LastBlock:
+    """What of a family's last block is needed at the wanted positions only; names inside the block.
+
+    Attributes:
+        layers: Path of the list of blocks inside the model's body.
+        alone: Modules that see one activation: taken before, put back after.
+        opens: Module before which an activation is taken and not put back.
+        closes: Module behind it: its further arguments are taken, its output is put back.
+        reads_first: Whether a classifier on this family reads the first position and no other.
+    """
+
+    layers: str
+    alone: tuple[str, ...]
+    opens: str | None = None
+    closes: str | None = None
+    reads_first: bool = False
+
+
+@dataclass(frozen=True)
+class HubHead:
+    """The flexible head of the `adapters` library that computes what transformers' own classifier does.
+
+    Attributes:
+        layers: How many it has.
+        activation: Between two layers.
+        has_pooler: Whether it reads the body's pooler.
+        names: transformers' names of its layers, by their number.
+    """
+
+    layers: int
+    activation: str | None
+    has_pooler: bool
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Family:
-    """Model types that share their rules.
+    """Model types that share what is known of them.
 
     Attributes:
         model_types: Values of `config.model_type`.
-        rules: Tried in order for each projection; the first that matches is taken.
+        rules: Tried in order for each projection; the first that matches is taken. Without any, a plan is found from
+            structure.
         refusal: Given the config, a reason why a model of this family cannot be served, or None.
         is_flattened: Whether some projections see (batch · seq, features), the examples in order.
+        last_block: What of the last block may be computed where it is read alone; None if that was not looked at.
+        may_own_head: Whether a checkpoint may have an output matrix of its own though the config ties it to the
+            embeddings: transformers 5.23 then goes by the config where there is no checkpoint.
+        always_decodes: Whether nothing reads the config's `is_decoder`.
+        hangs_on_padding: Whether the classifier of an encoder-decoder reads the place behind the last token, which is
+            there only where padding follows (transformers 5.24).
+        built_length: Setting that says for how many positions the model is built, where no table of positions does.
+        peft_inputs: PEFT 0.21.2's default of `feedforward_modules` by model type, for those that have one
+            (TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING).
+        hub_head: What a flexible head of the `adapters` library must be.
     """
 
     model_types: tuple[str, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...] = ()
     refusal: Callable[[Any], str | None] | None = None
     is_flattened: bool = False
+    last_block: LastBlock | None = None
+    may_own_head: bool = False
+    always_decodes: bool = False
+    hangs_on_padding: bool = False
+    built_length: str | None = None
+    peft_inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hub_head: HubHead | None = None
 
 
 def key_value_query_thirds(config: Any, features: int) -> Mapping[str, Channels]:
@@ -143,6 +198,11 @@ def _last(pattern: str, unless: str | None = None) -> Rule:
 
 _T5_ATTENTION = r"(?:Local|TransientGlobal)?(?:SelfAttention|EncDecAttention)"
 _T5_KEYS_VALUES = _separate(rf"{_T5_ATTENTION}\.k", rf"{_T5_ATTENTION}\.v")
+_DECODER = LastBlock("layers", ("self_attn.q_proj", "self_attn.o_proj", "mlp"))
+_BERT = LastBlock(
+    "encoder.layer", ("attention.self.query", "attention.output.dense"), "intermediate", "output", reads_first=True
+)
+_ON_POOLER = HubHead(1, None, True, {"1": "classifier"})
 _BERT_RULES = (
     *_separate(r"(?:cross)?attention\.self\.key", r"(?:cross)?attention\.self\.value"),
     # never attention.output.dense, which would be the value vector a second time
@@ -164,6 +224,8 @@ FAMILIES: tuple[Family, ...] = (
             Rule(r"DenseReluDense\.wi_1", "feedforward", "output", _LINEAR, peft=("wo", "input")),
             _last(r"DenseReluDense\.wo", unless="wi_1"),
         ),
+        may_own_head=True,
+        peft_inputs={"t5": ("wo",)},
     ),
     Family(
         # PEFT's default for mt5 is the output of wi_1; umt5 and longt5 have no default there
@@ -173,6 +235,8 @@ FAMILIES: tuple[Family, ...] = (
             Rule(r"DenseReluDense\.wi_1", "feedforward", "output", _LINEAR, twin=("wo", "input")),
             _last(r"DenseReluDense\.wo", unless="wi_1"),
         ),
+        may_own_head=True,
+        peft_inputs={"mt5": ()},
     ),
     Family(
         ("bart", "mbart", "marian", "pegasus", "m2m_100"),
@@ -180,6 +244,7 @@ FAMILIES: tuple[Family, ...] = (
             *_separate(r"(?:self_attn|encoder_attn)\.k_proj", r"(?:self_attn|encoder_attn)\.v_proj"),
             _last(r"layers\.\d+\.fc2"),
         ),
+        peft_inputs={"bart": ("fc2",)},
     ),
     Family(
         ("gpt2",),
@@ -188,29 +253,40 @@ FAMILIES: tuple[Family, ...] = (
             _fused(r"\d+\.crossattention\.c_attn", key_value_halves),
             _last(r"mlp\.c_proj"),
         ),
+        peft_inputs={"gpt2": ("mlp.c_proj",)},
     ),
-    Family(("gptj",), (*_separate(r"attn\.k_proj", r"attn\.v_proj"), _last(r"mlp\.fc_out"))),
+    Family(
+        ("gptj",),
+        (*_separate(r"attn\.k_proj", r"attn\.v_proj"), _last(r"mlp\.fc_out")),
+        peft_inputs={"gptj": ("fc_out",)},
+    ),
     Family(
         ("gpt_neo",),
         (*_separate(r"attention\.k_proj", r"attention\.v_proj"), _last(r"mlp\.c_proj")),
+        peft_inputs={"gpt_neo": ("c_proj",)},
     ),
     Family(
         ("gpt_neox",),
         (_fused(r"attention\.query_key_value", interleaved_per_head), _last(r"mlp\.dense_4h_to_h")),
+        always_decodes=True,
+        peft_inputs={"gpt_neox": ("dense_4h_to_h",)},
     ),
     Family(
         ("bloom",),
         (_fused(r"self_attention\.query_key_value", interleaved_per_head), _last(r"mlp\.dense_4h_to_h")),
         refusal=_bloom_refusal,
+        peft_inputs={"bloom": ("mlp.dense_4h_to_h",)},
     ),
     Family(
         ("falcon",),
         (_fused(r"self_attention\.query_key_value", falcon_layout), _last(r"mlp\.dense_4h_to_h")),
+        peft_inputs={"falcon": ("dense_4h_to_h",)},
     ),
     Family(
         ("opt",),
         (*_separate(r"self_attn\.k_proj", r"self_attn\.v_proj"), _last(r"layers\.\d+\.fc2")),
         is_flattened=True,
+        peft_inputs={"opt": ("fc2",)},
     ),
     Family(
         ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"),
@@ -218,8 +294,16 @@ FAMILIES: tuple[Family, ...] = (
             *_separate(r"layers\.\d+\.self_attn\.k_proj", r"layers\.\d+\.self_attn\.v_proj"),
             Rule(r"layers\.\d+\.mlp\.up_proj", "feedforward", "output", _LINEAR, peft=("down_proj", "input")),
         ),
+        last_block=_DECODER,
+        peft_inputs=dict.fromkeys(
+            ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), ("down_proj",)
+        ),
     ),
-    Family(("phi",), (*_separate(r"self_attn\.k_proj", r"self_attn\.v_proj"), _last(r"mlp\.fc2"))),
+    Family(
+        ("phi",),
+        (*_separate(r"self_attn\.k_proj", r"self_attn\.v_proj"), _last(r"mlp\.fc2")),
+        peft_inputs={"phi": ("fc2",)},
+    ),
     Family(
         ("phi3",),
         (
@@ -234,19 +318,33 @@ FAMILIES: tuple[Family, ...] = (
             ),
         ),
     ),
-    Family(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT_RULES),
+    Family(("bert",), _BERT_RULES, last_block=_BERT, peft_inputs={"bert": ("output.dense",)}, hub_head=_ON_POOLER),
+    Family(
+        ("roberta", "xlm-roberta"),
+        _BERT_RULES,
+        last_block=_BERT,
+        peft_inputs={"roberta": ("output.dense",)},
+        hub_head=HubHead(2, "tanh", False, {"1": "classifier.dense", "4": "classifier.out_proj"}),
+    ),
+    Family(("camembert", "electra"), _BERT_RULES, last_block=_BERT),
     Family(
         ("distilbert",),
         (*_separate(r"attention\.k_lin", r"attention\.v_lin"), _last(r"ffn\.lin2")),
+        hub_head=HubHead(2, "relu", False, {"1": "pre_classifier", "4": "classifier"}),
     ),
     Family(
         ("mpnet",),
         (*_separate(r"attention\.attn\.k", r"attention\.attn\.v"), _last(r"layer\.\d+\.output\.dense")),
     ),
-    Family(("albert",), (*_separate(r"attention\.key", r"attention\.value"), _last(r"ffn_output"))),
+    Family(
+        ("albert",),
+        (*_separate(r"attention\.key", r"attention\.value"), _last(r"ffn_output")),
+        hub_head=_ON_POOLER,
+    ),
     Family(
         ("deberta",),
         (_fused(r"attention\.self\.in_proj", interleaved_per_head), _last(r"layer\.\d+\.output\.dense")),
+        peft_inputs={"deberta": ("output.dense",)},
     ),
     Family(
         ("deberta-v2",),
@@ -254,6 +352,7 @@ FAMILIES: tuple[Family, ...] = (
             *_separate(r"attention\.self\.key_proj", r"attention\.self\.value_proj"),
             _last(r"layer\.\d+\.output\.dense"),
         ),
+        peft_inputs={"deberta-v2": ("output.dense",)},
     ),
     Family(
         ("modernbert",),
@@ -269,12 +368,24 @@ FAMILIES: tuple[Family, ...] = (
             ),
         ),
     ),
+    Family(("gpt_neox_japanese",), always_decodes=True),
+    Family(("t5gemma", "t5gemma2"), hangs_on_padding=True),
+    Family(("mpt",), built_length="max_seq_len"),  # its ALiBi is built once, in that length
+    Family(("gpt_bigcode",), peft_inputs={"gpt_bigcode": ("mlp.c_proj",)}),
+    Family(("llama4",), peft_inputs={"llama4": ("down_proj",)}),
+    Family(("mixtral",), peft_inputs={"mixtral": ("w2",)}),
+    Family(
+        ("RefinedWeb", "RefinedWebModel"),
+        peft_inputs=dict.fromkeys(("RefinedWeb", "RefinedWebModel"), ("dense_4h_to_h",)),
+    ),
 )
+_BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
+_UNKNOWN = Family(())
 
 
-def family_of(model_type: str) -> Family | None:
-    """Return the family of a model type, or None for one that is not in the table."""
-    return next((family for family in FAMILIES if model_type in family.model_types), None)
+def family_of(model_type: str) -> Family:
+    """Return what is known of a model type; of one that is not in the table nothing."""
+    return _BY_TYPE.get(model_type, _UNKNOWN)
 
 
 def is_foreign(path: str) -> bool:

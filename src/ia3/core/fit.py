@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ia3.core.discovery import projection_sizes
+from ia3.core.projections import projection_sizes
 from ia3.core.sites import Plan
 from ia3.errors import PlanError
 

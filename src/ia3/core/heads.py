@@ -104,34 +104,54 @@ def run_heads(
     Raises:
         BankError: If the input does not have one example for each row.
     """
-
-    def run(row: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        part = parts.get(row)
-        cast = _caster(base if part is None else part)
-        run_one = plain if part is None else part
-        return run_one(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
-
     if len(set(rows)) == 1:
-        return run(rows[0], args, kwargs)
-    for given in (*args, *kwargs.values()):
+        return _run_part(base, plain, parts.get(rows[0]), args, kwargs)
+    inputs = (*args, *kwargs.values())
+    _check_examples(path, rows, inputs)
+    where: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        where.setdefault(row, []).append(place)
+    layers = _stackable(base, plain, [parts.get(row) for row in where], inputs)
+    if layers:
+        return _run_stacked(layers, [*where.values()], inputs[0])
+    outputs = []
+    for row, index in where.items():
+        own = tuple(_pick(x, index) for x in args)
+        named = {name: _pick(x, index) for name, x in kwargs.items()}
+        outputs.append(_run_part(base, plain, parts.get(row), own, named))
+    return _joined(path, outputs, [i for index in where.values() for i in index])
+
+
+def _run_part(
+    base: nn.Module,
+    plain: Callable[..., Any],
+    part: nn.Module | None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Run an adapter's module, or the base's own where there is none, in its dtype."""
+    cast = _caster(base if part is None else part)
+    run = plain if part is None else part
+    return run(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
+
+
+def _check_examples(path: str, rows: Sequence[int], inputs: Sequence[Any]) -> None:
+    for given in inputs:
         if isinstance(given, Tensor) and (given.dim() == 0 or given.shape[0] != len(rows)):
             raise BankError(
                 f"Running the head {path!r}: its input has shape {tuple(given.shape)}, expected {len(rows)} examples "
                 "first, one for each row. Use one adapter for the whole batch."
             )
-    where: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        where.setdefault(row, []).append(place)
-    modules = [base if (part := parts.get(row)) is None else part for row in where]
-    inputs = (*args, *kwargs.values())
+
+
+def _stackable(
+    base: nn.Module, plain: Callable[..., Any], parts: Sequence[nn.Module | None], inputs: Sequence[Any]
+) -> list[nn.Linear]:
+    """Return the layers that one product can answer for; none where a part is more than a layer."""
+    modules = [base if part is None else part for part in parts]
     layers = [module for module in modules if _is_linear(module, plain if module is base else module.forward)]
-    if len(layers) == len(modules) and len(inputs) == 1 and _can_stack(layers, inputs[0]):
-        return _run_stacked(layers, [*where.values()], inputs[0])
-    outputs = [
-        run(row, tuple(_pick(x, index) for x in args), {name: _pick(x, index) for name, x in kwargs.items()})
-        for row, index in where.items()
-    ]
-    return _joined(path, outputs, [i for index in where.values() for i in index])
+    is_all = len(layers) == len(modules) and len(inputs) == 1
+    return layers if is_all and _can_stack(layers, inputs[0]) else []
 
 
 def _is_linear(module: nn.Module, forward: Callable[..., Any]) -> TypeGuard[nn.Linear]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ia3.core.discovery import projection_sizes
 from ia3.core.heads import Head
+from ia3.core.projections import projection_sizes
 from ia3.errors import BankError
 
 

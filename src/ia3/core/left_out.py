@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from ia3.core.families import is_foreign
+from ia3.core.projections import QUERY_NAMES, pattern_of
 from ia3.core.sites import LeftOut, Site
-from ia3.core.structure import QUERY_NAMES
 
 _LAYER = re.compile(r".*?\.[0-9]+(?=\.|$)")  # of a path: up to its first number
 # the pattern of a path, the role that its layer must have a vector for, and the reason
@@ -64,7 +64,7 @@ def left_out_of(paths: Iterable[str], sites: Sequence[Site], told: Mapping[str, 
     counts: dict[tuple[str, str], int] = {}
     for path in paths:
         if path not in used:
-            pattern = re.sub(r"\.[0-9]+(?=\.|$)", ".*", path)
+            pattern = pattern_of(path)
             reason = told.get(path) or _reason(pattern, roles.get(_layer(path), set()))
             counts[pattern, reason] = counts.get((pattern, reason), 0) + 1
     return tuple(LeftOut(pattern, count, reason) for (pattern, reason), count in counts.items())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ia3.core.attach import BANK_MODULE, Attachment, attachment_of
 from ia3.core.generation_settings import drop_unused
 from ia3.core.labels import count_outputs, name_labels
+from ia3.core.projections import is_transposed
 from ia3.core.sites import Site
 from ia3.core.weights import bring_home, is_stand_in, refuse_parts
 from ia3.errors import BankError
@@ -111,8 +112,7 @@ def _scale_weight(module: Any, site: Site, vector: Tensor) -> None:
     index = torch.tensor(site.channels.indices(), device=module.weight.device)
     full = torch.ones(site.features, dtype=vector.dtype, device=module.weight.device)
     full[index] = vector.to(full.device)
-    is_transposed = type(module).__name__ == "Conv1D"  # GPT-2 holds (inputs, outputs)
-    by_row = (site.side == "output") != is_transposed
+    by_row = (site.side == "output") != is_transposed(module)
     factor = full.unsqueeze(1) if by_row else full.unsqueeze(0)
     module.weight.data = (module.weight.data * factor).to(module.weight.dtype)
     if site.side == "output" and module.bias is not None:

@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from ia3.core.families import Family, Rule, family_of, is_foreign
-from ia3.core.sites import Channels, Side, Site
+from ia3.core.projections import Projection, model_type_of, of_text
+from ia3.core.sites import Side, Site
 from ia3.core.structure import has_blocks, sites_of_structure
 from ia3.errors import PlanError
 from ia3.names import ROLES
-
-if TYPE_CHECKING:
-    from ia3.core.discovery import Projection
-
-
-def model_type_of(model: nn.Module) -> str:
-    """Return what a model's config calls its type, or its class."""
-    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
 
 
 def own_sites(model: Any, projections: Sequence[Projection]) -> tuple[list[Site], str]:
@@ -38,7 +32,7 @@ def own_sites(model: Any, projections: Sequence[Projection]) -> tuple[list[Site]
     Raises:
         PlanError: If the model, or a model inside it, is not understood.
     """
-    parts = {} if family_of(model_type_of(model)) else _parts(model)
+    parts = {} if family_of(model_type_of(model)).rules else _parts(model)
     found, sources = [], set()
     for path, part in parts.items():
         inside = [p for p in projections if p.path.startswith(f"{path}.")]
@@ -47,7 +41,7 @@ def own_sites(model: Any, projections: Sequence[Projection]) -> tuple[list[Site]
             found += sites
             sources.add(source)
     rest = [p for p in projections if not p.path.startswith(tuple(f"{path}." for path in parts))]
-    if not found or has_blocks(rest):
+    if not found or has_blocks(model, rest):
         sites, source = _sites_of_one(model, model, rest)
         found += sites
         sources.add(source)
@@ -59,9 +53,9 @@ def _sites_of_one(model: nn.Module, part: Any, projections: Sequence[Projection]
     """Return the sites of a model that may lie inside of `model`, by its own family or by structure."""
     model_type = model_type_of(part)
     family = family_of(model_type)
-    if family is None:
+    if not family.rules:
         return sites_of_structure(model, projections, model_type), "structure"
-    check_family(family, part.config)
+    check_family(part)
     sites = sites_of_family(part.config, projections, family)
     _check_roles(sites, model_type)
     return sites, "family"
@@ -78,11 +72,13 @@ def _parts(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def check_family(family: Family, config: Any) -> None:
+def check_family(model: Any) -> None:
     """Raise a PlanError if a model of a known family cannot be served."""
-    refusal = family.refusal(config) if family.refusal is not None else None
+    model_type = model_type_of(model)
+    family = family_of(model_type)
+    refusal = family.refusal(model.config) if family.refusal is not None else None
     if refusal:
-        raise PlanError(f"Finding the plan of a {config.model_type!r} model: {refusal}. No vector can be placed there.")
+        raise PlanError(f"Finding the plan of a {model_type!r} model: {refusal}. No vector can be placed there.")
 
 
 def _check_roles(sites: Sequence[Site], model_type: str) -> None:
@@ -100,8 +96,8 @@ def sites_of_family(config: Any, projections: Sequence[Projection], family: Fami
     """Return what the rules of a family make of projections."""
     paths = {p.path for p in projections}
     sites: list[Site] = []
-    for projection in projections:
-        rule = None if is_foreign(projection.path) else _rule_for(projection, family)
+    for projection in of_text(projections):
+        rule = _rule_for(projection, family)
         if rule is None or (rule.unless and f"{projection.parent}.{rule.unless}" in paths):
             continue
         sites.extend(_sites_of_rule(config, projection, rule))
@@ -113,16 +109,12 @@ def _rule_for(projection: Projection, family: Family) -> Rule | None:
 
 
 def _sites_of_rule(config: Any, projection: Projection, rule: Rule) -> list[Site]:
-    features = projection.features(rule.side)
     peft, twin = _sibling(projection, rule.peft), _sibling(projection, rule.twin)
+    whole = replace(projection.site(rule.side, rule.role, rule.where), peft=peft, twin=twin)
     if rule.layout is None:
-        channels = Channels.span(0, features, features)
-        return [Site(projection.path, rule.side, rule.role, channels, features, rule.where, peft, twin)]
-    return [
-        Site(projection.path, rule.side, role, channels, features, rule.where, peft, twin)
-        for role, channels in rule.layout(config, features).items()
-        if role in ROLES
-    ]
+        return [whole]
+    slices = rule.layout(config, whole.features).items()
+    return [replace(whole, role=role, channels=channels) for role, channels in slices if role in ROLES]
 
 
 def _sibling(projection: Projection, place: tuple[str, Side] | None) -> tuple[str, Side] | None:

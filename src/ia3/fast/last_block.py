@@ -8,48 +8,17 @@ and nobody reads the zeros. This file knows modules' names; positions are `kerne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from ia3.core.attach import Attachment
+from ia3.core.families import LastBlock, family_of
 from ia3.core.surgery import Surgery
 from ia3.core.surroundings import surrounded, surroundings
 from ia3.kernels.wanted import Wanted, choose, put, take
-
-
-@dataclass(frozen=True)
-class LastBlock:
-    """What of a family's last block is needed at the wanted positions only; names inside the block.
-
-    Attributes:
-        layers: Path of the list of blocks inside the model's body.
-        alone: Modules that see one activation: taken before, put back after.
-        opens: Module before which an activation is taken and not put back.
-        closes: Module behind it: its further arguments are taken, its output is put back.
-        reads_first: Whether a classifier on this family reads the first position and no other.
-    """
-
-    layers: str
-    alone: tuple[str, ...]
-    opens: str | None = None
-    closes: str | None = None
-    reads_first: bool = False
-
-
-_DECODER = LastBlock("layers", ("self_attn.q_proj", "self_attn.o_proj", "mlp"))
-_BERT = LastBlock(
-    "encoder.layer", ("attention.self.query", "attention.output.dense"), "intermediate", "output", reads_first=True
-)
-
-LAST_BLOCKS: Mapping[str, LastBlock] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _DECODER),
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
-}
 
 
 def only_at(positions: Tensor) -> AbstractContextManager[None]:
@@ -68,7 +37,7 @@ def path_of_blocks(model: Any, model_type: str) -> str | None:
         model: A model with a head on its body.
         model_type: Of its plan.
     """
-    rule = LAST_BLOCKS.get(model_type)
+    rule = family_of(model_type).last_block
     body = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
     if rule is None or body is None or body is model or getattr(model.config, "is_encoder_decoder", False):
         return None
@@ -85,10 +54,10 @@ def narrow_last_block(attachment: Attachment, surgery: Surgery) -> tuple[str, ..
         surgery: What the change is written down in.
     """
     model, model_type = attachment.model, attachment.bank.plan.model_type
-    layers = path_of_blocks(model, model_type)
-    if layers is None or not _is_read_in_part(model, LAST_BLOCKS[model_type]):
+    layers, rule = path_of_blocks(model, model_type), family_of(model_type).last_block
+    if layers is None or rule is None or not _is_read_in_part(model, rule):
         return ()
-    last, rule = f"{layers}.{len(model.get_submodule(layers)) - 1}", LAST_BLOCKS[model_type]
+    last = f"{layers}.{len(model.get_submodule(layers)) - 1}"
     inside = [*((name, slice(1)) for name in (*rule.alone, rule.opens)), (rule.closes, slice(1, None))]
     for name, places in inside:
         if name is None:

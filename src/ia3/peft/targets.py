@@ -21,44 +21,17 @@ from ia3.adapters.config import AdapterConfig
 from ia3.adapters.fitting import named_modules
 from ia3.adapters.layout import lay_out
 from ia3.adapters.targets import find_heads, is_feedforward, is_target
-from ia3.core.discovery import Projection, check_experts, find_plan, projection_sizes, whole_site
-from ia3.core.experts import find_mixtures
+from ia3.core.discovery import find_plan
+from ia3.core.experts import check_experts, find_mixtures
+from ia3.core.families import FAMILIES
+from ia3.core.projections import Projection, is_transposed, model_type_of, projection_sizes, whole_site
 from ia3.core.sites import Plan, Site
+from ia3.core.targets import ALL_LINEAR
 from ia3.errors import AdapterError, PlanError, SettingsError, near_matches
 from ia3.peft.config import TASK_HEADS, IA3Config, PeftConfig, TaskType, adapter_config
 
-ALL_LINEAR = "all-linear"
-# Which targets have their input scaled, where a config with targets does not say it: PEFT 0.21.2's defaults
-# (TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING), by model type.
-FEEDFORWARD_MODULES: Mapping[str, tuple[str, ...]] = {
-    "t5": ("wo",),
-    "mt5": (),
-    "gpt2": ("mlp.c_proj",),
-    "bloom": ("mlp.dense_4h_to_h",),
-    "roberta": ("output.dense",),
-    "opt": ("fc2",),
-    "gptj": ("fc_out",),
-    "gpt_neox": ("dense_4h_to_h",),
-    "gpt_neo": ("c_proj",),
-    "bart": ("fc2",),
-    "gpt_bigcode": ("mlp.c_proj",),
-    "llama": ("down_proj",),
-    "llama4": ("down_proj",),
-    "mistral": ("down_proj",),
-    "mixtral": ("w2",),
-    "bert": ("output.dense",),
-    "deberta-v2": ("output.dense",),
-    "deberta": ("output.dense",),
-    "RefinedWeb": ("dense_4h_to_h",),
-    "RefinedWebModel": ("dense_4h_to_h",),
-    "falcon": ("dense_4h_to_h",),
-    "phi": ("fc2",),
-    "gemma": ("down_proj",),
-    "gemma2": ("down_proj",),
-    "gemma3_text": ("down_proj",),
-    "qwen2": ("down_proj",),
-    "qwen3": ("down_proj",),
-}
+# Which targets have their input scaled, where a config with targets does not say it, by model type.
+FEEDFORWARD_MODULES = {model_type: names for family in FAMILIES for model_type, names in family.peft_inputs.items()}
 
 
 def select(model: nn.Module, config: PeftConfig) -> Selection:
@@ -84,7 +57,7 @@ def select(model: nn.Module, config: PeftConfig) -> Selection:
         plan = _default_plan(model, filled)
     else:
         plan = _plan_of_targets(model, modules, filled, heads)
-    filled.fan_in_fan_out = any(type(modules[site.module]).__name__ == "Conv1D" for site in plan.sites)
+    filled.fan_in_fan_out = any(is_transposed(modules[site.module]) for site in plan.sites)
     filled.base_model_name_or_path = model.__dict__.get("name_or_path") or None
     hidden = [site.name for site in plan.sites if any(f"{site.module}.".startswith(f"{head}.") for head in heads)]
     if hidden:
@@ -128,7 +101,7 @@ def _plan_of_targets(
     model: nn.Module, modules: Mapping[str, nn.Module], config: IA3Config, heads: Sequence[str]
 ) -> Plan:
     """Return whole sites for the targets, and write into the config what it leaves out."""
-    model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    model_type = model_type_of(model)
     is_all = isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR
     if is_all:
         # PEFT fails where a head is no output layer (DistilBERT's pre_classifier); it is trained whole already
