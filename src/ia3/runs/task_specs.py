@@ -22,6 +22,7 @@ from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
 from ia3.runs.task_templates import template_faults, templates_in
 from ia3.runs.wording import read_words
 from ia3.starts.packaged import AUTO, NONE, start_names
+from ia3.training.setting import SHARE, at_least, one_of
 from ia3.training.settings import OF_THE_RUN, setting_fault
 
 KEYS = (
@@ -30,6 +31,7 @@ KEYS = (
 )  # fmt: skip
 # keys whose values are text
 TEXTS = ("name", "table", "delimiter", "text", "label", "choices", "eval", "template", "templates", "start")
+_RULES = {"answers": one_of(*ANSWERS), "eval_fraction": SHARE, "max_length": at_least(1)}
 _PLAIN = ("name", "text", "label", "choices")
 _SHOWN = 20  # faults
 _LONGEST = 100  # bytes of a name
@@ -258,20 +260,13 @@ def _faults_of(found: Found, folder: Path | None) -> list[str]:
 
 
 def _value_faults(found: Found) -> list[str]:
-    values, faults = found.values, []
-    answers = values.get("answers")
-    if answers is not None and answers not in ANSWERS:
-        faults.append(f"{found.at('answers')}: answers is {answers!r}, expected one of {', '.join(ANSWERS)}")
+    values = found.values
+    told = [(key, rule.fault(key, values[key])) for key, rule in _RULES.items() if values.get(key) is not None]
+    faults = [f"{found.at(key)}: {fault}" for key, fault in told if fault]
     start = values.get("start")
     if start is not None and not isinstance(start, str | Path):
         faults.append(f"{found.at('start')}: start is {start!r}, expected the folder of an adapter")
-    share = values.get("eval_fraction")
-    if share is not None and not (type(share) in (int, float) and 0 <= share < 1):
-        faults.append(f"{found.at('eval_fraction')}: eval_fraction is {share!r}, expected a share in [0, 1)")
     faults += _reading_faults(found)
-    length = values.get("max_length")
-    if length is not None and not (type(length) is int and length > 0):
-        faults.append(f"{found.at('max_length')}: max_length is {length!r}, expected a whole number of at least 1")
     settings = values.get("settings")
     if settings is not None and not isinstance(settings, Mapping):
         return [*faults, f"{found.at('settings')}: settings is {settings!r}, expected names with values"]
