@@ -29,7 +29,8 @@ from ia3.data.batches import collate, epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.data.examples import Table
 from ia3.inference.evaluate import HeldOut, evaluate_together
-from ia3.inference.metrics import Metrics, score_predictions
+from ia3.inference.measures import score_predictions
+from ia3.inference.metrics import Metrics
 from ia3.runs.dataset import Dataset, SplitTable, encode_rows
 from ia3.training.settings import settings_for
 

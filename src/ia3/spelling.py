@@ -31,6 +31,11 @@ def time_in_words(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def printable(text: str) -> str:
+    r"""Return `text` with line breaks, controls and lone surrogates as escapes (`\n`, `\x1b`, `\ud800`)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def align_columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
     """Return the rows as lines with aligned columns.
 

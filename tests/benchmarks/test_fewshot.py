@@ -19,7 +19,7 @@ from benchmarks.fewshot_report import missing_lines, quartiles, summarise, table
 from benchmarks.fewshot_rivals import draw_pairs
 from ia3.data.duplicates import normal_text
 from ia3.data.examples import Table
-from ia3.inference.metrics import score_predictions
+from ia3.inference.measures import score_predictions
 from tests.models import save_tiny_base
 
 LABELS = ("negative", "neutral", "positive")

@@ -163,7 +163,7 @@ def test_labels_that_their_own_adapter_does_not_know_are_bad_rows(
     assert main(command) == 2
     err = capsys.readouterr().err
     told = [
-        "3 faults.",
+        "3 bad rows of 5.",
         f"{table}:3, column 'label': label 'war' is unknown to adapter 'mood'. Known: 'down', 'up'",
         f"{table}:4, column 'label': label is missing",
         f"{table}:6, column 'label': label 'la' is unknown to adapter 'topic'. Did you mean 'law'?",
@@ -177,7 +177,7 @@ def test_labels_that_their_own_adapter_does_not_know_are_bad_rows(
     assert err.count("left out: ") == 3
     write_table(tmp_path / "t.csv", [("a", "war", "mood")], ("text", "label", "who"))
     assert main([*command, "--skip-bad-rows"]) == 2
-    assert "1 fault.\n" in capsys.readouterr().err
+    assert "the only row is bad" in capsys.readouterr().err
     write_table(tmp_path / "t.csv", [("a", "up", "mod")], ("text", "label", "who"))
     assert main(command) == 2
     assert f"{table}:2: there is no adapter 'mod'. Did you mean 'mood'?" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ia3.cli.main import main
+from ia3.data.table_files import as_read
 from ia3.inference.loading import load_predictor
 from ia3.inference.table_prediction import predict_table
 from ia3.runs.plans.one import train_adapter
@@ -80,7 +81,7 @@ def test_the_same_words_are_keywords_in_python(home: Path, encoder: str, plain: 
     reading: dict[str, object] = {"delimiter": "|", "quotes": False}
     predictor = load_predictor(encoder, device="cpu", say=lambda line: None)
     assert predictor.evaluate(plain, **reading).rows == 20  # type: ignore[arg-type]
-    assert predict_table(predictor, plain, tmp_path / "out.csv", **reading).rows == 20  # type: ignore[arg-type]
+    assert predict_table(predictor, as_read(plain, "|", False), tmp_path / "out.csv").rows == 20
     quick: dict[str, object] = {"max_steps": 1, "compile": "off", "device": "cpu", "recipe": "default"}
     result = train_adapter(plain, home / "encoder", tmp_path / "run", eval_source=plain, **quick, **reading)  # type: ignore[arg-type]
     assert result.metrics is not None and result.metrics.rows == 20

@@ -135,7 +135,7 @@ def test_rows_with_choices_of_their_own_are_read_and_measured_beside_labels(home
     check_alone(found.adapters["mood"], several["mood"], rows["mood"])
     assert found.overall.rows == 4 and found.overall.accuracy is not None
     path.write_text("\n".join([*lines, "e,blue,red | green,quiz", "f,red,,quiz"]), encoding="utf-8")
-    with pytest.raises(TableError, match="2 faults") as caught:
+    with pytest.raises(TableError, match="2 bad rows of 6") as caught:
         read_answered_rows(path, "who", several)
     assert f"{path}:6, column 'options': its answer 'blue' is not among its choices" in str(caught.value)
     assert f"{path}:7, column 'options': choices are missing" in str(caught.value)

@@ -374,9 +374,9 @@ def test_only_a_window_of_rows_is_in_memory(
     sizes: list[int] = []
     classify = Predictor.classify
 
-    def counted(self: Predictor, texts: Sequence[Any], *rest: Any) -> Any:
+    def counted(self: Predictor, texts: Sequence[Any], **options: Any) -> Any:
         sizes.append(len(texts))
-        return classify(self, texts, *rest)
+        return classify(self, texts, **options)
 
     monkeypatch.setattr(Predictor, "classify", counted)
     read = 0
@@ -512,11 +512,11 @@ def test_ctrl_c_leaves_no_half_file(
     classify = Predictor.classify
     windows: list[int] = []
 
-    def interrupted(self: Predictor, texts: Sequence[Any], *rest: Any) -> Any:
+    def interrupted(self: Predictor, texts: Sequence[Any], **options: Any) -> Any:
         windows.append(len(texts))
         if len(windows) == 3:
             raise KeyboardInterrupt
-        return classify(self, texts, *rest)
+        return classify(self, texts, **options)
 
     monkeypatch.setattr(Predictor, "classify", interrupted)
 

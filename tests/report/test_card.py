@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ia3.errors import AdapterError
-from ia3.inference.metrics import score_predictions, score_texts
-from ia3.inference.metrics_text import printable
+from ia3.inference.measures import score_predictions, score_texts
 from ia3.report.card import CardFacts, write_card
+from ia3.spelling import printable
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 NASTY = (

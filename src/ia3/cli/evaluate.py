@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         several = _evaluate_by_adapter(options)
         metrics, numbers, lines = several.overall, several.to_json(), _lines_by_adapter(several)
     else:
-        metrics = _evaluate_adapter(options) if options.adapter else _evaluate_base(options)
+        metrics = _evaluate(options)
         numbers, lines = metrics.to_json(), metrics.lines()
     if options.reliability:
         _draw_reliability(metrics, options.reliability)
@@ -121,19 +120,26 @@ def _draw_reliability(metrics: Metrics, path: str) -> None:
     draw_reliability(metrics.calibration_bins, path, metrics.unscaled_bins)
 
 
-def _evaluate_adapter(options: argparse.Namespace) -> Metrics:
+def _evaluate(options: argparse.Namespace) -> Metrics:
+    """Return the metrics of an adapter, or of a base alone."""
+    from ia3.data.tables import read_table
     from ia3.inference.loading import load_predictor
-    from ia3.inference.rows import choose_columns_of
+    from ia3.inference.zero_shot import load_zero_shot
 
-    strength = 1.0 if options.strength is None else options.strength
-    given = {"strength": strength, "ensemble": options.ensemble, **load_options(options)}
-    predictor = load_predictor(options.adapter, say=say, **given)
-    encoding = predictor.encoding
-    own = choose_columns_of(options.table, {"text": encoding.text_column, "label": encoding.label_column})
-    columns = options.text or own["text"], options.label or own["label"], options.choices or encoding.choices_column
-    table = _read_table(options, *columns, predictor.labels)
+    columns = {name: getattr(options, name) for name in ("text", "label", "choices", "skip_bad_rows")}
+    loaded = load_options(options)
+    if options.adapter:
+        strength = 1.0 if options.strength is None else options.strength
+        predictor = load_predictor(options.adapter, strength=strength, ensemble=options.ensemble, say=say, **loaded)
+        table = predictor.read_table(options.table, **columns)
+        _tell_notes(table)
+    else:
+        table = read_table(options.table, known_labels=options.labels or None, **columns)
+        _tell_notes(table)
+        base = loaded.pop("base")
+        predictor = load_zero_shot(base, table, ranking=options.ranking or "sum", say=say, **loaded)
     with CountedProgress("rows") as progress:
-        return predictor.evaluate(table, on_progress=progress.show)
+        return predictor.evaluate(table, is_calibrated=options.calibrate, on_progress=progress.show)
 
 
 def _evaluate_by_adapter(options: argparse.Namespace) -> MetricsByAdapter:
@@ -154,7 +160,7 @@ def _evaluate_by_adapter(options: argparse.Namespace) -> MetricsByAdapter:
 
 def _lines_by_adapter(several: MetricsByAdapter) -> list[str]:
     """Return a row for each adapter, then the metrics over all rows as those of one adapter are told."""
-    from ia3.inference.metrics_text import printable
+    from ia3.spelling import printable
 
     lines: list[tuple[str, ...]] = [("adapter", "rows", "accuracy", "95 % interval", "macro F1", "loss")]
     lines += [(printable(name), *_numbers(metrics)) for name, metrics in several.adapters.items()]
@@ -170,34 +176,6 @@ def _numbers(metrics: Metrics) -> tuple[str, ...]:
     if metrics.macro_f1 is not None:
         f1 = f"{metrics.macro_f1:.3f}"
     return f"{metrics.rows:,}", share, interval, f1, "" if metrics.loss is None else f"{metrics.loss:.4g}"
-
-
-def _evaluate_base(options: argparse.Namespace) -> Metrics:
-    from ia3.inference.zero_shot import load_zero_shot
-
-    table = _read_table(options, options.text, options.label, options.choices, options.labels or ())
-    given = {name: value for name, value in load_options(options).items() if name != "base"}
-    zero_shot = load_zero_shot(options.base, table, ranking=options.ranking or "sum", say=say, **given)
-    with CountedProgress("rows") as progress:
-        return zero_shot.evaluate(table, is_calibrated=options.calibrate, on_progress=progress.show)
-
-
-def _read_table(
-    options: argparse.Namespace, text: str | None, label: str | None, choices: str | None, labels: Sequence[str]
-) -> Table:
-    """Return the table; what was chosen and left out is said."""
-    from ia3.data.tables import read_table
-
-    table = read_table(
-        options.table,
-        text=text,
-        label=label,
-        known_labels=labels or None,
-        choices=choices,
-        skip_bad_rows=options.skip_bad_rows,
-    )
-    _tell_notes(table)
-    return table
 
 
 def _tell_notes(table: Table) -> None:

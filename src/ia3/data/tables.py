@@ -91,7 +91,7 @@ def read_table(
         else:
             faults.extend(outcome)
     if count == 0 or (faults and not (skip_bad_rows and examples)):
-        raise _explain_faults(opened.name, faults, count, has_rest=bool(examples))
+        raise explain_faults(opened.name, faults, count, has_rest=bool(examples))
     columns, examples = _level(opened.columns, examples)
     labels = {e.label for e in examples if e.label is not None}
     notes = (*opened.notes, *choice.notes, *describe_missing_words(labels), *describe_similar_labels(labels))
@@ -198,7 +198,7 @@ def _read_examples(
             for fault in outcome:
                 on_fault(fault)
     if good == 0:
-        raise _explain_faults(source.name, (), count, has_rest=False)
+        raise explain_faults(source.name, (), count, has_rest=False)
 
 
 def _read_row(record: Record, rule: _RowRule) -> Example | tuple[Fault, ...]:
@@ -266,8 +266,15 @@ def _is_plain(value: object) -> bool:
     return not isinstance(value, Mapping | list | tuple | bytes | set)
 
 
-def _explain_faults(name: str, faults: Sequence[Fault], count: int, *, has_rest: bool) -> TableError:
-    """Return the one error that tells all bad rows."""
+def explain_faults(name: str, faults: Sequence[Fault], count: int, *, has_rest: bool) -> TableError:
+    """Return the one error that tells all bad rows.
+
+    Args:
+        name: Of the source.
+        faults: Everything that is wrong.
+        count: Rows, good and bad.
+        has_rest: Whether some are good.
+    """
     if count == 0:
         return TableError(f"Reading {name}: there are no rows, expected at least one below the header.")
     rows = len({fault.origin for fault in faults}) or count
@@ -278,9 +285,13 @@ def _explain_faults(name: str, faults: Sequence[Fault], count: int, *, has_rest:
         which = "the only row is" if count == 1 else f"all {count} rows are"
         head = f"Reading {name}: {which} bad, so nothing is left to use."
         cure = []
-    told = [str(fault) for fault in faults[:SHOWN_FAULTS]]
+    return TableError("\n".join([head, *first_faults(faults), *cure]), faults)
+
+
+def first_faults(faults: Sequence[object]) -> list[str]:
+    """Return a line for each of the first faults, and one that says how many more there are."""
     more = [f"… and {len(faults) - SHOWN_FAULTS} more."] if len(faults) > SHOWN_FAULTS else []
-    return TableError("\n".join([head, *told, *more, *cure]), faults)
+    return [*map(str, faults[:SHOWN_FAULTS]), *more]
 
 
 def _explain_no_columns(source: Source) -> TableError:
@@ -288,7 +299,7 @@ def _explain_no_columns(source: Source) -> TableError:
     records = list(source.records)
     faults = [fault for record in records for fault in record.faults]
     if faults:
-        return _explain_faults(source.name, faults, len(records), has_rest=False)
+        return explain_faults(source.name, faults, len(records), has_rest=False)
     return TableError(f"Reading {source.name}: its rows have no columns, expected at least a text column.")
 
 

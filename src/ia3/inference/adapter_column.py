@@ -17,7 +17,7 @@ from ia3.adapters.store import Store
 from ia3.data.choices import check_choices, split_choices
 from ia3.data.examples import Example, Fault, Table, fingerprint, quote
 from ia3.data.table_files import TableFile
-from ia3.data.tables import SHOWN_FAULTS, read_table, stream_table
+from ia3.data.tables import SHOWN_FAULTS, explain_faults, first_faults, read_table, stream_table
 from ia3.errors import AdapterError, SettingsError, TableError, near_matches
 from ia3.inference.loading import load_predictor
 from ia3.inference.predictor import Predictor
@@ -45,7 +45,7 @@ def read_adapter_names(
         else:
             faults.append(f"{example.origin}: column {quote(column)} names no adapter")
     if faults:
-        raise TableError("\n".join([f"Reading {stream.name}: {_told(faults)}", "Name an adapter in each row."]))
+        raise TableError("\n".join([f"Reading {stream.name}: {_count(faults)}", "Name an adapter in each row."]))
     return names
 
 
@@ -144,9 +144,8 @@ def read_answered_rows(
             rows.setdefault(name, []).append(read)
     faults.sort(key=lambda fault: (fault.origin.file, fault.origin.line))
     if faults and not (skip_bad_rows and good):
-        told = [f"Reading {source}: {_told([str(fault) for fault in faults])}"]
-        cure = ["Mend them, or give --skip-bad-rows to leave them out."] if good else []
-        raise TableError("\n".join([*told, *cure]), faults)
+        bad = len({fault.origin for fault in faults})
+        raise explain_faults(str(source), faults, len(good) + bad, has_rest=bool(good))
     whole = replace(table, examples=tuple(good), faults=tuple(faults), fingerprint=fingerprint(good))
     return rows, whole
 
@@ -175,10 +174,10 @@ def _check_names(where: str, known: list[str] | tuple[str, ...], names: Mapping[
     unknown = [name for name in names if name not in there]
     shown = [f"{names[n]}: there is no adapter {n!r}.{near_matches(n, known)}" for n in unknown[:SHOWN_FAULTS]]
     if unknown:
-        told = _told([*shown, *unknown[SHOWN_FAULTS:]])
+        told = _count([*shown, *unknown[SHOWN_FAULTS:]])
         raise AdapterError(f"Looking for the adapters of the table's rows in {where}: {told}")
 
 
-def _told(faults: list[str]) -> str:
-    more = [f"… and {len(faults) - SHOWN_FAULTS} more."] if len(faults) > SHOWN_FAULTS else []
-    return "\n".join([f"{len(faults)} fault{'s' * (len(faults) > 1)}.", *faults[:SHOWN_FAULTS], *more])
+def _count(faults: list[str]) -> str:
+    """Return how many faults there are, and the first of them below."""
+    return "\n".join([f"{len(faults)} fault{'s' * (len(faults) > 1)}.", *first_faults(faults)])

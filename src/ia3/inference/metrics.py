@@ -1,139 +1,31 @@
-"""Numbers that say how good predictions are: accuracy, F1, confusion, calibration, perplexity.
+"""How good predictions are: accuracy, F1, confusion, calibration, perplexity, as values, as JSON and in words.
 
-This file knows numpy arrays and plain lists; it knows nothing of models, tables, prompts, files or the command line,
-and imports no torch.
-
-Rules: a probability that is not a number is an error that names its row, never a right or wrong answer. A ratio whose
-divisor is zero is 0 (scikit-learn's `zero_division=0`). What a `Metrics` holds are plain Python numbers.
+This file knows numbers, and knows nothing of models, tables, prompts, files or the command line, and imports no torch;
+where the numbers come from is `measures`' matter. Rules: what a `Metrics` holds are plain Python numbers, and every
+line is one line.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ia3.errors import IA3Error
-from ia3.inference.metrics_text import metrics_lines
-from ia3.inference.reliability import CalibrationBin, calibration_bins, calibration_error
+from ia3.inference.reliability import CalibrationBin
 from ia3.inference.temperature import Scaling
-from ia3.spelling import percent
+from ia3.spelling import align_columns, percent, printable
 
 LossUnit = Literal["token", "example"]
-_Float = npt.NDArray[np.float64]
-_Int = npt.NDArray[np.int64]
 
 FEW_ROWS = 100  # fewer leave a 95 % interval of up to twenty points
 _NORMAL_975 = 1.959963984540054  # the 97.5 % quantile of the normal distribution: 95 % lie between −q and q
-_SUM_TOLERANCE = 1e-2  # a softmax that was computed in bf16 sums to 1 ± 0.004
-_SHOWN_FAULTS = 5
-_DIVERGED = "The model overflowed or diverged: load the base as float32, or train with a lower learning rate."
-
-
-def score_predictions(
-    labels: Sequence[str],
-    gold: Sequence[int],
-    probabilities: _Float,
-    loss: float | None,
-    *,
-    loss_unit: LossUnit = "token",
-) -> Metrics:
-    """Return the metrics of predictions from a closed label set.
-
-    The prediction of a row is its most probable choice; of equally probable ones the first.
-
-    Args:
-        labels: The known labels, all different, in the order of the choices.
-        gold: The index of the right label for every row, each in [0, choices).
-        probabilities: The softmax over the choices, shape (rows, choices), each row summing to 1.
-        loss: Mean loss in nats per `loss_unit`, or None if there is none.
-        loss_unit: "token" for language models (per target token; gives a perplexity), "example" for heads.
-
-    Returns:
-        The metrics. `macro_f1` is the mean F1 of the known labels that occur in gold or in a prediction.
-
-    Raises:
-        MetricsError: No rows or labels, a label twice, shapes that do not fit, a gold index outside of
-            the labels, or a row of probabilities that is NaN, negative or does not sum to 1. Rows count from 1.
-
-    Example:
-        >>> score_predictions(["no", "yes"], [0, 1], np.array([[0.8, 0.2], [0.6, 0.4]]), None).accuracy
-        0.5
-    """
-    names = _check_labels(labels)
-    table = _check_probabilities(probabilities, len(names))
-    right = _check_gold(gold, len(table), len(names))
-    predicted = table.argmax(axis=1)
-    confusion = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(confusion, (right, predicted), 1)
-    scores = _label_scores(confusion)
-    occurs = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0  # (choices,)
-    bins = calibration_bins(table.max(axis=1), predicted == right)
-    return Metrics(
-        rows=len(table),
-        loss=_check_loss(loss),
-        loss_unit=loss_unit,
-        perplexity=_perplexity(loss, loss_unit),
-        accuracy=int(np.trace(confusion)) / len(table),
-        macro_f1=float(np.mean([score.f1 for score, here in zip(scores, occurs, strict=True) if here])),
-        labels=names,
-        per_label=dict(zip(names, scores, strict=True)),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-        calibration_error=calibration_error(bins),
-        calibration_bins=bins,
-    )
-
-
-def score_texts(gold: Sequence[str], predicted: Sequence[str], loss: float | None) -> Metrics:
-    r"""Return the metrics of free text: accuracy is the share of texts equal to gold after `strip`.
-
-    Args:
-        gold: The right text of every row.
-        predicted: The generated text of every row.
-        loss: Mean loss in nats per target token, or None.
-
-    Raises:
-        MetricsError: No rows, or another number of predicted than of gold texts.
-
-    Example:
-        >>> score_texts(["up 3 %", "down"], ["up 3 %\n", "Down"], 0.0).accuracy
-        0.5
-    """
-    if len(gold) != len(predicted):
-        raise MetricsError(
-            f"Scoring texts: the lists differ in length, got {len(gold)} gold and {len(predicted)} predicted "
-            "texts, expected one prediction for each gold text. Pass both in the order of the rows."
-        )
-    if not gold:
-        raise MetricsError(_nothing_there("texts"))
-    equal = sum(right.strip() == text.strip() for right, text in zip(gold, predicted, strict=True))
-    return Metrics(
-        rows=len(gold),
-        loss=_check_loss(loss),
-        loss_unit="token",
-        perplexity=_perplexity(loss, "token"),
-        accuracy=equal / len(gold),
-    )
-
-
-def score_loss(rows: int, loss: float | None) -> Metrics:
-    """Return the metrics of free text that was not generated: a loss and no accuracy.
-
-    Args:
-        rows: Number of rows.
-        loss: Mean loss in nats per target token.
-
-    Raises:
-        MetricsError: No rows, or a loss that is no number.
-    """
-    if not rows:
-        raise MetricsError(_nothing_there("texts"))
-    return Metrics(rows, _check_loss(loss), "token", _perplexity(loss, "token"), None)
+_SHOWN_CONFUSIONS = 10
+_WIDEST_LABEL = 32  # characters
+_WIDEST_MATRIX = 8  # labels; a wider confusion matrix does not fit a terminal
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -143,18 +35,11 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
         successes: How many of the `n` succeeded, in [0, n].
         n: How many there were, at least 1.
 
-    Raises:
-        MetricsError: `n` below 1, or `successes` outside of [0, n].
-
     Example:
         >>> [round(bound, 3) for bound in wilson_interval(222, 227)]
         [0.949, 0.991]
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise MetricsError(
-            f"Computing the interval of a proportion: the counts do not fit, got {successes} of {n}, "
-            "expected 0 <= successes <= n and n >= 1. Pass the number of right rows and the number of rows."
-        )
+    assert 0 <= successes <= n and n > 0, (successes, n)
     square = _NORMAL_975**2
     centre = (successes + square / 2) / (n + square)
     half = _NORMAL_975 / (n + square) * math.sqrt(successes * (n - successes) / n + square / 4)
@@ -185,108 +70,77 @@ def describe_few_rows(rows: int, what: str) -> str:
     )
 
 
-def _check_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(labels)
-    if not names:
-        raise MetricsError(
-            "Scoring predictions: there are no labels, got 0, expected at least 1. "
-            "Pass the label set that the adapter was trained on."
-        )
-    twice = [repr(name) for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise MetricsError(
-            f"Scoring predictions: labels occur twice, got {_some(twice)}, expected every label once. "
-            "Pass the label set in the order of the probabilities."
-        )
-    return names
+def _lines(metrics: Metrics) -> list[str]:
+    """Return the metrics for a terminal: the totals, a row for each label, the confusion."""
+    totals = [f"{metrics.rows} rows"]
+    if metrics.accuracy is not None and metrics.accuracy_interval is not None:
+        low, high = map(percent, metrics.accuracy_interval)
+        share = f"{'exact match' if metrics.calibration_error is None else 'accuracy'} {percent(metrics.accuracy)}"
+        totals = [f"{share} of {metrics.rows} rows (95 % interval {low} to {high})"]
+    if metrics.macro_f1 is not None:
+        totals.append(f"macro F1 {metrics.macro_f1:.3f}")
+    if metrics.loss is not None:
+        unit = "target token" if metrics.loss_unit == "token" else "example"
+        totals.append(f"loss {metrics.loss:.4g} nats per {unit}")
+    if metrics.perplexity is not None:
+        totals.append(f"perplexity {metrics.perplexity:.4g}")
+    if metrics.calibration_error is not None:
+        totals.append(f"calibration error {metrics.calibration_error:.3f}{_temperature_words(metrics)}")
+    totals += _baseline_lines(metrics)
+    return [*totals, *_label_lines(metrics), *_confusion_lines(metrics)] if metrics.labels else totals
 
 
-def _check_probabilities(probabilities: _Float, choices: int) -> _Float:
-    """Return the probabilities as float64, shape (rows, choices), or raise with the rows that are none."""
-    table: _Float = np.asarray(probabilities, dtype=np.float64)
-    if table.size == 0:
-        raise MetricsError(_nothing_there("predictions"))
-    if table.ndim != 2 or table.shape[1] != choices:
-        raise MetricsError(
-            f"Scoring predictions: the probabilities have the wrong shape, got {table.shape}, "
-            f"expected (rows, {choices}) for {choices} labels. Pass one probability for each row and label."
-        )
-    numbers = f"a number for each of the {choices} labels. {_DIVERGED}"
-    _refuse_rows(np.isnan(table).any(axis=1), "probabilities are NaN", table, numbers)
-    off = ~(np.abs(table.sum(axis=1) - 1) <= _SUM_TOLERANCE)
-    shares = "numbers from 0 to 1 with sum 1. Apply a softmax over the choices first."
-    _refuse_rows((table < 0).any(axis=1) | off, "probabilities are out of range", table, shares)
-    return table
+def _temperature_words(metrics: Metrics) -> str:
+    """Return what a temperature does to the calibration error."""
+    if metrics.unscaled_error is not None:
+        return f" ({metrics.unscaled_error:.3f} without the temperature {metrics.temperature:.3g})"
+    if metrics.scaling is not None:
+        scaling = metrics.scaling
+        return f"; {scaling.error_after:.3f} with the temperature {scaling.temperature:.3g}, which predictions use"
+    return ""
 
 
-def _check_gold(gold: Sequence[int], rows: int, choices: int) -> _Int:
-    """Return the gold indices as int64, shape (rows,), or raise with the rows that name no label."""
-    given = np.asarray(gold)
-    if given.shape != (rows,):
-        raise MetricsError(
-            f"Scoring predictions: gold and probabilities differ in rows, got gold of shape {given.shape}, "
-            f"expected ({rows},). Pass one gold index for each row of probabilities."
-        )
-    if given.dtype.kind not in "iu":
-        raise MetricsError(
-            f"Scoring predictions: gold is no list of indices, got {given.dtype}, expected integers. "
-            "Pass the position of the right label in the label set."
-        )
-    known = f"0 to {choices - 1}. Leave out rows whose label is not in the label set."
-    _refuse_rows((given < 0) | (given >= choices), "gold names no label", given, known)
-    return given.astype(np.int64)
+def _baseline_lines(metrics: Metrics) -> list[str]:
+    """Return a warning where always the same answer may be as good, as far as the rows can tell."""
+    if metrics.commonest is None or metrics.accuracy_interval is None:
+        return []
+    label, share = metrics.commonest
+    if share < metrics.accuracy_interval[0]:
+        return []
+    where = "above" if share > metrics.accuracy_interval[1] else "within"
+    always = f"always answering '{_short(label)}' is right in {percent(share)}, which is {where} the interval"
+    return [f"{always}: these rows do not show that it is better"]
 
 
-def _check_loss(loss: float | None) -> float | None:
-    if loss is not None and math.isnan(loss):
-        raise MetricsError(
-            f"Scoring predictions: the loss is no number, got nan, expected a number of nats. {_DIVERGED}"
-        )
-    return None if loss is None else float(loss)
+def _label_lines(metrics: Metrics) -> list[str]:
+    """Return a table with one row for each label."""
+    rows = [["label", "precision", "recall", "F1", "rows"]]
+    for label in metrics.labels:
+        score = metrics.per_label[label]
+        ratios = [f"{ratio:.3f}" for ratio in (score.precision, score.recall, score.f1)]
+        rows.append([_short(label), *ratios, str(score.support)])
+    return ["", *align_columns(rows, right=range(1, 5))]
 
 
-def _refuse_rows(bad: npt.ArrayLike, what: str, values: npt.NDArray[Any], expected: str) -> None:
-    """Raise with the numbers of the bad rows, counted from 1, and the value of the first of them."""
-    found = np.flatnonzero(bad)
-    if not found.size:
-        return
-    where = f"{'row' if len(found) == 1 else 'rows'} {_some([str(i + 1) for i in found])} of {len(values)}"
-    first = np.atleast_1d(values[found[0]])
-    got = _some([f"{value:g}" for value in first])
-    raise MetricsError(f"Scoring predictions: {what} in {where}, got {got}, expected {expected}")
+def _confusion_lines(metrics: Metrics) -> list[str]:
+    """Return the confusion matrix, or its largest entries off the diagonal where it is too wide."""
+    names = [_short(label) for label in metrics.labels]
+    if len(names) <= _WIDEST_MATRIX:
+        counts = [["", *names]]
+        counts += [[name, *map(str, row)] for name, row in zip(names, metrics.confusion, strict=True)]
+        columns = align_columns(counts, right=range(1, len(counts)))
+        return ["", "confusion (rows: gold, columns: predicted)", *columns]
+    matrix = np.array(metrics.confusion)  # (choices gold, choices predicted)
+    pairs = [(-int(matrix[i, j]), i, j) for i, j in np.argwhere(matrix > 0) if i != j]
+    most = sorted(pairs)[:_SHOWN_CONFUSIONS]  # by count, then in the order of the labels
+    title = f"most confused ({len(most)} of {len(pairs)} pairs)" if pairs else "nothing was confused"
+    return ["", title, *(f"  {names[i]} taken for {names[j]}: {-count}" for count, i, j in most)]
 
 
-def _nothing_there(what: str) -> str:
-    return f"Scoring {what}: nothing is there, got 0 rows, expected at least 1. Give a table that has rows."
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f", … ({len(items)} in all)" if len(items) > _SHOWN_FAULTS else ""
-    return ", ".join(items[:_SHOWN_FAULTS]) + more
-
-
-def _perplexity(loss: float | None, unit: LossUnit) -> float | None:
-    """Return exp(loss), infinite where it overflows; None without a loss per token."""
-    if loss is None or unit != "token":
-        return None
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-def _label_scores(confusion: _Int) -> list[LabelScore]:
-    """Return precision, recall and F1 of every label; `confusion` has shape (choices, choices), rows gold."""
-    hits = confusion.diagonal()
-    predicted, support = confusion.sum(axis=0), confusion.sum(axis=1)
-    precision, recall = _ratio(hits, predicted), _ratio(hits, support)
-    f1 = _ratio(2 * hits, predicted + support)
-    columns = zip(precision, recall, f1, support, strict=True)
-    return [LabelScore(float(p), float(r), float(f), int(s)) for p, r, f, s in columns]
-
-
-def _ratio(above: _Int, below: _Int) -> _Float:
-    return np.divide(above, below, out=np.zeros(len(above), dtype=np.float64), where=below > 0)
+def _short(label: str) -> str:
+    """Return the label as it fits a column: printable, at most 32 characters."""
+    shown = printable(label)
+    return shown if len(shown) <= _WIDEST_LABEL else shown[: _WIDEST_LABEL - 1] + "…"
 
 
 class MetricsError(IA3Error):
@@ -351,4 +205,4 @@ class Metrics:
 
     def lines(self) -> list[str]:
         """Return the metrics for a terminal: the totals, a row for each label, the confusion."""
-        return metrics_lines(self)
+        return _lines(self)

@@ -7,7 +7,7 @@ values and configs; it runs no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,32 +57,53 @@ class Recorded:
             AdapterError: If one is of another type than it must be.
         """
         values = {**(record.get("data") or {}), **record}
-        labels, words, length = values.get("labels"), values.get("template"), values.get("max_length")
-        heat = (values.get("calibration") or {}).get("temperature", 1.0)
-        columns = [values.get("text_column"), values.get("label_column")]
-        faults = {
-            "labels": labels is None or all(isinstance(label, str) for label in labels),
-            "template": words is None or _is_template(words),
-            "template.others": not words or all(map(_is_template, words.get("others", ()))),
-            "choices_column": not words or isinstance(words.get("choices_column"), str | None),
-            "ranking": words is None or words.get("ranking", "sum") in RANKINGS,
-            "max_length": length is None or (type(length) is int and length > 0),
-            "temperature": type(heat) in (int, float) and 0 < heat < math.inf,
-            "text_column or label_column": all(isinstance(column, str | None) for column in columns),
+        words = values.get("template")
+        own: Mapping[str, Any] = words if words is not None and _is_template(words) else {}
+        found: dict[str, Any] = {
+            "labels": values.get("labels"),
+            "template": words,
+            "template.others": own.get("others", ()),
+            "choices_column": own.get("choices_column"),
+            "ranking": own.get("ranking", "sum"),
+            "max_length": values.get("max_length"),
+            "temperature": (values.get("calibration") or {}).get("temperature", 1.0),
+            "text_column or label_column": (values.get("text_column"), values.get("label_column")),
         }
-        wrong = [name for name, is_right in faults.items() if not is_right]
+        wrong = [name for name, value in found.items() if not _RULES[name](value)]
         if wrong:
             raise AdapterError(f"{doing}: {', '.join(wrong)} in ia3.json cannot be used. Save the adapter again.")
-        template = Template(words["prompt"], words["target"]) if words else None
-        ranking: Ranking = words.get("ranking", "sum") if words else "sum"
-        others = tuple(Template(one["prompt"], one["target"]) for one in words.get("others", ())) if words else ()
-        own = words.get("choices_column") if words else None
-        chosen = tuple(labels) if labels else None
-        return Recorded(chosen, template, columns[0] or "text", columns[1], length, ranking, float(heat), others, own)
+        text, label = found["text_column or label_column"]
+        return Recorded(
+            labels=tuple(found["labels"]) if found["labels"] else None,
+            template=_template(own) if own else None,
+            text_column=text or "text",
+            label_column=label,
+            max_length=found["max_length"],
+            ranking=found["ranking"],
+            temperature=float(found["temperature"]),
+            others=tuple(map(_template, found["template.others"])),
+            choices_column=found["choices_column"],
+        )
 
 
 def _is_template(words: Any) -> bool:
     return isinstance(words, Mapping) and all(isinstance(words.get(part), str) for part in ("prompt", "target"))
+
+
+def _template(words: Mapping[str, Any]) -> Template:
+    return Template(words["prompt"], words["target"])
+
+
+_RULES: Mapping[str, Callable[[Any], bool]] = {
+    "labels": lambda labels: labels is None or all(isinstance(label, str) for label in labels),
+    "template": lambda words: words is None or _is_template(words),
+    "template.others": lambda others: all(map(_is_template, others)),
+    "choices_column": lambda column: isinstance(column, str | None),
+    "ranking": lambda ranking: ranking in RANKINGS,
+    "max_length": lambda length: length is None or (type(length) is int and length > 0),
+    "temperature": lambda heat: type(heat) in (int, float) and 0 < heat < math.inf,
+    "text_column or label_column": lambda columns: all(isinstance(column, str | None) for column in columns),
+}
 
 
 def encoding_of(base: Base, known: Recorded, template: Template | None, labels: tuple[str, ...] | None) -> Encoding:

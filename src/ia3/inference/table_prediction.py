@@ -17,8 +17,8 @@ from typing import Any
 from ia3.data.arrow import ArrowRow
 from ia3.data.examples import Example, Fault, quote
 from ia3.data.sources import is_rereadable, open_source
-from ia3.data.table_files import TableFile, as_read
-from ia3.data.tables import SHOWN_FAULTS, TableStream, stream_table
+from ia3.data.table_files import TableFile
+from ia3.data.tables import SHOWN_FAULTS, TableStream, explain_faults, stream_table
 from ia3.data.templates import check_prompt
 from ia3.errors import TableError
 from ia3.inference.adapter_column import check_adapter_column, name_in
@@ -40,8 +40,6 @@ def predict_table(
     adapter_column: str | None = None,
     strength: float | None = None,
     skip_bad_rows: bool = False,
-    delimiter: str | None = None,
-    quotes: bool | None = None,
     overwrite: bool = False,
     on_progress: Progress | None = None,
     say: Callable[[str], object] = lambda line: None,
@@ -70,8 +68,6 @@ def predict_table(
         strength: How much of its adapter each row gets, whichever that is; see `Predictor.classify`. Left out, the
             predictor's own, and all of any other adapter.
         skip_bad_rows: Leave bad rows out instead of stopping; a row that is left out is not in the output.
-        delimiter: As for `read_table`.
-        quotes: Likewise.
         overwrite: Whether a file of this name is replaced.
         on_progress: Told the number of rows done, and of all (None for rows in memory that can be read only once).
         say: Told what was chosen and left out while the table was read.
@@ -86,7 +82,6 @@ def predict_table(
         TemplateError: If the adapter's template needs a column that the table does not have.
     """
     check_output(output, overwrite=overwrite)
-    source = as_read(source, delimiter, quotes)
     own = choose_columns_of(source, {"text": predictor.encoding.text_column})
     # rows of other adapters need not bring choices; those that need them are read when they are answered
     choices = predictor.encoding.choices_column if adapter_column is None else None
@@ -94,24 +89,27 @@ def predict_table(
     survey = _survey(source, text or own["text"], choices, skip_bad_rows, needs_types=needs_types)
     for note in survey.table.notes:
         say(note)
-    numbers = [] if predictor.is_free else ["probability"]
-    words = ["prediction"] if choices is None else ["prediction", "probabilities"]
-    if adapter_column is None:
-        numbers += [f"probability_{label}" for label in predictor.labels]
-    else:
+    if adapter_column is not None:
         check_adapter_column(survey.table.name, survey.columns, adapter_column)
+    words, numbers = _added_columns(predictor, is_mixed=adapter_column is not None)
     _check_columns(survey, [*words, *numbers], predictor)
     counts: Counter[str] = Counter()
     done = 0
     schema, types = survey.table.schema, survey.types.found()
     columns = [*survey.columns, *words]
+
+    def tell(part: int, _: int | None) -> None:
+        if on_progress is not None:
+            on_progress(done + part, survey.rows)
+
     with open_output(output, columns, numbers, types=types, schema=schema, overwrite=overwrite) as write:
         for window in _windows(survey.stream, window_rows):
+            _check_window(window, survey.columns)
             names = None if adapter_column is None else [name_in(example, adapter_column) for example in window]
-            rows = _predict(predictor, window, survey.columns, on_progress, done, survey.rows, names, strength)
-            write(rows)
-            counts.update(str(row["prediction"]) for row in rows)
-            done += len(rows)
+            answers = _answer(predictor, window, names, strength, tell)
+            write([_with_answer(*pair, [*words, *numbers]) for pair in zip(window, answers, strict=True)])
+            counts.update(answer["prediction"] for answer in answers)
+            done += len(window)
     labels = {label: counts[label] for label in (predictor.labels if adapter_column is None else sorted(counts))}
     shown = tuple(survey.faults[:SHOWN_FAULTS])
     return PredictSummary(str(output), done, len({fault.origin for fault in survey.faults}), shown, labels)
@@ -146,19 +144,10 @@ def _survey(
         if not faults:
             raise
     if faults and not (skip_bad_rows and rows):
-        raise _explain_faults(first.name, faults, rows)
+        bad = len({fault.origin for fault in faults})
+        raise explain_faults(first.name, faults, rows + bad, has_rest=rows > 0)
     again = stream_table(source, **named, skip_bad_rows=skip_bad_rows, on_fault=lambda fault: None)
     return _Survey(again, first, tuple(columns), rows, faults, types)
-
-
-def _explain_faults(name: str, faults: Sequence[Fault], good: int) -> TableError:
-    """Return the one error that tells all bad rows."""
-    bad = len({fault.origin for fault in faults})
-    told = [str(fault) for fault in faults[:SHOWN_FAULTS]]
-    more = [f"… and {len(faults) - SHOWN_FAULTS} more."] if len(faults) > SHOWN_FAULTS else []
-    head = f"Reading {name}: {bad} bad row{'s' * (bad != 1)} of {good + bad}."
-    cure = ["Mend them, or give --skip-bad-rows to leave them out."] if good else []
-    return TableError("\n".join([head, *told, *more, *cure]), faults)
 
 
 def _has_no_rows(source: Any) -> bool:
@@ -190,17 +179,19 @@ def _windows(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
         yield window
 
 
-def _predict(
-    predictor: Predictor,
-    window: Sequence[Example],
-    columns: Sequence[str],
-    on_progress: Progress | None,
-    before: int,
-    total: int | None,
-    names: Sequence[str] | None = None,
-    strength: float | None = None,
-) -> list[OutputRow]:
-    """Return the output rows of a window."""
+def _added_columns(predictor: Predictor, *, is_mixed: bool) -> tuple[list[str], list[str]]:
+    """Return the columns of words and of numbers that are added to a table; labels of several adapters differ."""
+    if predictor.is_free:
+        return ["prediction"], []
+    if is_mixed:
+        return ["prediction"], ["probability"]
+    if predictor.encoding.choices_column is not None:
+        return ["prediction", "probabilities"], ["probability"]
+    return ["prediction"], ["probability", *(f"probability_{label}" for label in predictor.labels)]
+
+
+def _check_window(window: Sequence[Example], columns: Sequence[str]) -> None:
+    """Refuse rows with a column that was not there before: no place in the output is left for it."""
     for example in window:
         late = [name for name in example.fields if name not in columns]
         if late:
@@ -209,44 +200,31 @@ def _predict(
                 "have. Give every row the same columns."
             )
 
-    def tell(done: int, _: int | None) -> None:
-        if on_progress is not None:
-            on_progress(before + done, total)
 
-    given = {"adapters": names, "strengths": strength}
-    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+def _answer(
+    predictor: Predictor,
+    window: Sequence[Example],
+    names: Sequence[str] | None,
+    strength: float | None,
+    on_progress: Progress,
+) -> list[dict[str, Any]]:
+    """Return everything that is known of the answers to some rows, by the names of its columns."""
+    asked: dict[str, Any] = {"on_progress": on_progress, "adapters": names, "strengths": strength}
     if predictor.is_free:
-        answers = predictor.generate(window, on_progress=tell, **asked)
-        return [_answered(example, {"prediction": answer}) for example, answer in zip(window, answers, strict=True)]
-    if predictor.encoding.choices_column is not None and names is None:
-        return [
-            _answered(
-                example,
-                {
-                    "prediction": found.prediction,
-                    "probabilities": json.dumps(dict(found.probabilities), ensure_ascii=False),
-                    "probability": found.probability,
-                },
-            )
-            for example, found in zip(window, predictor.classify(window, tell, **asked), strict=True)
-        ]
+        return [{"prediction": answer} for answer in predictor.generate(window, **asked)]
     return [
-        _answered(
-            example,
-            {
-                "prediction": found.prediction,
-                "probability": found.probability,
-                **({} if names else {f"probability_{label}": share for label, share in found.probabilities.items()}),
-            },
-        )
-        for example, found in zip(window, predictor.classify(window, tell, **asked), strict=True)
+        {**vars(found), **{f"probability_{label}": share for label, share in found.probabilities.items()}}
+        for found in predictor.classify(window, **asked)
     ]
 
 
-def _answered(example: Example, answers: Mapping[str, str | float]) -> OutputRow:
-    """Return the values of a row as its source has them, and its answers behind them."""
-    whole = {**example.values, **answers}
+def _with_answer(example: Example, answer: Mapping[str, Any], added: Sequence[str]) -> OutputRow:
+    """Return the values of a row as its source has them, and some columns of its answer behind them."""
     row = example.values
+    found = {name: answer[name] for name in added}
+    if "probabilities" in found:
+        found["probabilities"] = json.dumps(dict(found["probabilities"]), ensure_ascii=False)
+    whole = {**row, **found}
     return ArrowRow(whole, row.batch, row.index) if isinstance(row, ArrowRow) else whole
 
 

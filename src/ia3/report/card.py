@@ -21,8 +21,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from ia3.errors import AdapterError
-from ia3.inference.metrics_text import printable
 from ia3.names import Kind
+from ia3.spelling import printable
 
 _FEW_ROWS = 30  # fewer evaluated rows of a label make its numbers rough
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
 from ia3.files import write_whole
-from ia3.inference.metrics_text import printable
+from ia3.spelling import printable
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#007A5A"
 INK, GREY, PALE = "#222222", "#6E6E6E", "#D9D9D9"
