@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("adapter", metavar="DIR", help="Adapter folder that 'ia3 train' or PEFT has written.")
+    add(parser, "adapter")
     group = parser.add_argument_group("base and output")
     add(group, "--output", words={"what": "Folder to write; new or empty"}, metavar="PLAIN")
     add_adapter_base(group)

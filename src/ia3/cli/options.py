@@ -9,6 +9,11 @@ from typing import Any
 from ia3.cli.parsing import number
 from ia3.names import DTYPES, PRECISIONS
 
+_ADAPTER: Mapping[str, Any] = {
+    "metavar": "DIR",
+    "help": "Adapter folder that 'ia3 train' or PEFT has written, a hub id (NAME@REVISION), or STORE:NAME for one of a "
+    "packed store.",
+}
 # What argparse takes for each; a verb fills what stands in braces.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "table": {
@@ -44,11 +49,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "quarter of the memory; int8-gradients takes the products of the backward pass in int8 as well, the fastest "
         "way to train (default: %(default)s).",
     },
-    "--adapter": {
-        "metavar": "DIR",
-        "help": "Adapter folder that 'ia3 train' or PEFT has written, a hub id (NAME@REVISION), or STORE:NAME for one "
-        "of a packed store.",
-    },
+    "adapter": _ADAPTER,
+    "--adapter": _ADAPTER,
     "--adapter-column": {
         "metavar": "COLUMN",
         "help": "Column that names the adapter of each row; --adapter is then a packed store, or the folder that holds "

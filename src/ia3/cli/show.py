@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.options import add_json
+from ia3.cli.options import add, add_json
 from ia3.cli.output import print_result
 from ia3.cli.parsing import Verb
 from ia3.names import ROLES
@@ -32,11 +32,7 @@ _WIDEST = 100  # characters of a value in the output for people
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "adapter",
-        metavar="DIR",
-        help="Adapter folder that 'ia3 train' or PEFT has written, or STORE:NAME for one of a packed store.",
-    )
+    add(parser, "adapter")
     add_json(parser, "what is known")
 
 
