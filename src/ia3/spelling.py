@@ -1,4 +1,4 @@
-"""Numbers, sizes, times and columns as people read them; plain values in, text out."""
+"""Numbers, sizes, times, lists and columns as people read them; plain values in, text out."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def time_in_words(seconds: float) -> str:
 def printable(text: str) -> str:
     r"""Return `text` with line breaks, controls and lone surrogates as escapes (`\n`, `\x1b`, `\ud800`)."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def first_of(items: Iterable[object], most: int, *, mark: str = ", ") -> str:
+    """Return the first of some items, and how many there are beyond them.
+
+    Example:
+        >>> first_of(["a", "b", "c"], 3), first_of(["a", "b", "c"], 1)
+        ('a, b, c', 'a, and 2 more')
+    """
+    told = [str(item) for item in items]
+    more = [f"and {len(told) - most} more"] if len(told) > most else []
+    return mark.join([*told[:most], *more])
 
 
 def align_columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:

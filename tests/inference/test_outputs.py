@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from ia3.data.tables import read_table, stream_table
 from ia3.errors import RunError
-from ia3.inference.outputs import OUTPUT_SUFFIXES, check_output, open_output
+from ia3.inference.outputs import check_output, open_output
 
 # all characters but the two that no table may hold
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def write(path: Path, rows: list[dict[str, Any]], *, overwrite: bool = False, broken: bool = False) -> None:
@@ -35,7 +37,7 @@ def refused(path: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @settings(deadline=None, max_examples=40)
 @given(rows=st.lists(st.tuples(WORDS.filter(str.strip), WORDS, st.floats(0, 1)), min_size=1, max_size=5))
 def test_what_is_written_is_read_back(tmp_path_factory: Any, suffix: str, rows: list[tuple[str, str, float]]) -> None:
@@ -50,7 +52,7 @@ def test_what_is_written_is_read_back(tmp_path_factory: Any, suffix: str, rows: 
         assert abs(float(example.fields["probability"]) - share) < 1e-9
 
 
-@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_without_rows_has_its_columns(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"empty{suffix}"
 
@@ -91,7 +93,7 @@ def test_parquet_has_strings_and_doubles(tmp_path: Path) -> None:
     assert table.to_pydict() == {"text": ["007", "x"], "note": ["", "y"], "probability": [0.1, 0.2]}
 
 
-@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_ctrl_c_leaves_nothing(tmp_path: Path, suffix: str) -> None:
     row = {"text": "a", "note": "b", "probability": 0.5}
 

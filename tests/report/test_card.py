@@ -137,9 +137,8 @@ def test_the_pipeline_tag_follows_the_kind(kind: Any, tag: str) -> None:
     assert front_of(write_card(replace(FACTS, kind=kind)))["pipeline_tag"] == tag
 
 
-def test_licence_and_data_set_are_named_only_if_known() -> None:
-    front = front_of(write_card(replace(FACTS, license="cc0-1.0", data_hub_id="takala/financial_phrasebank")))
-    assert front["license"] == "cc0-1.0"
+def test_a_data_set_is_named_only_if_known_and_a_licence_never() -> None:
+    front = front_of(write_card(replace(FACTS, data_hub_id="takala/financial_phrasebank")))
     assert front["datasets"] == ["takala/financial_phrasebank"]
     assert front["model-index"][0]["results"][0]["dataset"]["type"] == "takala/financial_phrasebank"
     assert not {"license", "datasets", "language"} & front_of(write_card(FACTS)).keys()

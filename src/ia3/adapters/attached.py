@@ -6,7 +6,8 @@ that writes adapter folders, so that a training loop or transformers' `Trainer` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ from ia3.core.snapshot import BASE_ROW
 from ia3.core.weights import Weights, is_in_parts, is_quantised, refuse_training_apart, whole
 from ia3.errors import AdapterError, BankError, PlanError, SettingsError, near_matches
 from ia3.files import replace_files
+from ia3.names import MODEL_FILE
 
 # The name under which transformers' Trainer looks for a checkpoint's weights; ours holds the bank and not the base.
 TRAINER_FILE = "model.safetensors"
 # Options of transformers' save_pretrained that have no meaning for a file of vectors.
-WITHOUT_MEANING = frozenset(("max_shard_size", "save_function", "save_original_format", "save_peft_format"))
+_WITHOUT_MEANING = frozenset(
+    ("max_shard_size", "safe_serialization", "save_function", "save_original_format", "save_peft_format")
+)
 # Options of its push_to_hub, which have one only where something is sent.
 _OF_THE_HUB = frozenset(
     ("commit_description", "commit_message", "create_pr", "private", "repo_id", "revision", "tags", "token")
@@ -251,29 +255,63 @@ def _config_of(
 def _save(attachment: Attachment, folder: str | Path, options: Mapping[str, Any]) -> None:
     """Do what `save_pretrained` of an attached model does: write its adapters."""
     given = dict(options)
-    is_main, only = given.pop("is_main_process", True), given.pop("adapter", None)
-    is_trainer, state = "state_dict" in given, given.pop("state_dict", None)
-    without_meaning = {*WITHOUT_MEANING, "safe_serialization"}
-    given = without_hub_options(given, folder)
-    unknown = sorted(set(given) - without_meaning)
+    only = given.pop("adapter", None)
+    names = attachment.bank.names if only is None else (only,)
+    if not names:
+        raise AdapterError(f"Saving adapters to {folder}: the model's bank has none. Add one first.")
+    make = partial(adapter_of, attachment)
+    write_adapters(attachment, folder, given, names, make, own="adapter", root=names[0] if len(names) == 1 else None)
+
+
+def write_adapters(
+    attachment: Attachment,
+    folder: str | Path,
+    options: Mapping[str, Any],
+    names: Sequence[str],
+    make: Callable[[str, Mapping[str, Tensor] | None], Adapter],
+    *,
+    own: str,
+    root: str | None,
+) -> None:
+    """Write adapters of an attached model, and the bank as a checkpoint where transformers' Trainer asks for one.
+
+    Args:
+        attachment: The model's handle.
+        folder: Where.
+        options: Of transformers' `save_pretrained`.
+        names: Which adapters.
+        make: Returns one by its name; it is given the whole tensors of a sharded model, as a trainer gathers them.
+        own: The caller's own option, which names adapters; for the error.
+        root: The adapter that is written into the folder itself; each other one gets a folder of its name in it.
+
+    Raises:
+        AdapterError: For an unknown option, a name that cannot be a folder's, or where something cannot be written.
+        SettingsError: If it shall be sent to the hub.
+    """
+    given, path = without_hub_options(options, folder), Path(folder)
+    is_main, is_trainer, state = (
+        given.pop("is_main_process", True),
+        "state_dict" in given,
+        given.pop("state_dict", None),
+    )
+    unknown = sorted(set(given) - _WITHOUT_MEANING)
     if unknown:
         raise AdapterError(
-            f"Saving the adapters of a model: save_pretrained got {unknown[0]!r}, which it does not know here."
-            f"{near_matches(unknown[0], ('adapter', 'is_main_process', 'state_dict'))}"
+            f"Saving adapters to {path}: {unknown[0]!r} is no argument of this save_pretrained."
+            f"{near_matches(unknown[0], (own, 'is_main_process', 'state_dict'))} Leave it out."
         )
-    path, names = Path(folder), attachment.bank.names if only is None else (only,)
     if not is_main and (state or not is_in_parts(attachment.model)):
         return
-    if not names:
-        raise AdapterError(f"Saving the adapters of a model to {path}: its bank has none. Add one first.")
-    adapters = {name: adapter_of(attachment, name, state) for name in names}
-    checkpoint = {TRAINER_FILE: bank_file(attachment, path, state)} if is_trainer else {}
+    odd = next((name for name in names if name != root and Path(name).name != name), None)
+    if odd is not None:
+        raise AdapterError(f"Saving adapters to {path}: {odd!r} cannot be a folder's name. Choose another name.")
+    adapters = {name: make(name, state) for name in names}
+    checkpoint = {TRAINER_FILE: _bank_file(attachment, path, state)} if is_trainer else {}
     if not is_main:  # it was here to give its part of the numbers
         return
     for name, adapter in adapters.items():
-        inner = path if len(names) == 1 else path / _as_folder(name)
-        save_adapter(adapter, inner, extra_files=checkpoint if inner == path else {})
-    if checkpoint and len(names) > 1:
+        save_adapter(adapter, path if name == root else path / name, extra_files=checkpoint if name == root else {})
+    if checkpoint and root not in adapters:
         replace_files(path, checkpoint, TRAINER_FILE)
 
 
@@ -291,21 +329,15 @@ def without_hub_options(options: Mapping[str, Any], folder: Any) -> dict[str, An
     return {name: value for name, value in options.items() if name != "push_to_hub" and name not in _OF_THE_HUB}
 
 
-def _as_folder(name: str) -> str:
-    if Path(name).name != name:
-        raise AdapterError(f"Saving the adapters of a model: {name!r} cannot be a folder's name. Rename the adapter.")
-    return name
-
-
-def bank_file(attachment: Attachment, path: Path, state: Mapping[str, Tensor] | None) -> bytes:
+def _bank_file(attachment: Attachment, path: Path, state: Mapping[str, Tensor] | None) -> bytes:
     """Return the file that Trainer loads a checkpoint's weights from: the bank's tensors by their name in the model.
 
     Raises:
         AdapterError: If a whole model lies in the folder.
     """
-    if (path / "config.json").exists():
+    if (path / MODEL_FILE).exists():
         raise AdapterError(
-            f"Saving a checkpoint to {path}: a whole model lies there (config.json), and its {TRAINER_FILE} would be "
+            f"Saving a checkpoint to {path}: a whole model lies there ({MODEL_FILE}), and its {TRAINER_FILE} would be "
             "overwritten. Choose another folder."
         )
     prefix = f"{BANK_MODULE}."

@@ -27,6 +27,7 @@ from ia3.core.sites import Plan
 from ia3.core.weights import Weights, own_name
 from ia3.errors import AdapterError, PlanError, near_matches
 from ia3.names import CONFIG_FILE
+from ia3.spelling import first_of
 
 
 def plan_of(adapter: Adapter, model: nn.Module) -> Plan:
@@ -103,9 +104,8 @@ def _linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 def _raise_foreign(doing: str, faults: Sequence[str], config: AdapterConfig) -> None:
     if faults:
-        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise AdapterError(
-            f"{doing}: {'; '.join(faults[:_SHOWN])}{more}. The adapter was trained on another base: {config.base}. "
+            f"{doing}: {first_of(faults, _SHOWN, mark='; ')}. The adapter was trained on another base: {config.base}. "
             "Load it on that one, or train again."
         )
 

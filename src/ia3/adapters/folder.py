@@ -38,6 +38,7 @@ from ia3.core.sites import Site
 from ia3.errors import AdapterError
 from ia3.files import replace_files
 from ia3.names import CONFIG_FILE, PICKLED_FILE, RECORD_FILE, WEIGHTS_FILE
+from ia3.spelling import first_of
 
 _OURS = (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE)
 _SHOWN = 8  # names in a message
@@ -124,10 +125,10 @@ def choose_stored(store: Store, name: str | None) -> str:
     if name is None and len(store) == 1:
         return store.names[0]
     if not name:
-        some = ", ".join(map(repr, store.names[:_SHOWN])) + (", …" if len(store) > _SHOWN else "")
         raise AdapterError(
-            f"Loading adapter from {store.path}: the packed store holds {len(store)} adapters ({some}), expected the "
-            f"name of one. Give {store.path}:NAME; 'ia3 adapters list' shows them all."
+            f"Loading adapter from {store.path}: the packed store holds {len(store)} adapters "
+            f"({first_of(map(repr, store.names), _SHOWN)}), expected the name of one. Give {store.path}:NAME; "
+            "'ia3 adapters list' shows them all."
         )
     store.has_tensors(name)
     return name

@@ -28,6 +28,7 @@ from ia3.adapters.targets import spell_targets
 from ia3.core.projections import is_transposed, projection_sizes
 from ia3.core.weights import Weights, has_weights
 from ia3.errors import AdapterError, near_matches
+from ia3.spelling import first_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,11 +173,10 @@ def _placed(foreign: ForeignAdapter, modules: Mapping[str, nn.Module], doing: st
         else:
             placed[found[0], side] = whole
     if faults:
-        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         named = f" ({foreign.base_name})" if foreign.base_name else ""
         raise AdapterError(
-            f"{doing}: {'; '.join(fault.removesuffix('.') for fault in faults[:3])}{more}. It was trained on another "
-            f"base{named}; give that one."
+            f"{doing}: {first_of((fault.removesuffix('.') for fault in faults), 3, mark='; ')}. It was trained on "
+            f"another base{named}; give that one."
         )
     return placed
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ia3.core.sites import Channels, Plan, Side, Site
 from ia3.errors import AdapterError
+from ia3.spelling import first_of
 
 Place = tuple[str, Side]
 
@@ -78,9 +79,8 @@ def _refuse_rest(sites: Iterable[Site], vectors: Mapping[str, Tensor], taken: Ma
         if numbers:
             faults.append(f"{site.name!r} ({numbers} of its {site.width} numbers)")
     if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise AdapterError(
-            f"Laying out an adapter: the plan has no site for vector {', '.join(faults[:5])}{more}, and they are not "
+            f"Laying out an adapter: the plan has no site for vector {first_of(faults, 5)}, and they are not "
             "ones. Load the adapter on a fresh model, which gets the adapter's own plan."
         )
 

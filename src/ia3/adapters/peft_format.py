@@ -21,6 +21,7 @@ from ia3.adapters.targets import is_feedforward
 from ia3.core.projections import Projection, whole_site
 from ia3.core.sites import Side, Site
 from ia3.errors import AdapterError
+from ia3.spelling import first_of
 
 PREFIX = "base_model.model."
 # PEFT leaves the adapter's name out of the key; a raw state dict of its model has it behind `ia3_l`.
@@ -175,8 +176,7 @@ def write_tensors(vectors: Mapping[Place, Tensor], head: Mapping[str, Tensor]) -
 
 
 def _with_faults(doing: str, faults: Sequence[str], advice: str) -> str:
-    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-    return f"{doing}: {'; '.join(faults[:5])}{more}. {advice}"
+    return f"{doing}: {first_of(faults, 5, mark='; ')}. {advice}"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ia3.bases.revisions import CachedRepository, agreed_revision, at_revision, 
 from ia3.errors import AdapterError, near_matches
 from ia3.files import halves_of
 from ia3.names import CARD_FILE, CONFIG_FILE, PICKLED_FILE, RECORD_FILE, WEIGHTS_FILE
+from ia3.spelling import first_of
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+)(?:/(?P<folder>[^@]+))?")
 _TOKENIZER = ["tokenizer*", "*token*.json", "vocab.*", "merges.txt", "spiece.model", "*.jinja"]
@@ -107,8 +108,7 @@ def find_folder(name: str | Path, *, revision: str | None = None, subfolder: str
 def _what_is_there(path: Path) -> str:
     entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     inside = [name for name in entries if (path / name / CONFIG_FILE).exists()]
-    shown = ", ".join(entries[:8]) + (", …" if len(entries) > 8 else "")
-    found = f"it has no {CONFIG_FILE}, got {shown or 'an empty folder'}."
+    found = f"it has no {CONFIG_FILE}, got {first_of(entries, 8) or 'an empty folder'}."
     if inside:
         return f"{found} Adapters lie in {' and '.join(str(path / name) for name in inside[:5])}."
     return f"{found} Give the folder that an adapter was saved to."

@@ -22,13 +22,12 @@ from ia3.bases.faults import cause_of
 from ia3.bases.quiet import quiet
 from ia3.bases.revisions import at_revision
 from ia3.errors import BaseError, near_matches
-
-_ADAPTER, _CONFIG = "adapter_config.json", "config.json"
+from ia3.names import CONFIG_FILE, MODEL_FILE
 
 
 def is_base_folder(folder: Path) -> bool:
     """Return whether a folder looks like a saved model: it has a config."""
-    return (folder / _CONFIG).is_file()
+    return (folder / MODEL_FILE).is_file()
 
 
 def read_config(folder: Path, name: str) -> Any:
@@ -41,22 +40,22 @@ def read_config(folder: Path, name: str) -> Any:
     Raises:
         BaseError: If the folder holds an adapter, or no config, or one that transformers does not understand.
     """
-    if (folder / _ADAPTER).is_file():
+    if (folder / CONFIG_FILE).is_file():
         raise _is_an_adapter(folder, name)
     if not is_base_folder(folder):
         ggufs = sorted(folder.glob("*.gguf"))
         cure = f"Give the file: {ggufs[0]}." if ggufs else "Give a folder written by save_pretrained."
-        raise BaseError(f"Loading base {name!r}: {folder} has no {_CONFIG}. {cure}")
-    raw = _read_json(folder / _CONFIG, name)
+        raise BaseError(f"Loading base {name!r}: {folder} has no {MODEL_FILE}. {cure}")
+    raw = _read_json(folder / MODEL_FILE, name)
     if "model_type" not in raw:
         raise BaseError(
-            f"Loading base {name!r}: {folder / _CONFIG} has no key 'model_type', expected a model's config."
+            f"Loading base {name!r}: {folder / MODEL_FILE} has no key 'model_type', expected a model's config."
         )
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a config it cannot take
-        raise _bad_config(folder / _CONFIG, str(raw["model_type"]), name, error) from error
+        raise _bad_config(folder / MODEL_FILE, str(raw["model_type"]), name, error) from error
     config.name_or_path = name  # for errors; from_pretrained writes it anew
     return config
 
@@ -225,7 +224,7 @@ def _bad_config(file: Path, model_type: str, name: str, error: Exception) -> Bas
 
 
 def _is_an_adapter(folder: Path, name: str) -> BaseError:
-    raw = _read_json(folder / _ADAPTER, name)
+    raw = _read_json(folder / CONFIG_FILE, name)
     base = raw.get("base_model_name_or_path")
     base = at_revision(base, raw.get("revision")) if isinstance(base, str) else None
     return BaseError(

@@ -27,6 +27,7 @@ from ia3.bases.cache import Say
 from ia3.bases.named import find_by_hub_id, named_base_names
 from ia3.bases.revisions import CachedRepository, at_revision
 from ia3.errors import BaseError
+from ia3.names import MODEL_FILE
 
 _TEXT_FILES = (".json", ".txt", ".model", ".spm", ".jinja")
 
@@ -43,7 +44,7 @@ def fetch_config(hub_id: str, revision: str | None = None) -> Path:
     """
     with _patient(), _explained(hub_id, revision):
         is_local = not can_ask_hub()
-        return Path(hf_hub_download(hub_id, "config.json", revision=revision, local_files_only=is_local)).parent
+        return Path(hf_hub_download(hub_id, MODEL_FILE, revision=revision, local_files_only=is_local)).parent
 
 
 def fetch_model(hub_id: str, say: Say, revision: str | None = None) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ia3.errors import BaseError, IA3Error
+from ia3.spelling import first_of
 
 MAIN = "main"  # the revision that an id without one means
 _SPELLED = re.compile(r"(?P<name>\w[\w.-]*(?:/[\w.-]+)*)@(?P<revision>.*)", re.DOTALL)
@@ -163,7 +164,7 @@ class CachedRepository:
         there = [one for one in there if one != wanted]
         if not there:
             return ""
-        shown = ", ".join(map(repr, there[:_SHOWN])) + (", …" if len(there) > _SHOWN else "")
+        shown = first_of(map(repr, there), _SHOWN)
         how = "is there without its files" if wanted in self.refs else "is not there"
         which = "revision" if len(there) == 1 else "the revisions"
         return (

@@ -15,7 +15,7 @@ from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import Progress
 from ia3.errors import AdapterError, RunError
 from ia3.names import CONFIG_FILE, PICKLED_FILE, RECORD_FILE, STORED, WEIGHTS_FILE
-from ia3.spelling import size_in_words
+from ia3.spelling import first_of, size_in_words
 
 if TYPE_CHECKING:
     from ia3.adapters.adapter import Adapter
@@ -195,9 +195,7 @@ def _refuse_used(output: Path, folders: Iterable[Path]) -> None:
 
 def some(names: Sequence[str]) -> str:
     """Return names as the beginning of a sentence that tells something of them."""
-    shown = ", ".join(map(repr, names[:_SHOWN]))
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{shown}{more} {'is' if len(names) == 1 else 'are'}"
+    return f"{first_of(map(repr, names), _SHOWN)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _report(store: Store, folders: Mapping[str, Path], source: _Source, *, as_json: bool) -> None:

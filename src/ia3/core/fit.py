@@ -7,6 +7,7 @@ from torch import nn
 from ia3.core.projections import projection_sizes
 from ia3.core.sites import Plan
 from ia3.errors import PlanError
+from ia3.spelling import first_of
 
 
 def check_fit(model: nn.Module, plan: Plan) -> None:
@@ -25,6 +26,6 @@ def check_fit(model: nn.Module, plan: Plan) -> None:
             faults.append(f"{site.module!r} has {sizes[site.side == 'output']} channels, the plan {site.features}")
     if faults:
         raise PlanError(
-            f"Attaching a bank: the plan does not fit this model: {'; '.join(faults[:5])}"
-            f"{f' and {len(faults) - 5} more' if len(faults) > 5 else ''}. It was made for another base."
+            f"Attaching a bank: the plan does not fit this model: {first_of(faults, 5, mark='; ')}. It was made for "
+            "another base."
         )

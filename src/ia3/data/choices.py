@@ -13,6 +13,7 @@ from ia3.data.examples import quote
 from ia3.data.records import spell
 from ia3.data.values import is_missing
 from ia3.errors import near_matches
+from ia3.spelling import first_of
 
 SEPARATOR = "|"
 _SHOWN = 5
@@ -62,7 +63,7 @@ def check_choices(choices: Sequence[str], label: str | None) -> str:
     if label is not None and label not in choices:
         near = near_matches(label, choices)
         hint = f".{near.partition(' Known:')[0]}" if "Did you mean" in near else ""
-        shown = ", ".join(map(quote, choices[:_SHOWN])) + (", …" if len(choices) > _SHOWN else "")
+        shown = first_of(map(quote, choices), _SHOWN)
         told = f"its answer {quote(label)} is not among its choices, which are {shown}{hint}"
         return told.removesuffix(".")
     return ""

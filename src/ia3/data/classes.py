@@ -13,6 +13,7 @@ from typing import Any
 from ia3.data.examples import Fault, Origin, quote
 from ia3.data.records import Record
 from ia3.data.values import plain
+from ia3.spelling import first_of
 
 ClassNames = Mapping[str, tuple[str, ...]]  # by column
 _UNLABELLED = -1
@@ -42,8 +43,7 @@ def names_in_schema(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[s
 def notes_of(names: ClassNames) -> tuple[str, ...]:
     """Return in words what the numbers of each column are read as."""
     return tuple(
-        f"column {quote(column)}: its numbers are classes that have names, "
-        f"{', '.join(map(quote, own[:_SHOWN]))}{', …' if len(own) > _SHOWN else ''}"
+        f"column {quote(column)}: its numbers are classes that have names, {first_of(map(quote, own), _SHOWN)}"
         for column, own in names.items()
     )
 

@@ -14,6 +14,7 @@ from ia3.data.duplicates import normal_text
 from ia3.data.examples import Example, Table, choose_examples, quote
 from ia3.data.splits import group_texts, shuffle_key
 from ia3.errors import SettingsError, TableError
+from ia3.spelling import first_of
 
 _SHOWN = 8  # labels
 
@@ -46,10 +47,9 @@ def draw_per_label(table: Table, per_label: int, seed: int) -> tuple[Table, Tabl
             texts.add(normal_text(table.examples[row].text))
     short = sorted(f"{quote(label or '', 30)} {per_label - left}" for label, left in room.items() if left)
     if short:
-        more = f", … ({len(short)} labels in all)" if len(short) > _SHOWN else ""
         raise TableError(
-            f"Drawing {per_label} rows of each label: there are fewer different texts of {', '.join(short[:_SHOWN])}"
-            f"{more}. Draw fewer (--per-label), or add rows."
+            f"Drawing {per_label} rows of each label: there are fewer different texts of "
+            f"{first_of(short, _SHOWN)}. Draw fewer (--per-label), or add rows."
         )
     rest = [index for index, example in enumerate(table.examples) if normal_text(example.text) not in texts]
     return choose_examples(table, sorted(drawn)), choose_examples(table, rest) if rest else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ia3.data.examples import Example, Origin, Table, fingerprint
 from ia3.errors import TableError
+from ia3.spelling import first_of
 
 _SHOWN = 3
 
@@ -69,14 +70,12 @@ def describe_duplicates(duplicates: Sequence[Duplicate], rows: int, *, are_dropp
         rows: How many rows there are to evaluate on, these among them.
         are_dropped: Whether they are left out.
     """
-    shown = ", ".join(map(str, duplicates[:_SHOWN]))
-    more = f", and {len(duplicates) - _SHOWN} more" if len(duplicates) > _SHOWN else ""
     others = sum(not duplicate.is_same_label for duplicate in duplicates)
     odd = f" ({others} with another label)" if others else ""
     is_one = len(duplicates) == 1
     head = (
         f"{len(duplicates)} of the {rows} eval rows {'has' if is_one else 'have'} a text that is trained on{odd}, "
-        f"blanks and case aside: {shown}{more}."
+        f"blanks and case aside: {first_of(duplicates, _SHOWN)}."
     )
     if are_dropped:
         return f"{head} {'It is' if is_one else 'They are'} left out."

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ia3.data.examples import Table, quote
 from ia3.errors import TableError
+from ia3.spelling import first_of
 
 _MISSING_WORDS = ("nan", "NaN", "<NA>", "NaT")
 _SHOWN = 3  # pairs of similar labels in a note
@@ -59,6 +60,5 @@ def describe_similar_labels(labels: Iterable[str]) -> tuple[str, ...]:
     alike = [same for same in spellings.values() if len(same) > 1]
     if not alike:
         return ()
-    shown = "; ".join(" and ".join(map(quote, same)) for same in alike[:_SHOWN])
-    more = f"; and {len(alike) - _SHOWN} more" if len(alike) > _SHOWN else ""
-    return (f"labels that differ only by case or surrounding blanks, likely one label: {shown}{more}",)
+    shown = first_of((" and ".join(map(quote, same)) for same in alike), _SHOWN, mark="; ")
+    return (f"labels that differ only by case or surrounding blanks, likely one label: {shown}",)

@@ -11,9 +11,9 @@ import json
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from ia3.data.examples import Fault, Origin, quote
+from ia3.data.examples import Origin, quote
 from ia3.data.lines import Line, describe_bad_byte, read_lines
-from ia3.data.records import Record, Source, look_ahead
+from ia3.data.records import Record, Source, broken, look_ahead
 from ia3.data.values import Constant, Number
 from ia3.errors import TableError
 
@@ -71,24 +71,20 @@ def _read_jsonl_records(path: Path) -> Generator[Record, None, None]:
 def _parse_line(origin: Origin, line: Line) -> Record:
     problem = describe_bad_byte(line)
     if problem:
-        return Record(origin, {}, (Fault(origin, None, problem),))
+        return broken(origin, problem)
     try:
         value = _DECODER.decode(line.text.rstrip("\r\n"))
     except json.JSONDecodeError as error:
-        return _broken(origin, f"invalid JSON at character {error.colno}: {error.msg}")
+        return broken(origin, f"invalid JSON at character {error.colno}: {error.msg}")
     except (ValueError, RecursionError) as error:
-        return _broken(origin, f"invalid JSON: {_explain(error)}")
+        return broken(origin, f"invalid JSON: {_explain(error)}")
     return _object_record(origin, value)
 
 
 def _object_record(origin: Origin, value: object) -> Record:
     if isinstance(value, dict):
         return Record(origin, value)
-    return _broken(origin, f"expected an object, got {name_kind(value)}")
-
-
-def _broken(origin: Origin, what: str) -> Record:
-    return Record(origin, {}, (Fault(origin, None, what),))
+    return broken(origin, f"expected an object, got {name_kind(value)}")
 
 
 def name_kind(value: object) -> str:
@@ -129,7 +125,7 @@ def _read_json_records(path: Path) -> Generator[Record, None, None]:
         if start is not None and not text[position:end].isascii():
             start += len(text[:position].encode("utf-8", "surrogateescape"))
         problem = describe_bad_byte(Line(number, start, text[position:end]))
-        yield _broken(origin, problem) if problem else _object_record(origin, value)
+        yield broken(origin, problem) if problem else _object_record(origin, value)
 
 
 def _check_shape(path: Path, text: str) -> int:

@@ -77,6 +77,11 @@ def _go_on(first: tuple[Record, ...], rest: Generator[Record, None, None]) -> Ge
     yield from rest
 
 
+def broken(origin: Origin, what: str) -> Record:
+    """Return the record of a row that cannot be read."""
+    return Record(origin, {}, (Fault(origin, None, what),))
+
+
 @dataclass(frozen=True)
 class Record:
     """One row as its format gives it."""

@@ -17,6 +17,7 @@ from typing import Literal
 from ia3.data.examples import quote
 from ia3.data.lines import Line
 from ia3.errors import TableError
+from ia3.spelling import first_of
 
 MARKS = (",", ";", "\t", "|")
 HEAD_LINES = 1000
@@ -137,8 +138,7 @@ def _first_line(head: Sequence[Line]) -> int:
 
 
 def _columns_of(rows: Sequence[Sequence[str]]) -> str:
-    names = ", ".join(map(quote, rows[0][:_SHOWN])) + (", …" if len(rows[0]) > _SHOWN else "")
-    return f"{len(rows[0])} columns, {names}"
+    return f"{len(rows[0])} columns, {first_of(map(quote, rows[0]), _SHOWN)}"
 
 
 def _flag(mark: str) -> str:
@@ -210,6 +210,6 @@ class Layout:
     def _empty_columns(self) -> tuple[str, ...]:
         if not self.empty:
             return ()
-        listed = ", ".join(str(place + 1) for place in self.empty[:_SHOWN]) + (", …" * (len(self.empty) > _SHOWN))
+        listed = first_of((str(place + 1) for place in self.empty), _SHOWN)
         which = f"column {listed} has" if len(self.empty) == 1 else f"columns {listed} have"
         return (f"{which} no name and no values, and {'is' if len(self.empty) == 1 else 'are'} left out",)

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ia3.data.delimited import read_delimited
-from ia3.data.examples import Fault, Origin, quote
+from ia3.data.examples import Origin, quote
 from ia3.data.frames import is_frame, read_frame
 from ia3.data.hub import is_hub_id, read_hub
 from ia3.data.objects import COLUMN_RECORDS, name_kind, open_objects, read_json, read_jsonl
 from ia3.data.parquet import read_parquet
-from ia3.data.records import Record, Source
+from ia3.data.records import Record, Source, broken
 from ia3.data.table_files import DELIMITED, LIKELY, TableFile, not_delimited
 from ia3.data.values import plain
 from ia3.errors import TableError, near_matches
+from ia3.spelling import first_of
 
 ROWS_NAME = "<rows>"
 _SAVED_TO_DISK = ("state.json", "dataset_dict.json")  # beside a data set's Arrow files
@@ -112,7 +113,7 @@ def _open_folder(folder: Path, file: TableFile) -> Source:
     for other in others:
         _check_columns(folder, first, other)
     schema = first.schema if all(other.schema == first.schema for other in others) else None
-    names = ", ".join(p.name for p in files[:5]) + (", …" if len(files) > 5 else "")
+    names = first_of((p.name for p in files), 5)
     note = f"rows: {len(files)} file{'s' * (len(files) != 1)} of {folder} ({names})"
     return replace(first, name=str(folder), records=_chain(files, file), notes=(note, *first.notes), schema=schema)
 
@@ -195,9 +196,9 @@ def _read_mappings(rows: Iterable[tuple[Origin, Any]]) -> Generator[Record, None
         if isinstance(row, Mapping) and all(isinstance(key, str) for key in row):
             yield Record(origin, row)
         elif isinstance(row, Mapping):
-            yield _broken(origin, "a key is not a string")
+            yield broken(origin, "a key is not a string")
         else:
-            yield _broken(origin, f"expected a dict like the first row, got {name_kind(row)}")
+            yield broken(origin, f"expected a dict like the first row, got {name_kind(row)}")
 
 
 def _read_tuples(
@@ -213,11 +214,7 @@ def _read_tuples(
             yield Record(origin, dict(zip(columns, row, strict=True)))
         else:
             size = f" of {len(row)} values" if isinstance(row, tuple | list) else ""
-            yield _broken(origin, f"expected {expected}, got {name_kind(row)}{size}")
-
-
-def _broken(origin: Origin, what: str) -> Record:
-    return Record(origin, {}, (Fault(origin, None, what),))
+            yield broken(origin, f"expected {expected}, got {name_kind(row)}{size}")
 
 
 _READERS: Mapping[str, Callable[[Path], Source]] = {

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from ia3.data.duplicates import normal_text
 from ia3.data.examples import EMPTY_TEXT, Example, Origin, Table, quote
 from ia3.errors import SettingsError
@@ -82,6 +80,8 @@ def _find_repeats(table: Table) -> tuple[tuple[Repeat, ...], tuple[Repeat, ...]]
 def _summarize(values: Sequence[int]) -> Quantiles | None:
     if not values:
         return None
+    import numpy as np  # which reading a table alone does without
+
     p25, median, p75, p95 = np.percentile(values, (25, 50, 75, 95)).tolist()
     return Quantiles(min(values), p25, median, p75, p95, max(values))
 

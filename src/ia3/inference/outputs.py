@@ -211,4 +211,3 @@ _OPENERS: Mapping[str, _Opener] = {
     ".jsonl": _open_jsonl,
     ".parquet": _open_parquet,
 }
-OUTPUT_SUFFIXES = tuple(_OPENERS)

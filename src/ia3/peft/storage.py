@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.attached import TRAINER_FILE, WITHOUT_MEANING, adapter_of, bank_file, without_hub_options
+from ia3.adapters.attached import adapter_of, write_adapters
 from ia3.adapters.fitting import plan_of
-from ia3.adapters.folder import save_adapter
 from ia3.adapters.vocabulary import taken_paths
 from ia3.core.attach import Attachment
 from ia3.core.sites import Plan
-from ia3.core.weights import is_in_parts
-from ia3.errors import AdapterError
-from ia3.files import replace_files
 from ia3.peft.config import IA3Config, adapter_config
 from ia3.peft.targets import covers
 
@@ -51,34 +48,11 @@ def save_adapters(attachment: Attachment, folder: str | Path, options: Mapping[s
         AdapterError: For another option, or where an adapter or the folder cannot be written.
         SettingsError: If it shall be sent to the hub.
     """
-    given = without_hub_options(options, folder)
-    is_main, is_trainer, state = (
-        given.pop("is_main_process", True),
-        "state_dict" in given,
-        given.pop("state_dict", None),
-    )
-    if not is_main and (state or not is_in_parts(attachment.model)):
-        return
+    given = dict(options)
     chosen = given.pop("selected_adapters", None)
     names = list(attachment.model.peft_config) if chosen is None else chosen
-    for name in WITHOUT_MEANING:
-        given.pop(name, None)
-    if given:
-        raise AdapterError(
-            f"Saving adapters to {folder}: {sorted(given)[0]!r} is no argument of this save_pretrained. Leave it out."
-        )
-    path = Path(folder)
-    for name in names:
-        if Path(name).name != name:
-            raise AdapterError(f"Saving adapters to {path}: {name!r} cannot be a folder's name. Choose another name.")
-    adapters = {name: _adapter(attachment, name, state) for name in names}
-    checkpoint = {TRAINER_FILE: bank_file(attachment, path, state)} if is_trainer else {}
-    if not is_main:  # it was here to give its part of the numbers
-        return
-    for name, adapter in adapters.items():
-        save_adapter(adapter, path if name == DEFAULT_NAME else path / name)
-    if checkpoint:
-        replace_files(path, checkpoint, TRAINER_FILE)
+    make = partial(_adapter, attachment)
+    write_adapters(attachment, folder, given, names, make, own="selected_adapters", root=DEFAULT_NAME)
 
 
 def _adapter(attachment: Attachment, name: str, state: Mapping[str, Tensor] | None) -> Adapter:

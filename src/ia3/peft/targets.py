@@ -29,6 +29,7 @@ from ia3.core.sites import Plan, Site
 from ia3.core.targets import ALL_LINEAR
 from ia3.errors import AdapterError, PlanError, SettingsError, near_matches
 from ia3.peft.config import TASK_HEADS, IA3Config, PeftConfig, TaskType, adapter_config
+from ia3.spelling import first_of
 
 # Which targets have their input scaled, where a config with targets does not say it, by model type.
 FEEDFORWARD_MODULES = {model_type: names for family in FAMILIES for model_type, names in family.peft_inputs.items()}
@@ -154,9 +155,8 @@ def _refuse_empty(targets: Mapping[str, nn.Module], names: AdapterConfig) -> Non
         )
     odd = [f"{path!r} ({type(m).__name__})" for path, m in targets.items() if projection_sizes(m) is None]
     if odd:
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
         raise PlanError(
-            f"Finding the targets: target_modules {names.target_modules!r} matches {', '.join(odd[:5])}{more}, "
+            f"Finding the targets: target_modules {names.target_modules!r} matches {first_of(odd, 5)}, "
             "expected linear modules (Linear, Conv1D). Give the linear modules inside."
         )
 

@@ -146,7 +146,6 @@ class CardFacts:
     folds: int | None = None  # how many there were, if the metrics are those of a cross-validation
     pooling: str = "own"  # what an encoder's head reads; `mean` is for ia3 alone
     base_revision: str | None = None  # of the base on the hub; None is main
-    license: str | None = None  # of the adapter, as the hub spells it; None leaves it to the user
 
     def __post_init__(self) -> None:
         for key, value in (("base_hub_id", self.base_hub_id), ("data_hub_id", self.data_hub_id)):

@@ -20,6 +20,7 @@ from ia3.core.sites import Plan
 from ia3.data.encoding import Encoded
 from ia3.data.examples import Example, Table, ascii_safe
 from ia3.runs.dataset import Dataset, SplitTable
+from ia3.spelling import first_of
 from ia3.training.settings import Settings
 
 _TOKEN_IDS = "token ids (other columns, or another tokenizer)"
@@ -81,8 +82,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for name in before:
         if name in after:
             found += _of_one(before[name], after[name], f"{_short_text(name)}: ")
-    more = f", and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
-    return ", ".join(found[:_MOST_TOLD]) + more
+    return first_of(found, _MOST_TOLD)
 
 
 def _of_one(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:

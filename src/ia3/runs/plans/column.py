@@ -22,6 +22,7 @@ from ia3.runs.request import Request, request_of
 from ia3.runs.results import RunResult
 from ia3.runs.run_base import kind_of_base
 from ia3.runs.task_specs import TaskSpec, name_faults, raise_faults
+from ia3.spelling import first_of
 
 _SHOWN = 20
 
@@ -112,10 +113,9 @@ def _groups(table: Table, column: str) -> dict[str, list[int]]:
         groups.setdefault(example.fields[column].strip(), []).append(index)
     bare = [str(table.examples[index].origin) for index in groups.get("", [])]
     if bare:
-        more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
         raise TableError(
-            f"Splitting the table by {column!r}: {len(bare)} rows have nothing there: {', '.join(bare[:_SHOWN])}{more}"
-            ". Give each a value, or remove them."
+            f"Splitting the table by {column!r}: {len(bare)} rows have nothing there: {first_of(bare, _SHOWN)}. "
+            "Give each a value, or remove them."
         )
     return groups
 
