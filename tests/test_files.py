@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.config import AdapterConfig
@@ -253,6 +254,29 @@ def test_a_lock_is_waited_for_or_not_and_ends_with_its_process(tmp_path: Path) -
     with locked(lock, refuse):
         assert lock.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_whose_file_was_removed_while_it_was_taken_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder removes the file at its end: one process had the lock of the file that was gone, another a new one's."""
+    lock, times = tmp_path / "lock", list[int]()
+    acquire = FileLock.acquire
+
+    def acquire_late(own: FileLock, *args: Any, **options: Any) -> Any:
+        found = acquire(own, *args, **options)
+        times.append(1)
+        if len(times) < 3:
+            lock.unlink()
+        if len(times) == 2:  # a third process has made a new one
+            lock.touch()
+        return found
+
+    monkeypatch.setattr(FileLock, "acquire", acquire_late)
+    with locked(lock, pytest.fail):
+        assert len(times) == 3
+        with pytest.raises(Timeout):
+            acquire(FileLock(lock), timeout=0)
 
 
 def test_where_there_can_be_no_lock_nothing_is_held(tmp_path: Path) -> None:

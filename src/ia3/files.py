@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -120,10 +120,10 @@ def locked(path: Path, on_held: Callable[[], object]) -> Iterator[None]:
     """
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        _take(lock, path, seconds=0)
     except Timeout:
         on_held()
-        lock.acquire()
+        _take(lock, path, seconds=-1)
     except OSError:  # no locks here, or nothing can be written, which what follows will tell
         pass
     try:
@@ -133,6 +133,19 @@ def locked(path: Path, on_held: Callable[[], object]) -> Iterator[None]:
             with suppress(OSError):  # Windows removes it when it is released
                 path.unlink()
         lock.release()
+
+
+def _take(lock: Any, path: Path, *, seconds: float) -> None:
+    """Take a lock that stands for its file: who held it before may have removed the one that was opened."""
+    lock.acquire(timeout=seconds)
+    descriptor = lock._context.lock_file_fd
+    try:
+        is_there = descriptor is None or os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
+        lock.release()
+        _take(lock, path, seconds=seconds)
 
 
 _MARK = ".ia3-part"
