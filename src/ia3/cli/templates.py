@@ -15,6 +15,7 @@ from ia3.names import KINDS, Kind
 if TYPE_CHECKING:
     from ia3.data.examples import Table
     from ia3.data.templates import Template
+    from ia3.inference.recorded import Recorded
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +40,10 @@ def run(options: argparse.Namespace) -> int:
         return _list(options)
     if options.table is None:
         raise UsageError(f"templates: {options.what} needs a table, got none. See 'ia3 templates --help'.")
+    known = None if options.adapter is None else _recorded(options.adapter)
     kind = _kind(options)
-    table, labels = _read(options, kind)
-    templates = _templates(options, kind, table.label_column)
+    table, labels = _read(options, kind, known)
+    templates = _templates(options, kind, table.label_column, known)
     return (_preview if options.what == "preview" else _check)(options, templates, table, labels, kind)
 
 
@@ -127,7 +129,7 @@ def _kind(options: argparse.Namespace) -> Kind:
     return (options.adapter is not None and load_adapter(options.adapter).kind) or "causal"
 
 
-def _read(options: argparse.Namespace, kind: Kind) -> tuple[Table, tuple[str, ...]]:
+def _read(options: argparse.Namespace, kind: Kind, known: Recorded | None) -> tuple[Table, tuple[str, ...]]:
     """Return the table, and the labels that are a closed set: an adapter's own, or the table's."""
     from ia3.data.tables import read_table
     from ia3.runs.dataset import closed_labels
@@ -135,10 +137,9 @@ def _read(options: argparse.Namespace, kind: Kind) -> tuple[Table, tuple[str, ..
     if options.rows < 1:
         raise UsageError(f"templates: --rows is {options.rows}, expected at least 1.")
     text, label, labels, source = options.text, options.label, None, table_as_read(options)
-    if options.adapter is not None:
+    if known is not None:
         from ia3.inference.rows import choose_columns_of
 
-        known = _recorded(options.adapter)
         own = choose_columns_of(source, {"text": known.text_column, "label": known.label_column})
         text, label, labels = text or own["text"], label or own["label"], known.labels
     table = read_table(source, text=text, label=label, labels_required=options.adapter is None)
@@ -149,7 +150,9 @@ def _read(options: argparse.Namespace, kind: Kind) -> tuple[Table, tuple[str, ..
     return table, labels or ()
 
 
-def _templates(options: argparse.Namespace, kind: Kind, label_column: str | None) -> tuple[Template, ...]:
+def _templates(
+    options: argparse.Namespace, kind: Kind, label_column: str | None, known: Recorded | None
+) -> tuple[Template, ...]:
     """Return the templates given, an adapter's, or the default of the kind."""
     from ia3.data.template_sets import read_templates, templates_of
     from ia3.data.templates import default_template
@@ -158,14 +161,12 @@ def _templates(options: argparse.Namespace, kind: Kind, label_column: str | None
     given = templates_of([*(options.template or ()), *further])
     if given:
         return given
-    if options.adapter is not None:
-        known = _recorded(options.adapter)
-        if known.template is not None:
-            return (known.template, *known.others)
+    if known is not None and known.template is not None:
+        return (known.template, *known.others)
     return (default_template(kind, label_column),)
 
 
-def _recorded(folder: str) -> Any:
+def _recorded(folder: str) -> Recorded:
     """Return what an adapter records of how it answers."""
     from ia3.adapters.folder import load_adapter
     from ia3.inference.recorded import Recorded
