@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.options import add_json
-from ia3.cli.output import print_json, print_lines, say
+from ia3.cli.options import add, add_json
+from ia3.cli.output import print_result, say
 from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import Progress
 from ia3.errors import AdapterError, RunError
@@ -49,8 +49,8 @@ def configure_unpack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="Packed store.")
     parser.add_argument("names", metavar="NAME", nargs="*", help="Adapters to write (default: all).")
     group = parser.add_argument_group("where")
-    group.add_argument("--output", required=True, metavar="DIR", help="Folder for a folder of each adapter.")
-    group.add_argument("--overwrite", action="store_true", help="Replace adapters that are there.")
+    words = {"what": "Folder for a folder of each adapter", "replaced": "adapters that are there"}
+    add(group, "--output", "--overwrite", words=words)
     add_json(parser, "what was written")
 
 
@@ -86,7 +86,7 @@ def run_pack(options: argparse.Namespace) -> int:
     path = Path(options.store).expanduser()
     with source.progress:
         store = create_store(path, base.plan, base=base.known, adapters=source.load(), half=options.half)
-    _report(store, folders, source, as_json=options.json)
+    _report(options, store, folders, source)
     return 0
 
 
@@ -107,7 +107,7 @@ def run_add(options: argparse.Namespace) -> int:
     source = _Source(folders, base.model if base else None)
     with source.progress:
         store.append_many(source.load(), half=options.half, replaces=options.replace)
-    _report(store, folders, source, as_json=options.json)
+    _report(options, store, folders, source)
     return 0
 
 
@@ -128,11 +128,10 @@ def run_unpack(options: argparse.Namespace) -> int:
         for name, folder in folders.items():
             save_adapter(store.adapter(name), folder)
             progress.advance()
-    if options.json:
-        print_json({"store": str(store.path), "folders": {name: str(folder) for name, folder in folders.items()}})
-        return 0
-    print_lines([f"{output}: {count_adapters(len(names))} of {store.path}"])
-    print_lines(f"{name!r} lies in {folder.name!r}" for name, folder in folders.items() if folder.name != name)
+    lines = [f"{output}: {count_adapters(len(names))} of {store.path}"]
+    lines += [f"{name!r} lies in {folder.name!r}" for name, folder in folders.items() if folder.name != name]
+    found = {"store": str(store.path), "folders": {name: str(folder) for name, folder in folders.items()}}
+    print_result(options, found, lines)
     return 0
 
 
@@ -198,7 +197,7 @@ def some(names: Sequence[str]) -> str:
     return f"{first_of(map(repr, names), _SHOWN)} {'is' if len(names) == 1 else 'are'}"
 
 
-def _report(store: Store, folders: Mapping[str, Path], source: _Source, *, as_json: bool) -> None:
+def _report(options: argparse.Namespace, store: Store, folders: Mapping[str, Path], source: _Source) -> None:
     """Tell what is now in a store."""
     stored = {name: store.stored(name) for name in folders}
     if source.unknown:
@@ -206,10 +205,8 @@ def _report(store: Store, folders: Mapping[str, Path], source: _Source, *, as_js
             f"{some(source.unknown)} of a base that is not recorded, as PEFT's folders are: names and widths of their "
             "modules fit; whether it is this base is not known."
         )
-    if as_json:
-        adapters = [{"name": n, "stored": kind.name.lower(), "error": error} for n, (kind, error) in stored.items()]
-        print_json({"store": str(store.path), "base": store.base, "width": store.plan.width, "adapters": adapters})
-        return
+    adapters = [{"name": n, "stored": kind.name.lower(), "error": error} for n, (kind, error) in stored.items()]
+    found = {"store": str(store.path), "base": store.base, "width": store.plan.width, "adapters": adapters}
     size = size_in_words(store.path.stat().st_size)
     lines = [f"{store.path}: {count_adapters(len(store))} of {store.plan.width:,} numbers, {size}"]
     if len(folders) < len(store):
@@ -217,7 +214,7 @@ def _report(store: Store, folders: Mapping[str, Path], source: _Source, *, as_js
     for kind in dict.fromkeys(kind for kind, _ in stored.values() if kind.size == 2):
         errors = [error for other, error in stored.values() if other is kind]
         lines.append(f"{kind.words}: {count_adapters(len(errors))}, largest error of a vector {max(errors):.2g}")
-    print_lines(lines)
+    print_result(options, found, lines)
 
 
 @dataclass(frozen=True)
