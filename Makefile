@@ -33,9 +33,9 @@ test-all: install
 models: install
 	$(BIN)/python -W ignore -m tests.every_model.page $(ARGS)
 
-# docs/train.md: the table of settings, from where they are declared.
+# From where the settings are declared: their table in docs/train.md, and the names that editors know.
 settings: install
-	$(BIN)/python -m tests.docs.settings_table
+	$(BIN)/python -m tests.training.derived_settings
 
 demo: install
 	$(BIN)/ia3 demo

@@ -25,7 +25,6 @@ from ia3.bases.named import find_named_base, is_installed
 from ia3.cli.main import VERBS
 from ia3.cli.parsing import Verb, make_parser, read_arguments
 from ia3.core.families import FAMILIES
-from tests.docs import settings_table
 from tests.models import save_tiny_base
 
 ROOT = Path(__file__).parents[2]
@@ -148,11 +147,6 @@ def test_verbs_and_options_named_in_the_text_are_there(page: Path) -> None:
             known = make_parser(*(inside or [BY_NAME[name]]))._option_string_actions
             unknown = [word for word in words[2:] if word.startswith("--") and word.partition("=")[0] not in known]
             assert not unknown, f"{page.name}: ia3 {name} {unknown}"
-
-
-def test_the_page_on_training_has_the_settings_as_they_are_declared() -> None:
-    page = settings_table.PAGE.read_text(encoding="utf-8")
-    assert page == settings_table.with_table(page), f"'{settings_table.COMMAND}' writes it"
 
 
 def test_the_page_on_plans_has_every_model_type_of_the_table_of_families() -> None:

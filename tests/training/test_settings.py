@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import get_linear_schedule_with_warmup
 from ia3.errors import SettingsError
 from ia3.training.recipes import find_recipe
 from ia3.training.settings import DEFAULTS, SETTINGS, Settings, settings_for, usual_temperature
+from tests.training.derived_settings import COMMAND, WRITTEN
 
 
 def test_each_kind_of_base_has_defaults_without_dropout() -> None:
@@ -28,6 +30,12 @@ def test_each_kind_of_base_has_defaults_without_dropout() -> None:
 def test_every_setting_is_explained_with_its_default_where_python_looks() -> None:
     for field in dataclasses.fields(Settings):
         assert f"{field.name}: {SETTINGS[field.name].help} (default: " in str(Settings.__doc__)
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_what_is_written_from_the_settings_is_as_they_are_declared(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text == WRITTEN[path](text), f"'{COMMAND}' writes it"
 
 
 def test_what_temperature_is_usual_is_known_of_a_recipe_as_it_is() -> None:

@@ -22,12 +22,14 @@ from ia3.training.records import Event
 
 
 class SettingOptions(TypedDict, total=False):
-    """Settings that differ from the defaults of the kind of base; None is one that is not given. See `Settings`."""
+    """Settings that differ from the defaults of the kind of base; None is not given. From `Settings`: make settings."""
 
     recipe: str | None
     losses: str | None
     optimizer: str | None
     epochs: int | None
+    eval_strategy: str | None
+    patience: int | None
     max_steps: int | None
     learning_rate: float | None
     feedforward_rate: float | None
@@ -45,8 +47,6 @@ class SettingOptions(TypedDict, total=False):
     interpolation: float | None
     dropout: bool | None
     class_weights: bool | None
-    eval_strategy: str | None
-    patience: int | None
     compile: str | None
     seed: int | None
 
