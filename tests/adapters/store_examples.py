@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ def small(number: int, sites: tuple[Site, ...] = SITES, base: dict[str, Any] | N
 def small_store(path: Path, *names: str, **options: Any) -> Store:
     """Return a store whose adapters are `small(0)`, `small(1)`, …, under these names."""
     return create_store(path, PLAN, adapters={name: small(i) for i, name in enumerate(names)}, **options)
+
+
+def damage(path: Path, name: str, part: str) -> None:
+    """Flip one bit of a part of an adapter, as a disk might: SQLite does not notice."""
+    with closing(sqlite3.connect(path)) as file:
+        [[number, content]] = file.execute(
+            f"SELECT id, {part} FROM adapters JOIN names ON adapter = id WHERE name = ?", (name,)
+        ).fetchall()
+        changed = bytes([content[0] ^ 1]) + content[1:]
+        file.execute(f"UPDATE adapters SET {part} = ? WHERE id = ?", (changed, number))
+        file.commit()
 
 
 def assert_holds(store: Store, adapters: dict[str, Adapter]) -> None:

@@ -38,7 +38,7 @@ def resident():
 path, touched = Path(sys.argv[1]), int(sys.argv[2])
 before, start = resident(), time.perf_counter()
 file = open_store_file(path)
-names = list(file.state.entries)
+names = list(file.state.lines)
 found = {"open_seconds": time.perf_counter() - start, "index_bytes": resident() - before}
 found["imported"] = [name for name in ("torch", "numpy", "transformers") if name in sys.modules]
 import torch

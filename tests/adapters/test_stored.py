@@ -14,10 +14,11 @@ from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import adapter_of, attach, load, put_on
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.adapters.store import Store, create_store
-from ia3.adapters.store_file import MappedFile
+from ia3.adapters.store_file import StoreFile
 from ia3.adapters.stored import StoredRows, attach_store
 from ia3.errors import AdapterError, BankError, IA3Error
 from tests.adapters.examples import assert_same
+from tests.adapters.store_examples import damage
 from tests.families import make_inputs
 from tests.families import make_model as tiny_model
 
@@ -84,16 +85,15 @@ def test_a_request_reads_each_part_of_its_block_once(tmp_path: Path, monkeypatch
     path = _store(tmp_path / "s.ia3", "bert")
     model = tiny_model("bert")
     attachment = attach_store(model, path)
-    places: list[int] = []
-    original = MappedFile.read_into
-    monkeypatch.setattr(MappedFile, "read_into", lambda *given: places.append(given[2]) or original(*given))
+    found: list[tuple[str, str]] = []
+    original = StoreFile.part
+    monkeypatch.setattr(
+        StoreFile, "part", lambda self, name, part: found.append((name, part)) or original(self, name, part)
+    )
     for _ in range(2):
         model(**make_inputs("bert"), rows=["a", "b/1", "a"])
         assert attachment.records[attachment.bank.row("a")]
-    monkeypatch.undo()
-    with Store.open(path) as store:
-        blocks = [store._file.block(name) for name in ("a", "b/1")]
-    assert sorted(places) == sorted(at for b in blocks for at in (b.text_at, b.row_at, b.tensors_at))
+    assert sorted(found) == sorted((name, part) for name in ("a", "b/1") for part in ("text", "numbers", "tensors"))
 
 
 def test_what_is_kept_of_a_store_is_bounded(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +202,7 @@ def test_a_store_of_another_base_is_refused_and_leaves_the_model_as_it_was(tmp_p
 
 def test_a_damaged_adapter_is_an_error_that_names_it_and_the_others_answer(tmp_path: Path) -> None:
     path = _store(tmp_path / "s.ia3", "llama")
-    with Store.open(path) as store:
-        at = store._file.block("b/1").row_at
-    content = bytearray(path.read_bytes())
-    content[at + 5] ^= 1
-    path.write_bytes(bytes(content))
+    damage(path, "b/1", "numbers")
     model = tiny_model("llama")
     attach_store(model, path)
     model(**make_inputs("llama"), rows=["a", "c:2", "a"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from ia3.cli.packing import find_folders, folder_name
 from ia3.cli.parsing import read_arguments
 from ia3.errors import AdapterError
 from tests.adapters.examples import assert_same
+from tests.adapters.store_examples import BASE, PLAN, damage, small
 
 Capture = pytest.CaptureFixture[str]
 FILES = ("adapter_config.json", "adapter_model.safetensors", "ia3.json")
@@ -170,9 +173,7 @@ def test_half_the_size_tells_its_error(runs: Path, tmp_path: Path, capsys: Captu
 def test_verify_reads_everything_and_names_what_is_damaged(store: str, capsys: Capture) -> None:
     assert run(capsys, "verify", store) == (0, f"{store}: 2 of 2 adapters whole\n", "")
     assert json.loads(run(capsys, "verify", store, "--json")[1]) == {"store": store, "adapters": 2, "damage": []}
-    content = bytearray(Path(store).read_bytes())
-    content[Store.open(store)._file.block("south").row_at] ^= 1
-    Path(store).write_bytes(content)
+    damage(Path(store), "south", "numbers")
     code, out, err = run(capsys, "verify", store)
     assert (code, out) == (2, f"{store}: 1 of 2 adapters whole\ndamaged: 'south', row\n")
     assert err.startswith(f"ia3: Verifying {store}: 1 of 2 adapters damaged. Take another copy of the file, or remove")
@@ -181,30 +182,55 @@ def test_verify_reads_everything_and_names_what_is_damaged(store: str, capsys: C
     assert code == 2 and "Reading adapter 'south'" in err and "its row is damaged" in err
 
 
-def test_an_adapter_that_was_cut_off_is_told_by_every_verb_that_opens_the_store(store: str, capsys: Capture) -> None:
+def test_a_store_that_was_cut_off_is_told_by_every_verb_that_opens_it(store: str, capsys: Capture) -> None:
     """The store opened with one adapter fewer, and nobody said so."""
     content = Path(store).read_bytes()
-    last = Store.open(store)._file.block("south")
-    Path(store).write_bytes(content[: last.end - 10])
-    told = "bytes behind its last whole commit do not count: adapter 'south'. Adding was cut short"
+    Path(store).write_bytes(content[: len(content) // 2])
+    for verb in (["list", store], ["verify", store], ["unpack", store, "--output", f"{store}.out"], ["compact", store]):
+        code, out, err = run(capsys, *verb)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"ia3: Opening {store}: the file is damaged or cut off. Take another copy of it")
+
+
+def test_an_adapter_that_is_missing_is_told_and_what_is_there_can_be_written_anew(store: str, capsys: Capture) -> None:
+    with closing(sqlite3.connect(store)) as file:
+        file.execute("DELETE FROM names WHERE name = 'south'")
+        file.commit()
     code, out, err = run(capsys, "list", store)
-    assert code == 0 and "south" not in out and err.count(told) == 1
+    assert code == 0 and "south" not in out and err.count("the list of its adapters is not whole") == 1
     code, out, err = run(capsys, "verify", store)
-    assert code == 2 and "damaged: 'south', all of it, behind the last whole commit" in out
-    assert out.startswith(f"{store}: 1 of 2 adapters whole")
-    assert told in err and "1 of 2 adapters damaged" in err
-    code, out, err = run(capsys, "unpack", store, "south", "--output", f"{store}.out")
-    assert code == 2 and "Looking up adapter 'south': it stands behind the last whole commit" in err
-
-
-def test_a_torn_end_is_told_and_mended_by_compacting(store: str, capsys: Capture) -> None:
-    with Path(store).open("ab") as file:
-        file.write(b"torn" * 100)
-    code, out, err = run(capsys, "verify", store)
-    assert code == 2 and "damaged: the end of the file (400 bytes behind the last whole commit)" in out
-    assert "every adapter that is read is whole" in err
+    assert (code, out) == (2, f"{store}: 1 of 1 adapter whole\ndamaged: the list of adapters\n")
+    assert "every adapter that is read is whole, and other parts of the file are damaged" in err
     assert run(capsys, "compact", store)[0] == 0
-    assert run(capsys, "verify", store)[0] == 0
+    assert run(capsys, "verify", store) == (0, f"{store}: 1 of 1 adapter whole\n", "")
+
+
+def test_a_store_of_before_is_converted(tmp_path: Path, capsys: Capture) -> None:
+    """Added to, changed and removed from by the ia3 that wrote it, in a format of its own."""
+    old, new = tmp_path / "old.ia3", tmp_path / "new.ia3"
+    content = (Path(__file__).parents[1] / "adapters" / "before.ia3").read_bytes()
+    old.write_bytes(content)
+    code, _, err = run(capsys, "list", old)
+    assert code == 2
+    told = f"it was written by an earlier ia3. Make a store of it: ia3 adapters convert {old} NEW."
+    assert err == f"ia3: Opening {old}: {told}\n"
+    code, out, _ = run(capsys, "convert", old, new)
+    assert code == 0 and out.startswith(f"{new}: 3 adapters, ")
+    store = Store.open(new)
+    assert store.plan == PLAN and store.base == BASE and store.verify() == ()
+    assert store.stored("d")[0].name == "FLOAT16" and 0 < store.stored("d")[1] < 1e-2
+    assert_same(store.adapter("b"), small(3))
+    assert_same(store.adapter("e"), small(5))
+    assert store.names == ("b", "d", "e") and old.read_bytes() == content
+    for place in range(0, len(content), 211):
+        old.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        code, _, err = run(capsys, "convert", old, tmp_path / f"{place}.ia3")
+        if code == 0:  # a block that is no longer read, or the space between two
+            assert_same(Store.open(tmp_path / f"{place}.ia3").adapter("b"), small(3))
+        else:
+            assert f"Converting {old}: " in err
+    code, _, err = run(capsys, "convert", new, tmp_path / "x.ia3")
+    assert code == 2 and "this is no packed store of an earlier ia3" in err
 
 
 @pytest.mark.parametrize(

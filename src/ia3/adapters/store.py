@@ -5,7 +5,7 @@
 
 A store has one plan, and each adapter a row in it. Opening reads names and places alone; reading a row touches that row
 alone. Writers add behind what is there, so an opened store goes on reading what it opened. What can go wrong on a disk,
-and how the bytes lie, is the matter of `store_writing`, `store_index` and `store_blocks`.
+and how the bytes lie, is the matter of `store_writing` and `store_file`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from ia3.adapters.half import restore
 from ia3.adapters.identity import base_fingerprint
 from ia3.adapters.layout import lay_out
 from ia3.adapters.store_adding import Adapters, Additions, Given, add_adapters, bytes_of, told_base
-from ia3.adapters.store_blocks import Stored
-from ia3.adapters.store_file import Damage, StoreFile, open_store_file
+from ia3.adapters.store_file import Damage, Stored, StoreFile, open_store_file, unpack_text
 from ia3.adapters.store_records import (
     DTYPES,
     Metadata,
@@ -34,7 +33,7 @@ from ia3.adapters.store_records import (
 )
 from ia3.adapters.store_writing import (
     Writer,
-    append_to_store_file,
+    change_store_file,
     compact_store_file,
     create_store_file,
     remove_adapters,
@@ -71,9 +70,9 @@ def create_store(
 
     def write(writer: Writer) -> None:
         writer.describe(pack_description(plan, base or {}))
-        add_adapters(Additions(plan, base or {}, writer, doing), adapters, half=half, commits_each=True)
+        add_adapters(Additions(plan, base or {}, writer, doing), adapters, half=half)
 
-    return Store(create_store_file(place, doing, write))
+    return Store(create_store_file(place, doing, plan.width * (2 if half else 4), write))
 
 
 @final
@@ -110,13 +109,13 @@ class Store:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the adapters, in the order they were added."""
-        return tuple(self._file.state.entries)
+        return tuple(self._file.state.lines)
 
     def __len__(self) -> int:
-        return len(self._file.state.entries)
+        return len(self._file.state.lines)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._file.state.entries
+        return name in self._file.state.lines
 
     @property
     def base(self) -> dict[str, Any]:
@@ -133,8 +132,8 @@ class Store:
 
     def stored(self, name: str) -> tuple[Stored, float]:
         """Return how an adapter's row is written, and the largest |l' − l| that came of it."""
-        block = self._file.block(name)
-        return block.stored, block.error
+        facts = self._file.facts(name)
+        return facts.stored, facts.error
 
     def has_tensors(self, name: str) -> bool:
         """Whether an adapter has tensors beside its row, as those of a head are; nothing is read.
@@ -142,7 +141,7 @@ class Store:
         Raises:
             AdapterError: For an unknown name.
         """
-        return self._file.block(name).tensors_length > 0
+        return self._file.facts(name).lengths[2] > 0
 
     def vector(self, name: str) -> Tensor:
         """Return the row of an adapter, shape (plan.width,), fp32; a copy.
@@ -166,7 +165,7 @@ class Store:
         Raises:
             AdapterError: For an unknown name, a row that is damaged, or an `out` of another shape or dtype.
         """
-        blocks = [self._file.block(name) for name in names]
+        stored = [self._file.facts(name).stored for name in names]
         shape = (len(names), self.plan.width)
         rows = torch.empty(shape) if out is None else out
         if rows.shape != shape or rows.dtype != torch.float32 or not rows.is_contiguous():
@@ -174,13 +173,11 @@ class Store:
                 f"Reading {len(names)} rows from {self.path}: out has shape {tuple(rows.shape)} and {rows.dtype}, "
                 f"expected {shape} and torch.float32, contiguous."
             )
-        for row, name, block in zip(rows, names, blocks, strict=True):
-            if block.stored is Stored.FLOAT32:
-                self._file.read_row(name, bytes_of(row))
-            else:
-                half = torch.empty(self.plan.width, dtype=DTYPES[block.stored])
-                self._file.read_row(name, bytes_of(half))
-                row.copy_(restore(half))
+        for row, name, how in zip(rows, names, stored, strict=True):
+            numbers = row if how is Stored.FLOAT32 else torch.empty(self.plan.width, dtype=DTYPES[how])
+            self._file.read_row(name, bytes_of(numbers))
+            if numbers is not row:
+                row.copy_(restore(numbers))
         return rows
 
     def tensors(self, name: str) -> bytes:
@@ -189,7 +186,7 @@ class Store:
         Raises:
             AdapterError: For an unknown name, or if they are damaged.
         """
-        return self._file.tensors(name)
+        return self._file.part(name, "tensors")
 
     def adapter(self, name: str) -> Adapter:
         """Return an adapter as it was added: sites, vectors, head, config and record.
@@ -219,11 +216,11 @@ class Store:
         """
         doing = f"Adding to {self.path}"
 
-        def write(latest: StoreFile, writer: Writer) -> None:
-            plan, base = read_description(latest.description, str(self.path))
+        def write(writer: Writer) -> None:
+            plan, base = read_description(unpack_text(writer.state.description), str(self.path))
             add_adapters(Additions(plan, base, writer, doing), adapters, half=half, replaces=replaces)
 
-        self._use(append_to_store_file(self._file, doing, write))
+        self._use(change_store_file(self._file, doing, write))
 
     def replace(self, name: str, adapter: Given, *, half: bool = False) -> None:
         """Put an adapter in the place of one that is there.
@@ -231,7 +228,7 @@ class Store:
         Raises:
             AdapterError: For an unknown name, and as `append_many`.
         """
-        self._file.block(name)
+        self._file.facts(name)
         self.append_many({name: adapter}, half=half, replaces=True)
 
     def remove(self, *names: str) -> None:
@@ -246,7 +243,7 @@ class Store:
         """Give an adapter another name; it then stands last.
 
         Raises:
-            AdapterError: For an unknown name, a new one that is taken or cannot be one, or a damaged adapter.
+            AdapterError: For an unknown name, or a new one that is taken or cannot be one.
         """
         self._use(rename_adapter(self._file, name, new))
 
@@ -254,11 +251,11 @@ class Store:
         """Write the file anew without what was removed and replaced; return how many bytes shorter it is.
 
         Raises:
-            AdapterError: If an adapter is damaged, or the file cannot be written; it then stays as it is.
+            AdapterError: If the file cannot be written; it then holds what it held.
         """
-        before = len(self._file.data)
+        before = self._file.size
         self._use(compact_store_file(self._file, f"Compacting {self.path}"))
-        return before - len(self._file.data)
+        return before - self._file.size
 
     def verify(self) -> tuple[Damage, ...]:
         """Read everything against its checksums and return what is damaged."""

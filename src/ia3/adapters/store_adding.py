@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.identity import short
-from ia3.adapters.store_index import name_fault
+from ia3.adapters.store_file import name_fault
 from ia3.adapters.store_records import Parts, find_misfit, pack_adapter, pack_description
 from ia3.adapters.store_writing import Writer
 from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads
@@ -27,9 +27,7 @@ Adapters = Mapping[str, Given] | Iterable[tuple[str, Given]]
 _SHOWN = 5
 
 
-def add_adapters(
-    store: Additions, adapters: Adapters, *, half: bool = False, replaces: bool = False, commits_each: bool = False
-) -> None:
+def add_adapters(store: Additions, adapters: Adapters, *, half: bool = False, replaces: bool = False) -> None:
     """Put adapters behind what a store holds.
 
     Args:
@@ -37,13 +35,12 @@ def add_adapters(
         adapters: By name.
         half: Store l − 1 in two bytes a number.
         replaces: Whether a name may be one that the store has.
-        commits_each: Make each valid by itself: a copy of the file that is cut off then holds those before the cut.
 
     Raises:
         AdapterError: If one cannot be added; all of them are named (the first five).
     """
     faults: list[str] = []
-    taken = set() if replaces else set(store.writer.state.entries)
+    taken = set() if replaces else set(store.writer.lines)
     given_before: set[str] = set()
     for name, given in adapters.items() if isinstance(adapters, Mapping) else adapters:
         try:
@@ -56,8 +53,6 @@ def add_adapters(
             faults.append(f"adapter {name!r}: {fault}")
         elif not faults and parts is not None:
             store.put(name, parts)
-            if commits_each:
-                store.writer.commit(is_durable=False)
     if faults:
         raise AdapterError(_told(store.doing, faults))
 

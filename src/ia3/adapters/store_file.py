@@ -1,181 +1,259 @@
-"""A packed store opened for reading: a file mapped into memory, and what it held at its last commit.
+"""A packed store opened for reading: an SQLite file of three tables, and the names it had when it was opened.
 
-An opened store goes on reading what it opened: writers add behind it, and compacting makes another file. Pages of the
-map are given back once they are copied, so that the process holds what it asked for and not the file. Everything read
-is checked against its checksum. This file knows names, bytes and JSON; it does not import torch.
+    store     one line: base and plan (`description`), and what must be true of the lines of `names`
+    names     an adapter's name, which of `adapters` it means, and sizes and checksums of that (`facts`)
+    adapters  texts, numbers and tensors, which never change once they are written
+
+What a name no longer means stays in `adapters` until the store is compacted, so an opened store goes on reading what it
+opened. Each line of `names` has a checksum over all of it, and `store` their sum, so that no line can be lost, renamed
+or changed unnoticed. Transactions, locks and what a killed writer left are SQLite's matter: with a rollback journal,
+since a log beside the file could not be read where nothing may be written. This file knows names, bytes and JSON.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
+import sqlite3
+import struct
 import warnings
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from filelock import FileLock, Timeout
-
-from ia3.adapters.store_blocks import FIRST, VERSION, Block, parse_head, read_block, read_version
-from ia3.adapters.store_index import State, read_index, read_name, read_state
+from ia3.adapters.store_database import DAMAGED, NO_STORE, Connected
 from ia3.errors import AdapterError, IA3Warning, near_matches
 
-# The system maps up to 64 kB around a page that is asked for, where they are in memory already.
-_AROUND = 1 << 16
+Part = Literal["text", "numbers", "tensors"]
+APPLICATION = int.from_bytes(b"IA3s", "big")
+VERSION = 2  # 1 is what `store_before` reads
+TABLES = {
+    "store": "description BLOB NOT NULL, checksum INTEGER NOT NULL, total INTEGER NOT NULL, unused INTEGER NOT NULL, "
+    "version INTEGER NOT NULL",
+    "names": "place INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, adapter INTEGER NOT NULL, facts BLOB NOT NULL, "
+    "checksum INTEGER NOT NULL",
+    "adapters": "id INTEGER PRIMARY KEY, text BLOB NOT NULL, numbers BLOB NOT NULL, tensors BLOB NOT NULL",
+}
+
+
+def create_table(name: str) -> str:
+    """Return the statement that makes a table."""
+    return f"CREATE TABLE {name} ({TABLES[name]})"
+
+
+_SCHEMA = {
+    *((b"table", name.encode(), name.encode(), create_table(name).encode()) for name in TABLES),
+    (b"index", b"sqlite_autoindex_names_1", b"names", None),
+}
+_FACTS = struct.Struct("<Bd3Q3I")
+_WORDS: dict[Part, str] = {"text": "config and record", "numbers": "row", "tensors": "head"}  # of a part, for people
+_BEFORE = b"\x89IA3\r\n\x1a\n"
 _SHOWN = 8  # names in a message
-_CUT_SHORT = "Adding was cut short, or the file is damaged."
-_MAY_ADVISE = hasattr(mmap.mmap, "madvise")
+BASE_NAME = "__base__"  # of a bank's row 0; `core.snapshot` has it too, and imports torch
+Line = tuple[int, bytes]  # of `names`: which adapter, and its facts
 
 
-def open_store_file(path: Path, state: State | None = None) -> StoreFile:
+class Stored(IntEnum):
+    """How the numbers of a row are written: l itself, or l − 1 at half the size."""
+
+    FLOAT32 = 0
+    FLOAT16 = 1
+    BFLOAT16 = 2
+
+    @property
+    def size(self) -> int:
+        """Bytes of one number."""
+        return 4 if self is Stored.FLOAT32 else 2
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        return self.name.lower() if self is Stored.FLOAT32 else f"{self.name.lower()} of l − 1"
+
+
+class Facts(NamedTuple):
+    """What is known of an adapter before it is read."""
+
+    stored: Stored
+    error: float  # largest |l' − l| of the row as it is stored
+    lengths: tuple[int, int, int]  # bytes of text, numbers and tensors
+    checksums: tuple[int, int, int]  # CRC-32 of the same
+
+    def pack(self) -> bytes:
+        """Return the facts as they are written."""
+        return _FACTS.pack(self.stored, self.error, *self.lengths, *self.checksums)
+
+    @classmethod
+    def read(cls, facts: bytes) -> Facts:
+        """Return the facts that were written."""
+        stored, error, *numbers = _FACTS.unpack(facts)
+        return cls(Stored(stored), error, tuple(numbers[:3]), tuple(numbers[3:]))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the adapter."""
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a store holds after a change.
+
+    Attributes:
+        lines: By name, in the order they were added; some hundred bytes each.
+        description: As it is written.
+        total: Sum of what `weight_of` says of the lines.
+        unused: Bytes of adapters that no name means any more.
+        version: Another number after each change.
+        damaged: Lines of `names` that are not whole: place and name.
+        is_whole: Whether these are all lines that were written.
+    """
+
+    lines: Mapping[str, Line] = field(default_factory=dict)
+    description: bytes = b""
+    total: int = 0
+    unused: int = 0
+    version: int = 0
+    damaged: tuple[tuple[int, str], ...] = ()
+    is_whole: bool = True
+
+
+def weight_of(name: bytes, line: Line) -> tuple[int, int]:
+    """Return the checksum of a line of `names`, and what it adds to their total."""
+    checksum = zlib.crc32(line[1], zlib.crc32(name, line[0] & 0xFFFFFFFF))
+    return checksum, checksum + (1 << 32)
+
+
+def open_store_file(path: Path) -> StoreFile:
     """Open a store.
 
-    Args:
-        path: The file.
-        state: What it holds, if that is known.
-
     Raises:
-        AdapterError: If there is none, it is no store, a later version wrote it, or it has no whole commit.
+        AdapterError: If there is none, it is no store, another version wrote it, or it is damaged as a whole.
 
     Warns:
-        IA3Warning: If adapters behind its last commit do not count, unless a process is adding them now.
+        IA3Warning: If adapters are missing or their names are damaged.
     """
-    file = _open(path, state)
-    if file.loss() and not _is_being_written(path):
-        file = _open(path, None)  # whoever wrote may have been done in between
-        if told := file.loss():
-            warnings.warn(f"Opening {path}: {told}", IA3Warning, stacklevel=3)
+    doing = f"Opening {path}"
+    _check_is_file(path, doing)
+    asked = Connected(path)
+    try:
+        file = StoreFile(path, asked, asked.run(doing, read_state))
+    except AdapterError as error:
+        if isinstance(error.__cause__, sqlite3.Error):
+            _refuse_others(path, doing)
+        raise
+    if told := file.loss():
+        warnings.warn(f"{doing}: {told}", IA3Warning, stacklevel=3)
     return file
 
 
-def _open(path: Path, state: State | None) -> StoreFile:
-    doing = f"Opening {path}"
-    data = MappedFile(path, doing)
-    version = read_version(data)
-    if version is not None and version > VERSION:
+def _check_is_file(path: Path, doing: str) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        names = [other.name for other in beside if other.is_file() and not other.name.startswith(".")]
+        raise AdapterError(
+            f"{doing}: there is no such file.{near_matches(path.name, names)} 'ia3 adapters pack' makes one."
+        ) from error
+    except OSError as error:
+        raise AdapterError(f"{doing}: it cannot be read ({error.strerror or error}).") from error
+    if path.is_dir():
+        raise AdapterError(f"{doing}: this is a folder, expected a packed store, which is one file.")
+    if not os.access(path, os.R_OK):
+        raise AdapterError(f"{doing}: it cannot be read (Permission denied).")
+    if size == 0:
+        raise AdapterError(f"{doing}: the file is empty, expected a packed store. Pack it again.")
+
+
+def _refuse_others(path: Path, doing: str) -> None:
+    """Raise if a file that SQLite cannot read is of the format before, or an adapter's folder may be meant."""
+    with path.open("rb") as file:  # no connection has a lock on it, which closing it here would end
+        if file.read(len(_BEFORE)) == _BEFORE:
+            raise AdapterError(
+                f"{doing}: it was written by an earlier ia3. Make a store of it: ia3 adapters convert {path} NEW."
+            )
+
+
+def read_state(connection: sqlite3.Connection, doing: str, known: State | None = None) -> State:
+    """Return what a store holds; in a transaction of the caller's.
+
+    Args:
+        connection: To its file.
+        doing: Beginning of an error.
+        known: What it held before; returned if nobody has changed it.
+
+    Raises:
+        AdapterError: If it is no store, or damaged as a whole.
+        sqlite3.Error: If it cannot be read.
+    """
+    try:
+        return _read_state(connection, doing, known)
+    except (TypeError, ValueError) as error:  # anything may stand anywhere, in SQLite's messages as well
+        raise AdapterError(f"{doing}: {DAMAGED}") from error
+
+
+def _read_state(connection: sqlite3.Connection, doing: str, known: State | None) -> State:
+    if known is None:
+        _check_schema(connection, doing)
+    [[description, checksum, total, unused, version]] = connection.execute("SELECT * FROM store").fetchall()
+    if zlib.crc32(description) != checksum:
+        raise AdapterError(
+            f"{doing}: its base and plan are damaged. Take another copy of the file, or pack the adapters again."
+        )
+    if known is not None and known.version == version:
+        return known
+    lines, damaged, found = dict[str, Line](), [], 0
+    for place, name, adapter, facts, checksum in connection.execute("SELECT * FROM names ORDER BY place"):
+        line = (adapter, facts)
+        if _is_whole(name, line, checksum):
+            lines[name.decode()] = line
+            found += checksum + (1 << 32)
+        else:
+            damaged.append((place, name.decode(errors="replace") if isinstance(name, bytes) else repr(name)))
+    return State(lines, description, found, unused, version, tuple(damaged), found == total)
+
+
+def _is_whole(name: Any, line: tuple[Any, Any], checksum: Any) -> bool:
+    try:
+        return len(line[1]) == _FACTS.size and weight_of(name, line)[0] == checksum
+    except TypeError:  # a damaged file may hold anything anywhere
+        return False
+
+
+def line_of(state: State, name: str, path: Path) -> Line:
+    """Return the line of an adapter.
+
+    Raises:
+        AdapterError: For an unknown name, or one whose line is damaged.
+    """
+    line = state.lines.get(name)
+    if line is not None:
+        return line
+    if name in (damaged for _, damaged in state.damaged):
+        raise AdapterError(
+            f"Looking up adapter {name!r}: its line in the list of {path} is damaged. Add it again, or take another "
+            "copy of the file."
+        )
+    raise AdapterError(f"Looking up adapter {name!r}: {path} has no such name.{near_matches(name, state.lines)}")
+
+
+def _check_schema(connection: sqlite3.Connection, doing: str) -> None:
+    [[application], [version], [mode]] = (
+        connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version", "journal_mode")
+    )
+    if application == APPLICATION and version > VERSION:
         raise AdapterError(
             f"{doing}: its format has version {version}, expected at most {VERSION}. Upgrade: pip install --upgrade "
             "ia3."
         )
-    found = state or read_state(data)
-    data.give_back()
-    if found is not None:
-        return StoreFile(path, data, found)
-    if version is None:
-        raise AdapterError(
-            f"{doing}: this is no packed store, expected a file that 'ia3 adapters pack' has written. An adapter's "
-            "folder is packed with 'ia3 adapters pack STORE FOLDER'."
-        )
-    raise AdapterError(
-        f"{doing}: it is cut off before its first adapter was whole, got {len(data)} bytes. Copy it again."
-    )
-
-
-def lock_of(path: Path) -> Path:
-    """Return the file that a store's writer holds."""
-    real = path.resolve()
-    return real.with_name(f".{real.name}.lock")
-
-
-def _is_being_written(path: Path) -> bool:
-    place = lock_of(path)
-    if not place.exists():
-        return False
-    try:
-        with FileLock(place, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # it may not be opened here, so nobody knows
-        return False
-
-
-def file_identity(facts: os.stat_result) -> tuple[int, int]:
-    """Return what makes two names one file."""
-    return facts.st_dev, facts.st_ino
-
-
-class MappedFile:
-    """A file in memory, of which slices are copied; see `store_blocks.Bytes`."""
-
-    def __init__(self, path: Path, doing: str) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._file = file_identity(os.fstat(file.fileno()))
-        except ValueError as error:
-            raise AdapterError(f"{doing}: the file is empty, expected a packed store. Pack it again.") from error
-        except FileNotFoundError as error:
-            beside = path.parent.iterdir() if path.parent.is_dir() else ()
-            names = [other.name for other in beside if other.is_file() and not other.name.startswith(".")]
-            raise AdapterError(
-                f"{doing}: there is no such file.{near_matches(path.name, names)} 'ia3 adapters pack' makes one."
-            ) from error
-        except IsADirectoryError as error:
-            raise AdapterError(f"{doing}: this is a folder, expected a packed store, which is one file.") from error
-        except OSError as error:
-            raise AdapterError(f"{doing}: it cannot be read ({error.strerror or error}).") from error
-        self._length = len(self._map)
-        if _MAY_ADVISE:
-            self._map.madvise(mmap.MADV_RANDOM)  # a row's neighbours are not wanted
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, span: slice, /) -> bytes:
-        return self._map[span]
-
-    def find(self, sought: bytes, start: int, /) -> int:
-        """Return where the sought bytes are next, or −1."""
-        return self._map.find(sought, start)
-
-    def read_into(self, target: memoryview, at: int) -> None:
-        """Copy bytes from a place; the pages they lie on are given back.
-
-        Args:
-            target: Bytes to fill.
-            at: Where they begin in the file.
-
-        Raises:
-            AdapterError: If the file has become shorter than it was when it was opened.
-        """
-        end = at + len(target)
-        if self._map.size() < end:  # a page that is not there any more would end the process
-            raise AdapterError(
-                f"Reading {self.path}: the file was cut off while it was open, got {self._map.size()} bytes, expected "
-                f"{self._length}. Open it again."
-            )
-        first, length = self._pages(at, end)
-        if _MAY_ADVISE:
-            self._map.madvise(mmap.MADV_WILLNEED, first, length)  # in one go, not page by page
-        with memoryview(self._map) as data, data[at:end] as part:
-            target[:] = part
-        if _MAY_ADVISE:
-            first, length = self._pages(max(0, at - _AROUND), min(end + _AROUND, self._length))
-            self._map.madvise(mmap.MADV_DONTNEED, first, length)
-
-    def is_unchanged(self) -> bool:
-        """Whether the file under this name is this one, and as long as it was."""
-        now = self.path.stat()
-        return file_identity(now) == self._file and now.st_size == self._length
-
-    def give_back(self) -> None:
-        """Give all pages back to the system."""
-        if _MAY_ADVISE:
-            self._map.madvise(mmap.MADV_DONTNEED)
-
-    def close(self) -> None:
-        """Close the file; nothing can be read any more."""
-        self._map.close()
-
-    def _pages(self, start: int, end: int) -> tuple[int, int]:
-        first = start // mmap.PAGESIZE * mmap.PAGESIZE
-        return first, end - first
+    found = {tuple(line) for line in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")}
+    if application != APPLICATION or version != VERSION or mode != b"delete" or found != _SCHEMA:
+        raise AdapterError(f"{doing}: {NO_STORE} An adapter's folder is packed with 'ia3 adapters pack STORE FOLDER'.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,64 +262,94 @@ class StoreFile:
 
     Attributes:
         path: Where it lies.
-        data: Its bytes.
-        state: Its adapters' blocks.
+        connected: To its file.
+        state: What it held then.
     """
 
     path: Path
-    data: MappedFile
+    connected: Connected
     state: State
 
-    def is_newest(self) -> bool:
-        """Whether nobody has written to it since it was opened."""
-        is_all = self.state.is_clean and self.state.end == len(self.data)
-        return is_all and self.path.exists() and self.data.is_unchanged()
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
 
-    @cached_property
     def unused_bytes(self) -> int:
-        """Bytes that compacting would give back, nearly: those of no adapter, description or newest index."""
-        used = sum(self.state.block(name).size for name in self.state.entries)
-        used += sum(block.size for block in self._descriptions())
-        commit = read_block(self.data, self.state.commit)
-        return max(0, len(self.data) - FIRST - used - (commit.size if commit else 0))
+        """Return the bytes that compacting would give back, nearly: those of no adapter."""
+
+        def ask(connection: sqlite3.Connection, doing: str) -> int:
+            [[free], [size]] = (connection.execute(f"PRAGMA {p}").fetchone() for p in ("freelist_count", "page_size"))
+            return int(self.state.unused + free * size)
+
+        return self.connected.run(f"Reading {self.path}", ask)
 
     def loss(self) -> str | None:
-        """Return what of the file does not count, in words, or None."""
-        names, rest = self.state.lost, f"{self.state.rest:,} bytes behind its last whole commit do not count"
-        if names:
-            shown = ", ".join(map(repr, names[:_SHOWN])) + (f", … ({len(names)})" if len(names) > _SHOWN else "")
-            older = [name for name in names if name in self.state.entries]
-            instead = f" (of {', '.join(map(repr, older[:_SHOWN]))} the older one is read)" if older else ""
-            what = "adapter" if len(names) == 1 else "adapters"
-            return f"{rest}: {what} {shown}{instead}. {_CUT_SHORT} Add again, or take another copy of the file."
-        if self.state.rest:
-            return (
-                f"{rest}, and of which adapter they are cannot be read. {_CUT_SHORT} See what is there with "
-                "'ia3 adapters list'; add again what is not, or take another copy of the file."
-            )
-        if self.state.missing:
-            return (
-                f"its index is damaged, and no adapter can be read from {self.state.missing:,} bytes in it, so one may "
-                "be missing. See what is there with 'ia3 adapters list', or take another copy of the file."
-            )
-        return None
+        """Return what is missing, in words, or None."""
+        if self.state.is_whole and not self.state.damaged:
+            return None
+        names = [repr(name) for _, name in self.state.damaged]
+        shown = ", ".join(names[:_SHOWN]) + (f", … ({len(names)})" if len(names) > _SHOWN else "")
+        what = (
+            f"damaged, what it says of {shown} first of all"
+            if names
+            else "not whole, and what is missing cannot be read"
+        )
+        return (
+            f"the list of its adapters is {what}. The others are read. See what is there with 'ia3 adapters list', or "
+            "take another copy of the file."
+        )
 
-    def block(self, name: str) -> Block:
-        """Return the head of an adapter's block.
+    def facts(self, name: str) -> Facts:
+        """Return what is known of an adapter before it is read.
 
         Raises:
-            AdapterError: For an unknown name, or one that is behind the last commit.
+            AdapterError: For an unknown name, or one whose line is damaged.
         """
-        if name in self.state.lost and name not in self.state.entries:
+        return Facts.read(line_of(self.state, name, self.path)[1])
+
+    def part(self, name: str, part: Part) -> bytes:
+        """Return a part of an adapter as it is written, checked against its checksum.
+
+        Raises:
+            AdapterError: For an unknown name, or if it is damaged.
+        """
+        adapter, facts = line_of(self.state, name, self.path)
+
+        def ask(connection: sqlite3.Connection, doing: str) -> bytes:
+            found = connection.execute(f"SELECT {part} FROM adapters WHERE id = ?", (adapter,)).fetchone()
+            content, known = found[0] if found else None, Facts.read(facts)
+            number = list(_WORDS).index(part)
+            if isinstance(content, bytes) and zlib.crc32(content) == known.checksums[number]:
+                return content
+            now = connection.execute("SELECT adapter, facts FROM names WHERE name = ?", (name,)).fetchone()
+            if now != (adapter, facts):
+                raise AdapterError(
+                    f"{doing}: it was replaced or removed, and the store compacted, since it was opened. Open it again."
+                )
             raise AdapterError(
-                f"Looking up adapter {name!r}: it stands behind the last whole commit of {self.path} and does not "
-                f"count. {_CUT_SHORT} Add it again, or take another copy of the file."
+                f"{doing}: its {_WORDS[part]} is damaged, the checksum differs. Remove it and add it again, or take "
+                "another copy of the file; 'ia3 adapters verify' names all that is damaged."
             )
-        if name not in self.state.entries:
+
+        return self.connected.run(f"Reading adapter {name!r} from {self.path}", ask)
+
+    def read_row(self, name: str, target: memoryview) -> None:
+        """Copy an adapter's row as it is written.
+
+        Args:
+            name: Of the adapter.
+            target: As many bytes.
+
+        Raises:
+            AdapterError: For an unknown name, or if the row is damaged.
+        """
+        content = self.part(name, "numbers")
+        if len(content) != len(target):
             raise AdapterError(
-                f"Looking up adapter {name!r}: {self.path} has no such name.{near_matches(name, self.state.entries)}"
+                f"Reading adapter {name!r} from {self.path}: its row has {len(content)} bytes, expected {len(target)}."
             )
-        return self.state.block(name)
+        target[:] = content
 
     def text(self, name: str) -> dict[str, Any]:
         """Return what is written of an adapter beside its numbers: the texts of its folder's files.
@@ -249,127 +357,69 @@ class StoreFile:
         Raises:
             AdapterError: For an unknown name, or if it is damaged.
         """
-        return unpack_text(self.packed_text(name))
-
-    def packed_text(self, name: str) -> bytes:
-        """Return the same as it is written."""
-        block = self.block(name)
-        content = self._read(block.text_at, block.text_length)
-        self._check(content, block.text_checksum, name, "config and record")
-        return content
-
-    def row(self, name: str) -> bytes:
-        """Return an adapter's row as it is written; see `read_row`."""
-        content = bytearray(self.block(name).row_length)
-        self.read_row(name, memoryview(content))
-        return bytes(content)
-
-    def tensors(self, name: str) -> bytes:
-        """Return the tensors in an adapter's block, as a safetensors file, or nothing if there are none."""
-        block = self.block(name)
-        content = self._read(block.tensors_at, block.tensors_length)
-        self._check(content, block.tensors_checksum, name, "head")
-        return content
-
-    def read_row(self, name: str, target: memoryview) -> None:
-        """Copy an adapter's row as it is written, touching nothing else of the file.
-
-        Args:
-            name: Of the adapter.
-            target: `block(name).row_length` bytes.
-
-        Raises:
-            AdapterError: For an unknown name, or if the row is damaged.
-        """
-        block = self.block(name)
-        self.data.read_into(target, block.row_at)
-        self._check(target, block.row_checksum, name, "row")
+        return unpack_text(self.part(name, "text"))
 
     @cached_property
     def description(self) -> Mapping[str, Any]:
         """What all adapters share: base and plan."""
-        return unpack_text(self.packed_description())
-
-    def packed_description(self) -> bytes:
-        """Return the same as it is written; a second copy of it is read where the first one is damaged."""
-        for block in self._descriptions():
-            content = self._read(block.text_at, block.text_length)
-            if zlib.crc32(content) == block.text_checksum:
-                return content
-        raise AdapterError(
-            f"Reading {self.path}: both copies of its description (base and plan) are damaged. Pack the adapters again."
-        )
+        return unpack_text(self.state.description)
 
     def find_damage(self) -> tuple[Damage, ...]:
         """Read everything and return what is damaged."""
-        found = [Damage(name, what) for name in self.state.entries for what in self._damage_of(name)]
-        found += [Damage(name, "all of it, behind the last whole commit") for name in self.state.lost]
-        found += [Damage(None, what) for what in self._shared_damage()]
-        self.data.give_back()
+        found = [Damage(name, "its line in the list of adapters") for _, name in self.state.damaged]
+        found += [Damage(name, what) for name in self.state.lines for what in self._damage_of(name)]
+        if not self.state.is_whole:
+            found.append(Damage(None, "the list of adapters"))
+        try:
+            told = self.connected.run(
+                f"Verifying {self.path}", lambda asked, _: asked.execute("PRAGMA integrity_check").fetchall()
+            )
+            lines = [] if told == [(b"ok",)] else [line.decode(errors="replace") for [line] in told]
+        except AdapterError as error:
+            lines = [str(error.__cause__ or error)]
+        found += [Damage(None, f"the file's structure ({line.splitlines()[-1]})") for line in lines[:1]]
         return tuple(found)
+
+    def _damage_of(self, name: str) -> list[str]:
+        found = []
+        for part, words in _WORDS.items():
+            try:
+                self.part(name, part)
+            except AdapterError:
+                found.append(words)
+        return found
 
     def close(self) -> None:
         """Close the file."""
-        self.data.close()
-
-    def _damage_of(self, name: str) -> list[str]:
-        block, found = self.state.block(name), []
-        if read_block(self.data, block.place) != block or read_name(self.data, block) != name:
-            found.append("head of its block")
-        for read, what in ((self.text, "config and record"), (self.row, "row"), (self.tensors, "head")):
-            try:
-                read(name)
-            except AdapterError:
-                found.append(what)
-        return found
-
-    def _shared_damage(self) -> list[str]:
-        found = []
-        if read_version(self.data) is None:
-            found.append("the first 64 bytes of the file")
-        for number, block in enumerate(self._descriptions(), start=1):
-            content = self._read(block.text_at, block.text_length)
-            if read_block(self.data, block.place) != block or zlib.crc32(content) != block.text_checksum:
-                found.append(f"a copy of the description ({number} of {len(self.state.descriptions)})")
-        if self.state.missing:
-            found.append(f"{self.state.missing:,} bytes that are no block")
-        if not self.state.is_clean:
-            torn = len(self.data) - self.state.end
-            found.append(f"the end of the file ({torn} bytes behind the last whole commit)" if torn else "the index")
-        elif self._is_commit_damaged():
-            found.append("the index")
-        return found
-
-    def _is_commit_damaged(self) -> bool:
-        commit = read_block(self.data, self.state.commit)
-        return commit is None or read_index(self.data, commit) is None
-
-    def _descriptions(self) -> list[Block]:
-        return [block for block in map(parse_head, reversed(self.state.descriptions)) if block is not None]
-
-    def _read(self, at: int, length: int) -> bytes:
-        content = bytearray(length)
-        if length:
-            self.data.read_into(memoryview(content), at)
-        return bytes(content)
-
-    def _check(self, content: bytes | memoryview, checksum: int, name: str, what: str) -> None:
-        if zlib.crc32(content) != checksum:
-            raise AdapterError(
-                f"Reading adapter {name!r} from {self.path}: its {what} is damaged, the checksum differs. Remove it "
-                "and add it again, or take another copy of the file; 'ia3 adapters verify' names all that is damaged."
-            )
+        self.connected.close()
 
 
 def pack_text(content: Mapping[str, Any]) -> bytes:
-    """Return JSON as it is kept in a block."""
+    """Return JSON as it is kept in a store."""
     return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), level=6)
 
 
 def unpack_text(content: bytes) -> dict[str, Any]:
-    """Return the JSON in a block's text."""
+    """Return the JSON in a store's text."""
     found: dict[str, Any] = json.loads(zlib.decompress(content))
     return found
+
+
+def name_fault(name: str, taken: Container[str], given_before: Container[str] = ()) -> str | None:
+    """Return why a name cannot be given to an adapter, or None."""
+    if not name:
+        return "its name is empty. Choose another one."
+    if name == BASE_NAME:
+        return "this is the base's name in a bank. Choose another one."
+    if name in given_before:
+        return "two adapters of this name are given. Rename one of them."
+    if name in taken:
+        return "the store has one of this name. Replace it (--replace), or rename or remove it first."
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is no text that can be written as UTF-8. Choose another one."
+    return None
 
 
 @dataclass(frozen=True)

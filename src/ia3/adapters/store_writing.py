@@ -1,8 +1,8 @@
-"""Writing a packed store: blocks behind the last commit, then a commit, each forced to disk before the next.
+"""Writing a packed store: a change is one transaction of SQLite's, made whole or not at all.
 
-One process writes at a time, under a lock beside the file. What is not committed, because of an error or because the
-process ended, is not there: the file is cut back to the last commit, at once or by the next writer. A new store, and a
-compacted one, is written beside its name and renamed. This file knows bytes and names; it does not import torch.
+Adapters are written as they come, and their names with the last of them, so that a change of any size takes little
+memory, is not in the readers' way, and is seen at once or never. A new store is written beside its name and renamed.
+This file knows bytes and names; it does not import torch.
 """
 
 from __future__ import annotations
@@ -10,288 +10,302 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import shutil
+import secrets
+import sqlite3
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import final
 
-from filelock import FileLock, Timeout
-
-from ia3.adapters.store_blocks import Block, Kind, Stored, file_head, padded
-from ia3.adapters.store_file import StoreFile, lock_of, open_store_file
-from ia3.adapters.store_index import Change, State, name_fault, write_index
+from ia3.adapters.store_database import WRITER_SECONDS, Connected, connect, telling
+from ia3.adapters.store_file import (
+    APPLICATION,
+    TABLES,
+    VERSION,
+    Facts,
+    Line,
+    State,
+    Stored,
+    StoreFile,
+    create_table,
+    line_of,
+    name_fault,
+    open_store_file,
+    read_state,
+    weight_of,
+)
 from ia3.errors import AdapterError
 from ia3.files import sync
+from ia3.files import sync
 
-LOCK_SECONDS = 5.0  # how long a writer waits for another one
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would write other line ends
+_MOST_BYTES = 8 * 2**20  # that wait in memory; what is more would be written while readers must wait
+_WIDE = 48 * 2**10  # bytes of a row that is read faster in few large pages
+_PAGE, _WIDE_PAGE = 4096, 65536
+# nobody sees a new file before it is whole
+_NEW = (f"application_id = {APPLICATION}", f"user_version = {VERSION}", "journal_mode = OFF", "synchronous = OFF")
+# a commit is on the disk, and its journal gone from the folder, before anybody is told of it
+_DURABLE = ("synchronous = EXTRA", "cache_size = -32768")
 
 
-def create_store_file(path: Path, doing: str, write: Callable[[Writer], None]) -> StoreFile:
+def create_store_file(path: Path, doing: str, row_bytes: int, write: Callable[[Writer], None]) -> StoreFile:
     """Make a new store and return it opened; the file appears when it is whole.
 
     Args:
         path: Where; folders are made.
         doing: Beginning of an error.
+        row_bytes: About how large a row will be.
         write: Puts in what it holds.
 
     Raises:
         AdapterError: If the name is taken, or it cannot be written.
     """
-    with _told(doing):
+    with telling(doing):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path, doing):
-        if path.exists():
-            raise AdapterError(
-                f"{doing}: it is there already. Add to it with 'ia3 adapters add', or choose another name."
-            )
-        with _written_beside(path, doing) as writer:
-            write(writer)
-        return open_store_file(path)
+        _refuse_taken(path, doing)
+        with _written_beside(path) as beside:
+            page = f"page_size = {_WIDE_PAGE if row_bytes >= _WIDE else _PAGE}"
+            with _connected(beside, (page, *_NEW)) as connection:
+                connection.execute("BEGIN")
+                for table in TABLES:
+                    connection.execute(create_table(table))
+                connection.execute("INSERT INTO store VALUES (x'', 0, 0, 0, 0)")
+                writer = Writer(connection, State(), doing, may_pause=False)
+                write(writer)
+                writer.finish()
+    return open_store_file(path)
 
 
-def append_to_store_file(opened: StoreFile, doing: str, write: Callable[[StoreFile, Writer], None]) -> StoreFile:
-    """Add to a store and return it as it then is; all that is put is committed, or nothing.
+def change_store_file(opened: StoreFile, doing: str, change: Callable[[Writer], None]) -> StoreFile:
+    """Change a store and return it as it then is; all of the change is made, or nothing.
 
     Args:
-        opened: The store as this process knows it; others may have added to it.
+        opened: The store as this process knows it; others may have changed it.
         doing: Beginning of an error.
-        write: Called with the store as it is now, and its writer.
+        change: Called with the writer of the store as it is now.
 
     Raises:
         AdapterError: If another process is writing, or the file cannot be written.
     """
-    path = opened.path
-    with _locked(path, doing), _told(doing):
-        latest = opened if opened.is_newest() else open_store_file(path)
-        descriptor = os.open(path, os.O_RDWR | _BINARY)
+    with telling(doing), _connected(opened.path, _DURABLE) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        writer = Writer(connection, read_state(connection, doing, opened.state), doing)
         try:
-            writer = Writer(descriptor, latest.state)
-            if not latest.state.is_clean:  # a process was killed here, or the index is damaged
-                writer.drop()
-                writer.commit(is_whole=True)
-            try:
-                write(latest, writer)
-                writer.commit()
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    writer.drop()
-                raise
-        finally:
-            os.close(descriptor)
-        return open_store_file(path, writer.state)
+            change(writer)
+            writer.finish()
+        except BaseException:
+            writer.drop()
+            raise
+        # another connection: the file of this name may be another one by now
+        return StoreFile(opened.path, Connected(opened.path), writer.state)
 
 
 def compact_store_file(opened: StoreFile, doing: str) -> StoreFile:
-    """Write a store anew, without what was removed or replaced, put it in the place of the old file, and return it.
+    """Write a store anew without what was removed or replaced, in its place, and return it.
 
     Raises:
-        AdapterError: If an adapter is damaged, another process is writing, or it cannot be written; the file then
-            stays as it is.
+        AdapterError: If another process is writing or reading without an end, or it cannot be written; the file then
+            holds what it held.
     """
-    with _locked(opened.path, doing):
-        latest = open_store_file(opened.path)
-        with _written_beside(opened.path, doing) as writer:
-            writer.describe(latest.packed_description())
-            for name in latest.state.entries:
-                copy_adapter(latest, name, writer, name)
-        return open_store_file(opened.path)
+    file = change_store_file(opened, doing, lambda writer: writer.forget())
+    with telling(doing), _connected(opened.path, _DURABLE) as connection:
+        connection.execute("VACUUM")
+    return file
 
 
 def remove_adapters(opened: StoreFile, names: Iterable[str]) -> StoreFile:
     """Take adapters out: all of them, or none where one is unknown; return what the store then is.
 
     Raises:
-        AdapterError: For an unknown name, or as `append_to_store_file`.
+        AdapterError: For an unknown name, or as `change_store_file`.
     """
 
-    def write(latest: StoreFile, writer: Writer) -> None:
+    def change(writer: Writer) -> None:
         for name in dict.fromkeys(names):
-            latest.block(name)
-            writer.remove(name)
+            writer.take(name, opened.path)
 
-    return append_to_store_file(opened, f"Removing from {opened.path}", write)
+    return change_store_file(opened, f"Removing from {opened.path}", change)
 
 
 def rename_adapter(opened: StoreFile, name: str, new: str) -> StoreFile:
-    """Give an adapter another name, by a second copy of it; return what the store then is.
+    """Give an adapter another name, under which it stands last; return what the store then is.
 
     Raises:
-        AdapterError: For an unknown name, a new one that is taken or cannot be one, a damaged adapter, or as
-            `append_to_store_file`.
+        AdapterError: For an unknown name, a new one that is taken or cannot be one, or as `change_store_file`.
     """
     doing = f"Renaming adapter {name!r} to {new!r} in {opened.path}"
 
-    def write(latest: StoreFile, writer: Writer) -> None:
-        latest.block(name)
-        fault = name_fault(new, latest.state.entries)
+    def change(writer: Writer) -> None:
+        fault = name_fault(new, writer.lines)
+        line = writer.take(name, opened.path)
         if fault:
             raise AdapterError(f"{doing}: {fault}")
-        copy_adapter(latest, name, writer, new)
-        writer.remove(name)
+        writer.lines[new] = line
 
-    return append_to_store_file(opened, doing, write)
-
-
-def copy_adapter(source: StoreFile, name: str, writer: Writer, new: str) -> None:
-    """Write an adapter once more, under this name or another.
-
-    Raises:
-        AdapterError: If it is damaged.
-    """
-    block = source.block(name)
-    text, row, tensors = source.packed_text(name), source.row(name), source.tensors(name)
-    writer.add(new, text, row, tensors, block.stored, block.error)
+    return change_store_file(opened, doing, change)
 
 
+@contextlib.contextmanager
+def _connected(path: Path, settings: Iterable[str]) -> Iterator[sqlite3.Connection]:
+    """Yield a connection of its own to a file."""
+    with contextlib.closing(connect(path, WRITER_SECONDS)) as connection:
+        for setting in settings:
+            connection.execute(f"PRAGMA {setting}")
+        yield connection
+
+
+def _refuse_taken(path: Path, doing: str) -> None:
+    if path.exists():
+        raise AdapterError(f"{doing}: it is there already. Add to it with 'ia3 adapters add', or choose another name.")
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
+    """Yield the place of a new file, which takes its name when the block ends without an error."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        beside.touch(exist_ok=False)
+        yield beside
+        with beside.open("r+b") as file:
+            os.fsync(file.fileno())
+        _refuse_taken(path, f"Packing {path}")
+        beside.replace(path)
+        sync(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _each(of: Callable[[bytes | memoryview], int], parts: tuple[bytes | memoryview, ...]) -> tuple[int, int, int]:
+    first, second, third = map(of, parts)
+    return first, second, third
+
+
+@final
 class Writer:
-    """Puts blocks behind the last commit of a file, and commits them.
+    """Changes a store in a transaction.
 
     Attributes:
-        state: What the file holds at its last commit.
+        state: What the store held before, and holds once it is finished.
+        lines: What `names` will have.
     """
 
-    def __init__(self, descriptor: int, state: State) -> None:
+    def __init__(self, connection: sqlite3.Connection, state: State, doing: str, *, may_pause: bool = True) -> None:
         self.state = state
-        self._descriptor = descriptor
-        self._at = state.end
-        self._changes: list[Change] = []
-        os.lseek(descriptor, self._at, os.SEEK_SET)
+        self.lines = dict(state.lines)
+        self._description = state.description
+        self._unused = state.unused
+        self._connection, self._doing = connection, doing
+        self._may_pause = may_pause
+        self._waiting: list[int] = []  # adapters since the last pause
+        self._written: list[int] = []  # and before it
+        self._bytes = 0  # of those that wait
 
     def describe(self, text: bytes) -> None:
-        """Say what all adapters share; twice, since none can be read without it."""
-        for _ in range(2):
-            self._put(Block(Kind.DESCRIPTION, self._at), "", text)
+        """Say what all adapters share."""
+        self._description = text
 
     def add(
-        self, name: str, text: bytes, row: bytes | memoryview, tensors: bytes, stored: Stored, error: float = 0.0
+        self, name: str, text: bytes, numbers: bytes | memoryview, tensors: bytes, stored: Stored, error: float = 0.0
     ) -> None:
         """Add an adapter, in the place of one of its name.
 
         Args:
             name: Its name.
             text: As `pack_text` returns it.
-            row: The row's numbers as they are stored.
+            numbers: The row's numbers as they are stored.
             tensors: A safetensors file, or nothing.
             stored: How the row is stored.
             error: Largest difference to the row as it was.
         """
-        self._put(Block(Kind.ADAPTER, self._at, stored=stored, error=error), name, text, row, tensors)
+        parts = (text, numbers, tensors)
+        facts = Facts(stored, error, _each(len, parts), _each(zlib.crc32, parts))
+        insert = "INSERT INTO adapters (text, numbers, tensors) VALUES (?, ?, ?)"
+        adapter = self._connection.execute(insert, parts).lastrowid
+        assert adapter is not None
+        self.lines[name] = (adapter, facts.pack())
+        self._waiting.append(adapter)
+        self._bytes += facts.size
+        if self._may_pause and self._bytes > _MOST_BYTES:
+            self._pause()
 
-    def remove(self, name: str) -> None:
-        """Take an adapter out; its bytes stay until the store is compacted."""
-        self._put(Block(Kind.REMOVAL, self._at), name)
+    def take(self, name: str, path: Path) -> Line:
+        """Take a name out and return its line.
 
-    def commit(self, *, is_whole: bool | None = None, is_durable: bool = True) -> None:
-        """Make what was put valid.
-
-        Args:
-            is_whole: Whether to write the index of everything; by default when there are many commits to follow.
-            is_durable: Whether to force it to disk; a file that nobody sees yet need not be.
+        Raises:
+            AdapterError: For an unknown name.
         """
-        if not self._changes and not is_whole:
-            return
-        if is_durable:
-            os.fsync(self._descriptor)
-        after = self.state.after(self._changes)
-        # few enough to follow quickly, rare enough that whole indexes are a few hundredths of the rows between them
-        is_due = self.state.steps >= 64 + len(after.entries) // 16
-        whole = self.state.commit == 0 or (is_due if is_whole is None else is_whole)
-        steps = 0 if whole else self.state.steps + 1
-        index = write_index(after.whole() if whole else self._changes, 0 if whole else self.state.commit, steps)
-        place = self._at
-        self._put(Block(Kind.COMMIT, place), "", index)
-        if is_durable:
-            os.fsync(self._descriptor)
-        self.state = replace(after, end=self._at, commit=place, steps=steps, is_clean=True, lost=(), rest=0, missing=0)
-        self._changes = []
+        line = line_of(self.state, name, path)
+        del self.lines[name]
+        return line
+
+    def forget(self) -> None:
+        """Take out the adapters that no name means."""
+        live = {adapter for adapter, _ in self.lines.values()}
+        all_of_them = [adapter for (adapter,) in self._connection.execute("SELECT id FROM adapters").fetchall()]
+        self._delete(adapter for adapter in all_of_them if adapter not in live)
+        self._unused = 0
+
+    def finish(self) -> None:
+        """Enter the names and make all of it valid."""
+        old, new, run = self.state.lines, self.lines, self._connection.execute
+        total, unused = self.state.total, self._unused
+        kept = {line[0] for line in new.values()}
+        for place, _ in self.state.damaged:
+            run("DELETE FROM names WHERE place = ?", (place,))
+        for name, line in old.items():
+            if new.get(name) == line:
+                continue
+            total -= weight_of(name.encode(), line)[1]
+            unused += Facts.read(line[1]).size if line[0] not in kept else 0
+            if name not in new:
+                self._expect_one(run("DELETE FROM names WHERE name = ?", (name,)))
+        for name, line in new.items():
+            if old.get(name) == line:
+                continue
+            checksum, weight = weight_of(name.encode(), line)
+            total += weight
+            if name in old:
+                change = "UPDATE names SET adapter = ?, facts = ?, checksum = ? WHERE name = ?"
+                self._expect_one(run(change, (*line, checksum, name)))
+            else:
+                insert = "INSERT INTO names (adapter, facts, checksum, name) VALUES (?, ?, ?, ?)"
+                run(insert, (*line, checksum, name))
+        state = State(new, self._description, total, unused, secrets.randbits(62))
+        run(
+            "UPDATE store SET description = ?, checksum = ?, total = ?, unused = ?, version = ?",
+            (state.description, zlib.crc32(state.description), total, unused, state.version),
+        )
+        run("COMMIT")
+        self.state = state
 
     def drop(self) -> None:
-        """Cut the file back to its last commit."""
-        self._at, self._changes = self.state.end, []
-        os.ftruncate(self._descriptor, self._at)
-        os.lseek(self._descriptor, self._at, os.SEEK_SET)
+        """Undo all of it, as far as the system lets us; what is left is of no name."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if self._written:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._delete(self._written)
+                self._connection.execute("COMMIT")
 
-    def _put(
-        self, kind: Block, name: str, text: bytes = b"", row: bytes | memoryview = b"", tensors: bytes = b""
-    ) -> None:
-        parts = (name.encode(), text, row, tensors)
-        block = replace(
-            kind,
-            name_length=len(parts[0]), text_length=len(text), row_length=len(row), tensors_length=len(tensors),
-            name_checksum=zlib.crc32(parts[0]), text_checksum=zlib.crc32(text), row_checksum=zlib.crc32(row),
-            tensors_checksum=zlib.crc32(tensors),
-        )  # fmt: skip
-        content: list[bytes | memoryview] = [block.head()]
-        for part in parts:
-            content += (part, bytes(padded(len(part)) - len(part)))
-        if block.kind is Kind.COMMIT:
-            content.append(block.head(Kind.END))
-        else:
-            self._changes.append((block.head(), name))
-        write_all(self._descriptor, b"".join(content))
-        self._at = block.end
+    def _pause(self) -> None:
+        """Let the adapters so far be written, so that readers wait for a moment and not for all of them."""
+        self._connection.execute("COMMIT")
+        self._written += self._waiting
+        self._waiting, self._bytes = [], 0
+        self._connection.execute("BEGIN IMMEDIATE")
+        [version] = self._connection.execute("SELECT version FROM store").fetchone()
+        if version != self.state.version:
+            raise AdapterError(f"{self._doing}: another process has written to it meanwhile. Try again.")
 
+    def _delete(self, adapters: Iterable[int]) -> None:
+        self._connection.executemany("DELETE FROM adapters WHERE id = ?", ((adapter,) for adapter in adapters))
 
-def write_all(descriptor: int, content: bytes) -> None:
-    """Write bytes; the system may take a part at a time."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-@contextlib.contextmanager
-def _written_beside(path: Path, doing: str) -> Iterator[Writer]:
-    """Yield the writer of a new file, which takes its name when the block ends without an error."""
-    path = path.resolve()  # a link stays one
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with _told(doing):
-        try:
-            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
-            try:
-                write_all(descriptor, file_head())
-                writer = Writer(descriptor, State())
-                yield writer
-                writer.commit(is_whole=True)
-            finally:
-                os.close(descriptor)
-            if path.exists():
-                shutil.copymode(path, beside)
-            beside.replace(path)
-            sync(path.parent)
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock of a store's writers, which ends with the process however that ends."""
-    lock = FileLock(lock_of(path), timeout=LOCK_SECONDS)
-    try:
-        with _told(doing):
-            lock.acquire()
-    except Timeout as error:
-        raise AdapterError(
-            f"{doing}: another process is writing to it. Wait until it is done and try again."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _told(doing: str) -> Iterator[None]:
-    """Turn what the system refuses into an error of ours."""
-    try:
-        yield
-    except Timeout:
-        raise
-    except OSError as error:
-        raise AdapterError(
-            f"{doing}: it cannot be written ({error.strerror or error}). Free space, or choose another place."
-        ) from error
+    def _expect_one(self, cursor: sqlite3.Cursor) -> None:
+        if cursor.rowcount != 1:
+            raise AdapterError(
+                f"{self._doing}: the list of its adapters is damaged. Take another copy of the file, or pack the "
+                "adapters again."
+            )

@@ -1,6 +1,6 @@
-"""`ia3 adapters list`, `remove`, `rename`, `verify` and `compact`: what is in a packed store, and keeping it in order.
+"""`ia3 adapters list`, `remove`, `rename`, `verify`, `compact` and `convert`: what is in a packed store, and its order.
 
-None of them imports torch; listing reads the index and, with `--long`, the records, never the table of vectors.
+None of them imports torch; listing reads names and, with `--long`, the records, never the vectors.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ def configure_verify(parser: argparse.ArgumentParser) -> None:
     add_json(parser, "what is damaged")
 
 
+def configure_convert(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `convert`."""
+    parser.add_argument("old", metavar="OLD", help="Packed store of an earlier ia3; it stays as it is.")
+    parser.add_argument("new", metavar="NEW", help="File to write; must be new.")
+
+
 def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="Packed store.")
 
@@ -60,7 +66,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 def run_list(options: argparse.Namespace) -> int:
     """Show what a store holds."""
     store = _open(options)
-    adapters = [_describe(store, name, is_long=options.long) for name in store.state.entries]
+    adapters = [_describe(store, name, is_long=options.long) for name in store.state.lines]
     shared = _describe_store(store)
     if options.json:
         print_json({**shared, "adapters": adapters})
@@ -97,7 +103,7 @@ def run_verify(options: argparse.Namespace) -> int:
     store = _open(options)
     found = store.find_damage()
     damaged = list(dict.fromkeys(damage.name for damage in found if damage.name is not None))
-    count = len({*store.state.entries, *store.state.lost})
+    count = len({*store.state.lines, *damaged})
     if options.json:
         parts = [{"name": damage.name, "part": damage.what} for damage in found]
         print_json({"store": str(store.path), "adapters": count, "damage": parts})
@@ -112,7 +118,7 @@ def run_verify(options: argparse.Namespace) -> int:
     if found:
         raise AdapterError(
             f"Verifying {store.path}: every adapter that is read is whole, and other parts of the file are damaged. "
-            "'ia3 adapters compact' writes it anew without them."
+            "Take another copy of the file, or have what is there written anew: ia3 adapters compact."
         )
     return 0
 
@@ -122,9 +128,30 @@ def run_compact(options: argparse.Namespace) -> int:
     from ia3.adapters.store_writing import compact_store_file
 
     old = _open(options)
+    before = size_in_words(old.size)
     store = compact_store_file(old, f"Compacting {old.path}")
-    before, after = (size_in_words(len(file.data)) for file in (old, store))
-    print_lines([f"{store.path}: {_count(store)}, {before} before, {after} now"])
+    print_lines([f"{store.path}: {_count(store)}, {before} before, {size_in_words(store.size)} now"])
+    return 0
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    """Make a store of one that an earlier ia3 has written."""
+    from ia3.adapters.store_before import read_before
+    from ia3.adapters.store_file import unpack_text
+    from ia3.adapters.store_writing import Writer, create_store_file
+
+    doing = f"Converting {options.old}"
+    adapters = read_before(Path(options.old).expanduser(), doing)
+    _, shared = next(adapters)
+    width = json.loads(unpack_text(shared.text)[_RECORD])["plan"]["width"]
+
+    def write(writer: Writer) -> None:
+        writer.describe(shared.text)
+        for name, adapter in adapters:
+            writer.add(name, *adapter)
+
+    store = create_store_file(Path(options.new).expanduser(), doing, 4 * width, write)
+    print_lines([f"{store.path}: {_count(store)}, {size_in_words(store.size)}"])
     return 0
 
 
@@ -141,14 +168,14 @@ def _describe_store(store: StoreFile) -> dict[str, Any]:
         "store": str(store.path),
         "base": record["base"],
         "width": record["plan"]["width"],
-        "bytes": len(store.data),
-        "unused_bytes": store.unused_bytes,
+        "bytes": store.size,
+        "unused_bytes": store.unused_bytes(),
     }
 
 
 def _describe(store: StoreFile, name: str, *, is_long: bool) -> dict[str, Any]:
-    block = store.block(name)
-    found = {"name": name, "stored": block.stored.name.lower(), "error": block.error, "bytes": block.size}
+    facts = store.facts(name)
+    found = {"name": name, "stored": facts.stored.name.lower(), "error": facts.error, "bytes": facts.size}
     if not is_long:
         return found
     text = store.text(name)
@@ -197,7 +224,7 @@ def _plain(text: str) -> str:
 
 
 def _count(store: StoreFile) -> str:
-    return _adapters(len(store.state.entries))
+    return _adapters(len(store.state.lines))
 
 
 def _adapters(count: int) -> str:
@@ -244,5 +271,13 @@ VERBS = (
         examples=("ia3 adapters compact news.ia3",),
         configure=_add_store,
         run=run_compact,
+    ),
+    Verb(
+        name="convert",
+        summary="Make a packed store of one that an earlier ia3 has written.",
+        usage="OLD NEW",
+        examples=("ia3 adapters convert news.ia3 news-2.ia3",),
+        configure=configure_convert,
+        run=run_convert,
     ),
 )
