@@ -74,7 +74,7 @@ def _reason(error: sqlite3.Error) -> str:
 class Connected:
     """What a file is asked through: a connection in each process, used by one thread at a time.
 
-    A connection must not be used, nor ended, in a process that was forked off; there it is left alone.
+    A connection must not be used in a process that was forked off; that one gets its own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,7 +95,8 @@ class Connected:
                 try:
                     return act(connection, doing)
                 finally:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:  # some errors end it
+                        connection.execute("ROLLBACK")
 
     def _mine(self, doing: str) -> tuple[sqlite3.Connection, threading.Lock]:
         if self._is_closed:

@@ -63,7 +63,7 @@ def create_store_file(path: Path, doing: str, row_bytes: int, write: Callable[[W
     with telling(doing):
         path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_taken(path, doing)
-        with _written_beside(path) as beside:
+        with _written_beside(path.resolve(), doing) as beside:
             page = f"page_size = {_WIDE_PAGE if row_bytes >= _WIDE else _PAGE}"
             with _connected(beside, (page, *_NEW)) as connection:
                 connection.execute("BEGIN")
@@ -160,17 +160,17 @@ def _refuse_taken(path: Path, doing: str) -> None:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path) -> Iterator[Path]:
+def _written_beside(path: Path, doing: str) -> Iterator[Path]:
     """Yield the place of a new file, which takes its name when the block ends without an error."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed
         left.unlink(missing_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        beside.touch(exist_ok=False)
+        beside.touch(exist_ok=False)  # with the rights that a file of this process gets
         yield beside
         with beside.open("r+b") as file:
             os.fsync(file.fileno())
-        _refuse_taken(path, f"Packing {path}")
+        _refuse_taken(path, doing)
         beside.replace(path)
         sync(path.parent)
     finally:
