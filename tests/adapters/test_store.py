@@ -22,7 +22,7 @@ from ia3.adapters.attached import adapter_of, attach, put_on
 from ia3.adapters.config import AdapterConfig
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.adapters.store import Store, create_store, rows_from_store
-from ia3.adapters.store_file import Stored
+from ia3.adapters.store_tables import Stored
 from ia3.core.discovery import find_plan
 from ia3.core.sites import Channels, Plan, Site
 from ia3.errors import AdapterError

@@ -33,7 +33,8 @@ _WRITER = """
 import sys
 from pathlib import Path
 from ia3.adapters import store_writing
-from ia3.adapters.store_file import Stored, open_store_file
+from ia3.adapters.store_file import open_store_file
+from ia3.adapters.store_tables import Stored
 
 store_writing._MOST_BYTES = 60_000
 file = open_store_file(Path(sys.argv[1]))

@@ -5,7 +5,7 @@
 
 A store has one plan, and each adapter a row in it. Opening reads names and places alone; reading a row touches that row
 alone. Writers add behind what is there, so an opened store goes on reading what it opened. What can go wrong on a disk,
-and how the bytes lie, is the matter of `store_writing` and `store_file`.
+and how the bytes lie, is the matter of `store_writing` and `store_tables`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ia3.adapters.half import restore
 from ia3.adapters.identity import base_fingerprint
 from ia3.adapters.layout import lay_out
 from ia3.adapters.store_adding import Adapters, Additions, Given, add_adapters, bytes_of, told_base
-from ia3.adapters.store_file import Damage, Stored, StoreFile, open_store_file, unpack_text
+from ia3.adapters.store_file import Damage, StoreFile, open_store_file, unpack_text
 from ia3.adapters.store_records import (
     DTYPES,
     Metadata,
@@ -31,6 +31,7 @@ from ia3.adapters.store_records import (
     read_description,
     read_metadata,
 )
+from ia3.adapters.store_tables import Stored
 from ia3.adapters.store_writing import (
     Writer,
     change_store_file,

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.identity import short
-from ia3.adapters.store_file import name_fault
 from ia3.adapters.store_records import Parts, find_misfit, pack_adapter, pack_description
+from ia3.adapters.store_tables import name_fault
 from ia3.adapters.store_writing import Writer
 from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads
 from ia3.bases.revisions import address_in, differ

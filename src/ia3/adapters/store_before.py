@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ia3.adapters.store_file import Stored
+from ia3.adapters.store_tables import Stored
 from ia3.errors import AdapterError
 
 MAGIC = b"\x89IA3\r\n\x1a\n"

@@ -23,7 +23,8 @@ from ia3.adapters.config import AdapterConfig, read_config
 from ia3.adapters.half import halve, restore
 from ia3.adapters.layout import lay_out
 from ia3.adapters.record import read_record, write_record
-from ia3.adapters.store_file import Stored, pack_text
+from ia3.adapters.store_file import pack_text
+from ia3.adapters.store_tables import Stored
 from ia3.adapters.targets import is_target
 from ia3.core.sites import Plan, Site
 from ia3.errors import AdapterError

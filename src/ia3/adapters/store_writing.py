@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import final
 
 from ia3.adapters.store_database import WRITER_SECONDS, Connected, connect, telling
-from ia3.adapters.store_file import (
+from ia3.adapters.store_file import StoreFile, open_store_file
+from ia3.adapters.store_tables import (
     APPLICATION,
     TABLES,
     VERSION,
@@ -27,11 +28,9 @@ from ia3.adapters.store_file import (
     Line,
     State,
     Stored,
-    StoreFile,
     create_table,
     line_of,
     name_fault,
-    open_store_file,
     read_state,
     weight_of,
 )
