@@ -43,10 +43,23 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: If it cannot be written.
     """
+    with placing(path) as half, _forced(half) as file:
+        yield file
+
+
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """Give the place of a half file, which takes a name when the scope ends with all of it on disk.
+
+    Args:
+        path: The name, in a folder that exists.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     half = _half(path)
     try:
-        with _forced(half) as file:
-            yield file
+        yield half
         half.replace(path)
         sync(path.parent)
     finally:

@@ -23,6 +23,7 @@ from ia3.adapters import store_writing
 from ia3.adapters.store import Store
 from ia3.adapters.store_file import open_store_file
 from ia3.errors import AdapterError
+from ia3.files import locked
 from tests.adapters.examples import assert_same
 from tests.adapters.store_examples import assert_holds, small, small_store
 
@@ -311,6 +312,19 @@ file.execute("BEGIN IMMEDIATE")
 print("ready", flush=True)
 input()
 """
+
+
+def test_two_that_pack_into_one_file_are_not_in_each_others_way(tmp_path: Path) -> None:
+    path = tmp_path / "s.ia3"
+
+    def second() -> None:
+        small_store(path, "b")
+
+    with locked(path.with_name(".s.ia3.lock"), second), pytest.raises(AdapterError) as caught:
+        second()
+    assert str(caught.value).startswith(f"Packing {path}: another process is writing to it. Wait")
+    second()
+    assert [p.name for p in tmp_path.iterdir()] == ["s.ia3"]
 
 
 def test_a_writer_waits_for_another_one_that_is_soon_done(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ _READER_SECONDS = 60.0  # a large store that is compacted is written for some se
 _LEAST = (3, 12, 0)  # the first with `synchronous = EXTRA`
 _SAFE = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0")
 NO_STORE = "this is no packed store, expected a file that 'ia3 adapters pack' has written."
+IS_WRITTEN = "another process is writing to it. Wait until it is done and try again."
 DAMAGED = "the file is damaged or cut off. Take another copy of it, or pack the adapters again."
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def _reason(error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorcode", None)  # none where Python itself refuses
     kind = None if code is None else code & 0xFF
     if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return "another process is writing to it. Wait until it is done and try again."
+        return IS_WRITTEN
     if kind == sqlite3.SQLITE_NOTADB:
         return NO_STORE
     if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT):

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from ia3.adapters.store_database import DAMAGED, NO_STORE
 from ia3.errors import AdapterError, near_matches
+from ia3.names import BASE_NAME
 
 Part = Literal["text", "numbers", "tensors"]
 APPLICATION = int.from_bytes(b"IA3s", "big")
@@ -44,7 +45,6 @@ _SCHEMA = {
     (b"index", b"sqlite_autoindex_names_1", b"names", None),
 }
 _FACTS = struct.Struct("<Bd3Q3I")
-BASE_NAME = "__base__"  # of a bank's row 0; `core.snapshot` has it too, and imports torch
 Line = tuple[int, bytes]  # of `names`: which adapter, and its facts
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import os
 import secrets
 import sqlite3
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import final
 
-from ia3.adapters.store_database import WRITER_SECONDS, Connected, connect, telling
+from ia3.adapters.store_database import IS_WRITTEN, WRITER_SECONDS, Connected, connect, telling
 from ia3.adapters.store_file import StoreFile, open_store_file
 from ia3.adapters.store_tables import (
     APPLICATION,
@@ -35,8 +33,7 @@ from ia3.adapters.store_tables import (
     weight_of,
 )
 from ia3.errors import AdapterError
-from ia3.files import sync
-from ia3.files import sync
+from ia3.files import locked, placing, remove_halves, sync
 
 _MOST_BYTES = 8 * 2**20  # that wait in memory; what is more would be written while readers must wait
 _WIDE = 48 * 2**10  # bytes of a row that is read faster in few large pages
@@ -59,20 +56,36 @@ def create_store_file(path: Path, doing: str, row_bytes: int, write: Callable[[W
     Raises:
         AdapterError: If the name is taken, or it cannot be written.
     """
+
+    def refuse() -> None:
+        raise AdapterError(f"{doing}: {IS_WRITTEN}")
+
+    real = path.resolve()  # a link stays one
     with telling(doing):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_taken(path, doing)
-        with _written_beside(path.resolve(), doing) as beside:
-            page = f"page_size = {_WIDE_PAGE if row_bytes >= _WIDE else _PAGE}"
-            with _connected(beside, (page, *_NEW)) as connection:
-                connection.execute("BEGIN")
-                for table in TABLES:
-                    connection.execute(create_table(table))
-                connection.execute("INSERT INTO store VALUES (x'', 0, 0, 0, 0)")
-                writer = Writer(connection, State(), doing, may_pause=False)
-                write(writer)
-                writer.finish()
+        real.parent.mkdir(parents=True, exist_ok=True)
+        with locked(real.with_name(f".{real.name}.lock"), refuse):
+            if path.exists():
+                raise AdapterError(
+                    f"{doing}: it is there already. Add to it with 'ia3 adapters add', or choose another name."
+                )
+            remove_halves(real.parent, [glob.escape(real.name)])
+            with placing(real) as half:
+                _fill(half, doing, _WIDE_PAGE if row_bytes >= _WIDE else _PAGE, write)
     return open_store_file(path)
+
+
+def _fill(half: Path, doing: str, page: int, write: Callable[[Writer], None]) -> None:
+    """Write a new file, all of it to the disk."""
+    half.touch(exist_ok=False)  # with the rights that a file of this process gets
+    with _connected(half, (f"page_size = {page}", *_NEW)) as connection:
+        connection.execute("BEGIN")
+        for table in TABLES:
+            connection.execute(create_table(table))
+        connection.execute("INSERT INTO store VALUES (x'', 0, 0, 0, 0)")
+        writer = Writer(connection, State(), doing, may_pause=False)
+        write(writer)
+        writer.finish()
+    sync(half)
 
 
 def change_store_file(opened: StoreFile, doing: str, change: Callable[[Writer], None]) -> StoreFile:
@@ -151,29 +164,6 @@ def _connected(path: Path, settings: Iterable[str]) -> Iterator[sqlite3.Connecti
         for setting in settings:
             connection.execute(f"PRAGMA {setting}")
         yield connection
-
-
-def _refuse_taken(path: Path, doing: str) -> None:
-    if path.exists():
-        raise AdapterError(f"{doing}: it is there already. Add to it with 'ia3 adapters add', or choose another name.")
-
-
-@contextlib.contextmanager
-def _written_beside(path: Path, doing: str) -> Iterator[Path]:
-    """Yield the place of a new file, which takes its name when the block ends without an error."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        beside.touch(exist_ok=False)  # with the rights that a file of this process gets
-        yield beside
-        with beside.open("r+b") as file:
-            os.fsync(file.fileno())
-        _refuse_taken(path, doing)
-        beside.replace(path)
-        sync(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _each(of: Callable[[bytes | memoryview], int], parts: tuple[bytes | memoryview, ...]) -> tuple[int, int, int]:

@@ -143,7 +143,7 @@ def run_convert(options: argparse.Namespace) -> int:
     doing = f"Converting {options.old}"
     adapters = read_before(Path(options.old).expanduser(), doing)
     _, shared = next(adapters)
-    width = json.loads(unpack_text(shared.text)[_RECORD])["plan"]["width"]
+    width = json.loads(unpack_text(shared.text)[RECORD_FILE])["plan"]["width"]
 
     def write(writer: Writer) -> None:
         writer.describe(shared.text)
