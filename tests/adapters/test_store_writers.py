@@ -276,7 +276,9 @@ def test_another_writer_between_the_parts_of_a_large_addition_is_told(
     def pause(self: store_writing.Writer) -> None:
         monkeypatch.setattr(store_writing.Writer, "_pause", original)
         self._connection.execute("COMMIT")
-        Store.open(store.path).append("mine", small(1))
+        other = Store.open(store.path)
+        other.compact()
+        other.append("mine", small(1))  # where that of the larger addition was
         self._connection.execute("BEGIN IMMEDIATE")
         original(self)
 

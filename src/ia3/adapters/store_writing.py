@@ -276,7 +276,8 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             if self._written:
                 self._connection.execute("BEGIN IMMEDIATE")
-                self._delete(self._written)
+                if not self._is_changed():  # else they may be adapters of others by now
+                    self._delete(self._written)
                 self._connection.execute("COMMIT")
 
     def _pause(self) -> None:
@@ -285,9 +286,12 @@ class Writer:
         self._written += self._waiting
         self._waiting, self._bytes = [], 0
         self._connection.execute("BEGIN IMMEDIATE")
-        [version] = self._connection.execute("SELECT version FROM store").fetchone()
-        if version != self.state.version:
+        if self._is_changed():
             raise AdapterError(f"{self._doing}: another process has written to it meanwhile. Try again.")
+
+    def _is_changed(self) -> bool:
+        [version] = self._connection.execute("SELECT version FROM store").fetchone()
+        return bool(version != self.state.version)
 
     def _delete(self, adapters: Iterable[int]) -> None:
         self._connection.executemany("DELETE FROM adapters WHERE id = ?", ((adapter,) for adapter in adapters))
