@@ -36,6 +36,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def count_of(count: int, noun: str) -> str:
+    """Return how many there are of something.
+
+    Example:
+        >>> count_of(1, "adapter"), count_of(1200, "adapter")
+        ('1 adapter', '1,200 adapters')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def first_of(items: Iterable[object], most: int, *, mark: str = ", ") -> str:
     """Return the first of some items, and how many there are beyond them.
 

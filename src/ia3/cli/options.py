@@ -49,6 +49,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "quarter of the memory; int8-gradients takes the products of the backward pass in int8 as well, the fastest "
         "way to train (default: %(default)s).",
     },
+    "store": {"metavar": "STORE", "help": "Packed store."},
     "adapter": _ADAPTER,
     "--adapter": _ADAPTER,
     "--adapter-column": {

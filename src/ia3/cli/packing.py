@@ -15,7 +15,7 @@ from ia3.cli.parsing import UsageError, Verb
 from ia3.cli.progress import Progress
 from ia3.errors import AdapterError, RunError
 from ia3.names import CONFIG_FILE, PICKLED_FILE, RECORD_FILE, STORED, WEIGHTS_FILE
-from ia3.spelling import first_of, size_in_words
+from ia3.spelling import count_of, first_of, size_in_words
 
 if TYPE_CHECKING:
     from ia3.adapters.adapter import Adapter
@@ -46,7 +46,7 @@ def configure_add(parser: argparse.ArgumentParser) -> None:
 
 def configure_unpack(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `unpack`."""
-    parser.add_argument("store", metavar="STORE", help="Packed store.")
+    add(parser, "store")
     parser.add_argument("names", metavar="NAME", nargs="*", help="Adapters to write (default: all).")
     group = parser.add_argument_group("where")
     words = {"what": "Folder for a folder of each adapter", "replaced": "adapters that are there"}
@@ -55,7 +55,7 @@ def configure_unpack(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_store_and_folders(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("store", metavar="STORE", help=what)
+    add(parser, "store", help=what)
     parser.add_argument(
         "folders",
         metavar="FOLDER",
@@ -128,7 +128,7 @@ def run_unpack(options: argparse.Namespace) -> int:
         for name, folder in folders.items():
             save_adapter(store.adapter(name), folder)
             progress.advance()
-    lines = [f"{output}: {count_adapters(len(names))} of {store.path}"]
+    lines = [f"{output}: {count_of(len(names), 'adapter')} of {store.path}"]
     lines += [f"{name!r} lies in {folder.name!r}" for name, folder in folders.items() if folder.name != name]
     found = {"store": str(store.path), "folders": {name: str(folder) for name, folder in folders.items()}}
     print_result(options, found, lines)
@@ -173,11 +173,6 @@ def folder_name(name: str) -> str:
     return "".join(quote(c, safe="") if c in _UNSAFE or not c.isprintable() else c for c in name)
 
 
-def count_adapters(count: int) -> str:
-    """Return a number of adapters in words."""
-    return f"{count:,} adapter{'' if count == 1 else 's'}"
-
-
 def _is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter, or a part of one."""
     return any((folder / part).exists() for part in _PARTS)
@@ -208,12 +203,12 @@ def _report(options: argparse.Namespace, store: Store, folders: Mapping[str, Pat
     adapters = [{"name": n, "stored": kind.name.lower(), "error": error} for n, (kind, error) in stored.items()]
     found = {"store": str(store.path), "base": store.base, "width": store.plan.width, "adapters": adapters}
     size = size_in_words(store.path.stat().st_size)
-    lines = [f"{store.path}: {count_adapters(len(store))} of {store.plan.width:,} numbers, {size}"]
+    lines = [f"{store.path}: {count_of(len(store), 'adapter')} of {store.plan.width:,} numbers, {size}"]
     if len(folders) < len(store):
-        lines.append(f"new: {count_adapters(len(folders))}")
+        lines.append(f"new: {count_of(len(folders), 'adapter')}")
     for kind in dict.fromkeys(kind for kind, _ in stored.values() if kind.size == 2):
         errors = [error for other, error in stored.values() if other is kind]
-        lines.append(f"{kind.words}: {count_adapters(len(errors))}, largest error of a vector {max(errors):.2g}")
+        lines.append(f"{kind.words}: {count_of(len(errors), 'adapter')}, largest error of a vector {max(errors):.2g}")
     print_result(options, found, lines)
 
 

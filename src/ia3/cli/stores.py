@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia3.cli.options import add_json
-from ia3.cli.output import print_json, print_lines
+from ia3.cli.options import add, add_json
+from ia3.cli.output import print_lines, print_result
 from ia3.cli.parsing import Verb
 from ia3.errors import AdapterError
 from ia3.names import CONFIG_FILE, RECORD_FILE
-from ia3.spelling import align_columns, percent, size_in_words
+from ia3.spelling import align_columns, count_of, percent, size_in_words
 
 if TYPE_CHECKING:
     from ia3.adapters.store_file import StoreFile
@@ -26,7 +26,7 @@ _MUCH = 0.1  # share of a file that is worth compacting away
 
 def configure_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `list`."""
-    _add_store(parser)
+    add(parser, "store")
     group = parser.add_argument_group("what is shown")
     group.add_argument(
         "--long", action="store_true", help="Read each adapter's record as well: labels, data, accuracy."
@@ -36,21 +36,26 @@ def configure_list(parser: argparse.ArgumentParser) -> None:
 
 def configure_remove(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `remove`."""
-    _add_store(parser)
+    add(parser, "store")
     parser.add_argument("names", metavar="NAME", nargs="+", help="Adapters to take out.")
 
 
 def configure_rename(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rename`."""
-    _add_store(parser)
+    add(parser, "store")
     parser.add_argument("name", metavar="NAME", help="Adapter.")
     parser.add_argument("new", metavar="NEW", help="Its new name.")
 
 
 def configure_verify(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `verify`."""
-    _add_store(parser)
+    add(parser, "store")
     add_json(parser, "what is damaged")
+
+
+def configure_compact(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `compact`."""
+    add(parser, "store")
 
 
 def configure_convert(parser: argparse.ArgumentParser) -> None:
@@ -59,24 +64,18 @@ def configure_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("new", metavar="NEW", help="File to write; must be new.")
 
 
-def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="Packed store.")
-
-
 def run_list(options: argparse.Namespace) -> int:
     """Show what a store holds."""
     store = _open(options)
     adapters = [_describe(store, name, is_long=options.long) for name in store.state.lines]
     shared = _describe_store(store)
-    if options.json:
-        print_json({**shared, "adapters": adapters})
-        return 0
-    print_lines([_told(shared), ""] if adapters else [_told(shared)])
+    lines = [_told(shared)]
     if adapters:
-        print_lines(_table(adapters, is_long=options.long))
+        lines += ["", *_table(adapters, is_long=options.long)]
     unused = shared["unused_bytes"]
     if unused > _MUCH * shared["bytes"]:
-        print_lines(["", f"{size_in_words(unused)} belong to no adapter; 'ia3 adapters compact' gives them back."])
+        lines += ["", f"{size_in_words(unused)} belong to no adapter; 'ia3 adapters compact' gives them back."]
+    print_result(options, {**shared, "adapters": adapters}, lines)
     return 0
 
 
@@ -104,15 +103,14 @@ def run_verify(options: argparse.Namespace) -> int:
     found = store.find_damage()
     damaged = list(dict.fromkeys(damage.name for damage in found if damage.name is not None))
     count = len({*store.state.lines, *damaged})
-    if options.json:
-        parts = [{"name": damage.name, "part": damage.what} for damage in found]
-        print_json({"store": str(store.path), "adapters": count, "damage": parts})
-    else:
-        print_lines([f"{store.path}: {count - len(damaged):,} of {_adapters(count)} whole"])
-        print_lines(f"damaged: {f'{d.name!r}, ' if d.name is not None else ''}{d.what}" for d in found)
+    all_of_it = count_of(count, "adapter")
+    lines = [f"{store.path}: {count - len(damaged):,} of {all_of_it} whole"]
+    lines += [f"damaged: {f'{d.name!r}, ' if d.name is not None else ''}{d.what}" for d in found]
+    parts = [{"name": damage.name, "part": damage.what} for damage in found]
+    print_result(options, {"store": str(store.path), "adapters": count, "damage": parts}, lines)
     if damaged:
         raise AdapterError(
-            f"Verifying {store.path}: {len(damaged)} of {_adapters(count)} damaged. Take another copy of the file, or "
+            f"Verifying {store.path}: {len(damaged)} of {all_of_it} damaged. Take another copy of the file, or "
             "remove them and add them again."
         )
     if found:
@@ -224,11 +222,7 @@ def _plain(text: str) -> str:
 
 
 def _count(store: StoreFile) -> str:
-    return _adapters(len(store.state.lines))
-
-
-def _adapters(count: int) -> str:
-    return f"{count:,} adapter{'' if count == 1 else 's'}"
+    return count_of(len(store.state.lines), "adapter")
 
 
 VERBS = (
@@ -269,7 +263,7 @@ VERBS = (
         summary="Write a packed store anew without what was removed and replaced.",
         usage="STORE",
         examples=("ia3 adapters compact news.ia3",),
-        configure=_add_store,
+        configure=configure_compact,
         run=run_compact,
     ),
     Verb(
