@@ -131,7 +131,7 @@ def add_adapter(parser: argparse.ArgumentParser, *, required: bool = True) -> No
 
 def add_adapter_base(group: argparse._ActionsContainer) -> None:
     """Add what says which base an adapter is loaded on, which names its own, and where."""
-    add(group, "--base", words={"base": "Base of the adapter", "rest": "; the one its files name without it"})
+    add(group, "--base", words={"base": "Base of the adapter", "rest": "; without it the one that its files name"})
     add(group, *PLACEMENT)
 
 
