@@ -23,6 +23,12 @@ from ia3.adapters.store import create_store
 from ia3.bases.kinds import empty_model
 from ia3.core.discovery import find_plan
 
+
+def _run(program: str, *arguments: object) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 COUNT, TOUCHED = 10_000, 100
 ROW = 34_816 * 4
 
@@ -59,6 +65,19 @@ found["first_numbers"] = dict(zip(chosen, rows[:, 0].tolist()))
 print(json.dumps(found))
 """
 
+_KEEPER = """
+import resource, sys
+from pathlib import Path
+from ia3.adapters.store_file import open_store_file
+from ia3.adapters.store_writing import compact_store_file, remove_adapters
+
+file = open_store_file(Path(sys.argv[1]))
+file = remove_adapters(file, list(file.state.lines)[::7])
+file = compact_store_file(file, "Compacting")
+assert file.find_damage() == ()
+print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
@@ -82,8 +101,7 @@ def test_ten_thousand_adapters_open_without_the_table_and_rows_alone_are_residen
     if hasattr(os, "posix_fadvise"):  # out of the system's memory, so that the first reading is the disk's
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    command = [sys.executable, "-W", "ignore", "-c", _READER, str(path), str(TOUCHED)]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    found = json.loads(_run(_READER, path, TOUCHED))
     print(
         f"\n{COUNT:,} adapters, {path.stat().st_size / 1e9:.3f} GB, packed in {seconds:.1f} s; opened in "
         f"{1e3 * found['open_seconds']:.1f} ms with {found['index_bytes'] / 1e6:.1f} MB; a row first in "
@@ -94,4 +112,5 @@ def test_ten_thousand_adapters_open_without_the_table_and_rows_alone_are_residen
     assert found["imported"] == []
     assert found["index_bytes"] < 1000 * COUNT
     assert found["touched_bytes"] <= 1.05 * TOUCHED * ROW
+    assert int(_run(_KEEPER, path)) < 1e8  # of a file of 1.4 GB, written anew and read
     assert found["first_numbers"] == {name: float(noise[int(name[-5:])]) for name in found["first_numbers"]}

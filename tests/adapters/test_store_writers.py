@@ -236,8 +236,7 @@ def test_a_full_disk_is_told_and_the_store_stays_as_it_was(tmp_path: Path, monke
     store = small_store(tmp_path / "s.ia3", "a", "b")
     before = store.path.read_bytes()
     for most in (1, 2**62):  # in one go, and with pauses
-        full = ("max_page_count = 12", "cache_size = 10")
-        monkeypatch.setattr(store_writing, "_DURABLE", (*store_writing._DURABLE, *full))
+        monkeypatch.setattr(store_writing, "_ROOMY", "max_page_count = 12")
         monkeypatch.setattr(store_writing, "_MOST_BYTES", most)
         with pytest.raises(AdapterError, match=r"it cannot be written \(database or disk is full\)\. Free space"):
             store.append_many({f"{i}": small(i) for i in range(80)})

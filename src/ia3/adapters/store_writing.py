@@ -41,7 +41,8 @@ _PAGE, _WIDE_PAGE = 4096, 65536
 # nobody sees a new file before it is whole
 _NEW = (f"application_id = {APPLICATION}", f"user_version = {VERSION}", "journal_mode = OFF", "synchronous = OFF")
 # a commit is on the disk, and its journal gone from the folder, before anybody is told of it
-_DURABLE = ("synchronous = EXTRA", "cache_size = -32768")
+_DURABLE = "synchronous = EXTRA"
+_ROOMY = "cache_size = -16384"  # kB; twice what waits
 
 
 def create_store_file(path: Path, doing: str, row_bytes: int, write: Callable[[Writer], None]) -> StoreFile:
@@ -99,7 +100,7 @@ def change_store_file(opened: StoreFile, doing: str, change: Callable[[Writer], 
     Raises:
         AdapterError: If another process is writing, or the file cannot be written.
     """
-    with telling(doing), _connected(opened.path, _DURABLE) as connection:
+    with telling(doing), _connected(opened.path, (_DURABLE, _ROOMY)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         writer = Writer(connection, read_state(connection, doing, opened.state), doing)
         try:
@@ -120,8 +121,8 @@ def compact_store_file(opened: StoreFile, doing: str) -> StoreFile:
             holds what it held.
     """
     file = change_store_file(opened, doing, lambda writer: writer.forget())
-    with telling(doing), _connected(opened.path, _DURABLE) as connection:
-        connection.execute("VACUUM")
+    with telling(doing), _connected(opened.path, (_DURABLE,)) as connection:
+        connection.execute("VACUUM")  # with a larger cache it would take memory for the whole file
     return file
 
 
