@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -136,8 +136,7 @@ def _run_peft(trial: Trial, config: Any, name: str) -> Metrics:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     part = HeldOut(data.held_out, data.encoding.choice_ids, trial.labels, None)
-    options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
-    return evaluate_together(model, base.kind, [part], **options)[0]
+    return evaluate_together(replace(base, model=model), [part])[0]
 
 
 def _batches(examples: Sequence[Encoded], size: int, steps: int, seed: int) -> list[list[Encoded]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ia3.bases.loading import Base
 from ia3.core.modes import evaluating
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
@@ -37,17 +39,16 @@ def rows_of(kind: str, count: int = 9) -> list[Encoded]:
     return rows
 
 
-def options_of(kind: str, model: Any) -> dict[str, Any]:
-    return {"pad_id": 0, "decoder_start_id": model.config.decoder_start_token_id if kind == "seq2seq" else None}
+def base_of(kind: str, model: Any = None) -> Base:
+    """Return a base in float64 without a tokenizer of its own: rows are token ids already."""
+    tokenizer: Any = SimpleNamespace(pad_token_id=0)
+    return Base(model or make_model(KINDS[kind], torch.float64), tokenizer, kind, "", "", "", ())  # type: ignore[arg-type]
 
 
 def evaluate(kind: str, rows: list[Encoded], labels: list[str] | None = None, **settings: Any) -> Any:
-    model = make_model(KINDS[kind], torch.float64)
     given_labels = LABELS if labels is None else labels
     choices = CHOICES if given_labels and kind != "encoder" else ()
-    options = {**options_of(kind, model), **settings}
-    part = HeldOut(rows, choices, given_labels, None)
-    return evaluate_together(model, kind, [part], **options)[0]  # type: ignore[arg-type]
+    return evaluate_together(base_of(kind), [HeldOut(rows, choices, given_labels, None)], **settings)[0]
 
 
 @torch.inference_mode()
@@ -95,9 +96,7 @@ def test_free_text_has_the_same_loss_and_no_accuracy(kind: str) -> None:
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_confusion_is_that_of_the_scores(kind: str) -> None:
     rows = rows_of(kind)
-    model = make_model(KINDS[kind], torch.float64)
-    choices = () if kind == "encoder" else CHOICES
-    scores = score_encoded(model, kind, rows, choices, **options_of(kind, model))  # type: ignore[arg-type]
+    scores = score_encoded(base_of(kind), rows, () if kind == "encoder" else CHOICES)
 
     metrics = evaluate(kind, rows)
 
@@ -120,10 +119,10 @@ def test_no_token_budget_changes_a_number(kind: str, budget: int) -> None:
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
 def test_parts_with_other_words_for_the_labels_are_one_table(kind: Any) -> None:
-    model, words = make_model(KINDS[kind], torch.float64), [CHOICES, [(7, 1), (8, 3, 8, 1), (3, 1)]]
+    words = [CHOICES, [(7, 1), (8, 3, 8, 1), (3, 1)]]
     rows = [rows_of(kind), [replace(e, target_ids=words[1][e.choice]) for e in rows_of(kind, 17)[9:]]]
     parts = [HeldOut(own, ids, LABELS, None, "mean") for own, ids in zip(rows, words, strict=True)]
-    scored = score_together(model, kind, parts, **options_of(kind, model))
+    scored = score_together(base_of(kind), parts)
 
     each = [metrics_of(kind, [part], [own]) for part, own in zip(parts, scored, strict=True)]
     together = metrics_of(kind, parts, scored)
@@ -147,16 +146,15 @@ def test_batches_hold_every_row_once(lengths: list[int], budget: int) -> None:
 def test_progress_counts_up_to_all_rows() -> None:
     told: list[tuple[int, int | None]] = []
 
-    evaluate("causal", rows_of("causal"), token_budget=20, on_progress=lambda done, total: told.append((done, total)))
+    part = HeldOut(rows_of("causal"), CHOICES, LABELS, None)
+    score_together(base_of("causal"), [part], 20, lambda done, total: told.append((done, total)))
 
     assert told[-1] == (9, 9) and told == sorted(told) and len(told) > 2
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_no_rows_are_scored_as_none(kind: str) -> None:
-    model = make_model(KINDS[kind])
-
-    scores = score_encoded(model, kind, [], CHOICES, **options_of(kind, model))  # type: ignore[arg-type]
+    scores = score_encoded(base_of(kind), [], CHOICES)
 
     assert scores.shape == (0, 3)
     with pytest.raises(MetricsError, match="nothing is there, got 0 rows"):
@@ -182,7 +180,7 @@ def test_a_model_that_overflows_is_an_error_and_no_accuracy() -> None:
         model.classifier.weight.fill_(math.nan)
 
     with pytest.raises(MetricsError, match="NaN in rows 1, 2, 3"):
-        evaluate_together(model, "encoder", [HeldOut(rows_of("encoder"), (), LABELS, None)], pad_id=0)
+        evaluate_together(base_of("encoder", model), [HeldOut(rows_of("encoder"), (), LABELS, None)])
 
 
 def test_dropout_is_off_while_evaluating_and_every_module_gets_its_mode_back() -> None:
@@ -201,7 +199,7 @@ def test_dropout_is_off_while_evaluating_and_every_module_gets_its_mode_back() -
 def test_the_summed_loss_leaves_no_graph(kind: str) -> None:
     model = make_model(KINDS[kind])
 
-    losses = target_losses(model, kind, rows_of(kind), **options_of(kind, model))  # type: ignore[arg-type]
+    losses = target_losses(base_of(kind, model), rows_of(kind))
 
     assert losses.shape == (9,) and losses.min() > 0
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -42,11 +42,10 @@ def test_the_mean_is_by_tokens_and_the_sum_is_left_alone() -> None:
 def test_metrics_by_the_mean_have_other_probabilities_and_the_same_loss(base: Base) -> None:
     encoding = Encoding(base.tokenizer, "causal", Template("{{ text }}:"), "text", ("up", "down a lot", "level"))
     encoded = list(encoding.encode(read_table([(t, "up") for t, _ in ROWS]).examples))
-    options: dict[str, Any] = {"pad_id": base.pad_id}
-    scores = score_encoded(base.model, "causal", encoded, encoding.choice_ids, **options)
+    scores = score_encoded(base, encoded, encoding.choice_ids)
 
     parts = [HeldOut(encoded, encoding.choice_ids, encoding.labels, None, ranking) for ranking in RANKINGS]
-    by_sum, by_mean = evaluate_together(base.model, "causal", parts, **options)
+    by_sum, by_mean = evaluate_together(base, parts)
 
     assert by_sum.loss == by_mean.loss
     probabilities = scale(scores / [len(" up") + 1, len(" down a lot") + 1, len(" level") + 1])

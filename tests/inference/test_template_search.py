@@ -85,9 +85,9 @@ def test_what_one_search_has_read_a_further_one_of_the_table_reads_no_more(
     alone = search_template(base, other, LABELS, "sum", seed=0)
     read: list[int] = []
 
-    def counted(model: Any, kind: Any, parts: Any, **options: Any) -> Any:
+    def counted(base: Base, parts: Any) -> Any:
         read.append(len(parts[0].encoded))
-        return score_asked(model, kind, parts, **options)
+        return score_asked(base, parts)
 
     monkeypatch.setattr(template_search, "score_asked", counted)
     found = search_template(base, other, LABELS, "sum", seed=0, known=known)

@@ -47,10 +47,7 @@ def test_adapters_that_are_on_the_base_have_no_say(kind: str, folder: Path) -> N
     attachment.bank.remove("other")
     encoded = list(load_zero_shot(base, table).encoding.encode(table.examples))
     choices = load_zero_shot(base, table).encoding.choice_ids
-    given: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
-    scores = [
-        score_encoded(base.model, base.kind, encoded, choices, adapter=a, **given) for a in ("default", "__base__")
-    ]
+    scores = [score_encoded(base, encoded, choices, name) for name in ("default", "__base__")]
     assert not np.array_equal(*scores)  # it would have had one
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from ia3.core.bank import Bank
 from ia3.core.calls import Scope
 from ia3.core.snapshot import BASE_NAME
-from ia3.core.strengths import Choice, split_strengths
+from ia3.core.strengths import AdapterRef, AdapterRefs, split_strengths
 from ia3.errors import BankError
 
-Rows = Choice | Sequence[Choice] | Tensor
+Rows = AdapterRefs | Tensor
 _SHOWN = 8  # names in a message
 
 
@@ -34,10 +34,10 @@ def read_rows(bank: Bank, head_paths: Collection[str], rows: Any) -> Scope:
         BankError: For anything else, an unknown name or row, or an adapter whose head would not be run.
     """
     given = rows.tolist() if hasattr(rows, "tolist") else rows
-    if isinstance(given, Choice):
+    if isinstance(given, AdapterRef):
         return _scope(bank, head_paths, [given], is_uniform=True)
     names = [_plain(row) for row in given] if isinstance(given, Iterable) else []
-    if not names or not all(isinstance(row, Choice) for row in names):
+    if not names or not all(isinstance(row, AdapterRef) for row in names):
         raise BankError(f"Reading the rows of a batch: got {rows!r}, expected one name or row for each example.")
     return _scope(bank, head_paths, names, is_uniform=False)
 
@@ -66,7 +66,7 @@ def default_rows(bank: Bank, head_paths: Collection[str], active: int | None) ->
     )
 
 
-def _scope(bank: Bank, head_paths: Collection[str], choices: Sequence[Choice], *, is_uniform: bool) -> Scope:
+def _scope(bank: Bank, head_paths: Collection[str], choices: Sequence[AdapterRef], *, is_uniform: bool) -> Scope:
     adapters, strengths = split_strengths(choices)
     snapshot, rows = bank.look_up(adapters)
     for name, head in snapshot.heads_of(rows).items():

@@ -43,17 +43,18 @@ class AtStrength:
             )
 
 
-Choice = str | int | AtStrength  # of an adapter, for one example or for all
+AdapterRef = str | int | AtStrength  # an adapter by its name or row
+AdapterRefs = AdapterRef | Sequence[AdapterRef]  # one for all examples, or one for each
 
 
-def at_strength(adapter: Choice, strength: float) -> Choice:
+def at_strength(adapter: AdapterRef, strength: float) -> AdapterRef:
     """Return an adapter at a strength; the adapter as it was given where the strength is 1."""
     if strength == 1 and not isinstance(strength, bool):
         return adapter
     return AtStrength(adapter.adapter if isinstance(adapter, AtStrength) else adapter, strength)
 
 
-def split_strengths(choices: Sequence[Choice]) -> tuple[list[str | int], tuple[float, ...] | None]:
+def split_strengths(choices: Sequence[AdapterRef]) -> tuple[list[str | int], tuple[float, ...] | None]:
     """Return the adapters and their strengths, None where all are 1."""
     adapters = [choice.adapter if isinstance(choice, AtStrength) else choice for choice in choices]
     strengths = tuple(float(choice.strength) if isinstance(choice, AtStrength) else 1.0 for choice in choices)

@@ -16,13 +16,13 @@ from ia3.bases.cache import Say
 from ia3.bases.loading import Base
 from ia3.bases.locating import say_on_stderr
 from ia3.core.snapshot import BASE_NAME
-from ia3.core.strengths import Choice, at_strength
+from ia3.core.strengths import AdapterRef, AdapterRefs, at_strength
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example
 from ia3.data.templates import check_prompt
 from ia3.data.unknown import describe_unknown_texts
 from ia3.inference.answer_room import encoding_beside, most_new_tokens, most_room
-from ia3.inference.asking import TOKEN_BUDGET, Adapters, Array, Asked, Progress, adapters_of, score_asked
+from ia3.inference.asking import TOKEN_BUDGET, Array, Asked, Progress, adapters_of, score_asked
 from ia3.inference.base_alone import base_alone
 from ia3.inference.content_free import content_free_prior, content_free_rows
 from ia3.inference.evaluate import Answers, Written, mean_ranks, rank, score_together
@@ -53,9 +53,8 @@ def measure(shares: Sequence[Share], on_progress: Progress | None = None) -> Seq
     if shares[0].own.is_free:
         return _measure_texts(shares, on_progress)
     asked = [share.own.asked(share.examples, share.adapter, is_labelled=True) for share in shares]
-    base, options = shares[0].own.base, shares[0].own.options()
-    flat = [part for parts in asked for part in parts]
-    scored = iter(score_together(base.model, base.kind, flat, on_progress=on_progress, **options))
+    base, budget = shares[0].own.base, shares[0].own.token_budget
+    scored = iter(score_together(base, [part for parts in asked for part in parts], budget, on_progress))
     return [
         rank(base.kind, parts, [next(scored) for _ in parts], share.own.temperature)
         for share, parts in zip(shares, asked, strict=True)
@@ -64,8 +63,8 @@ def measure(shares: Sequence[Share], on_progress: Progress | None = None) -> Seq
 
 def _measure_texts(shares: Sequence[Share], on_progress: Progress | None) -> list[Written]:
     asked = [share.own.asked(share.examples, share.adapter, is_labelled=True)[0] for share in shares]
-    base, options = shares[0].own.base, shares[0].own.options()
-    losses = score_together(base.model, base.kind, asked, **options)
+    base = shares[0].own.base
+    losses = score_together(base, asked, shares[0].own.token_budget)
     tokens = [[len(e.target_ids) for e in part.encoded] for part in asked]
     limit = min(most_room(base, MOST_EVALUATED_TOKENS), max(map(max, tokens)))
     answers = write_shares(shares, limit, on_progress)
@@ -82,9 +81,8 @@ def rank_shares(shares: Sequence[Share], on_progress: Progress | None) -> list[A
     if not shares:
         return []
     asked = [share.own.asked(share.examples, share.adapter) for share in shares]
-    base, options = shares[0].own.base, shares[0].own.options()
-    flat = [part for parts in asked for part in parts]
-    scored = iter(score_asked(base.model, base.kind, flat, on_progress=on_progress, **options))
+    base, budget = shares[0].own.base, shares[0].own.token_budget
+    scored = iter(score_asked(base, [part for parts in asked for part in parts], budget, on_progress))
     return [mean_ranks([part.ranks(next(scored)) for part in parts]) for parts in asked]
 
 
@@ -92,21 +90,22 @@ def write_shares(shares: Sequence[Share], limit: int, on_progress: Progress | No
     """Return what the base writes behind the prompts of each share's rows, without blanks around it."""
     if not shares:
         return []
-    first = shares[0].own
-    tokenizer: Any = first.base.tokenizer
+    base: Any = shares[0].own.base
     prompts = [share.own.encode(share.examples, limit)[1] for share in shares]
     found = generate_tokens(
-        first.base.model,
-        first.base.kind,
+        base.model,
+        base.kind,
         [prompt for own in prompts for prompt in own],
         max_new_tokens=limit,
-        end_id=tokenizer.eos_token_id,
+        end_id=base.tokenizer.eos_token_id,
+        pad_id=base.pad_id,
+        decoder_start_id=base.decoder_start_id,
         adapter=adapters_of([share.adapter for share in shares], list(map(len, prompts))),
+        token_budget=shares[0].own.token_budget,
         on_progress=on_progress,
-        **first.options(),
     )
     plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    texts = iter([tokenizer.decode(list(ids), **plain).strip() for ids in found])
+    texts = iter([base.tokenizer.decode(list(ids), **plain).strip() for ids in found])
     return [[next(texts) for _ in own] for own in prompts]
 
 
@@ -157,14 +156,14 @@ class Answerer:
             strengths: How much of the adapter each of them gets; by default as much as the predictor says.
         """
         examples = read_rows(rows, self.encoding.text_column, self.encoding.choices_column)
-        adapter: Adapters | None = at_strength(self.adapter, self.strength)
+        adapter: AdapterRefs | None = at_strength(self.adapter, self.strength)
         if strengths is not None:
-            each: list[Choice] = [at_strength(self.adapter, strength) for strength in strengths]
+            each: list[AdapterRef] = [at_strength(self.adapter, strength) for strength in strengths]
             adapter = each[0] if len(set(strengths)) == 1 else each
         return Share(self, places, examples, None if self.adapter == BASE_NAME else adapter)
 
     def asked(
-        self, examples: Sequence[Example], adapter: Adapters | None = None, *, is_labelled: bool = False
+        self, examples: Sequence[Example], adapter: AdapterRefs | None = None, *, is_labelled: bool = False
     ) -> list[Asked]:
         """Return rows as each of its templates words them: the first alone, unless it is an ensemble."""
         return [
@@ -172,7 +171,9 @@ class Answerer:
             for turn, encoding in enumerate((self.encoding, *self.others))
         ]
 
-    def _asked(self, encoding: Encoding, encoded: Sequence[Encoded], adapter: Adapters | None, turn: int = 0) -> Asked:
+    def _asked(
+        self, encoding: Encoding, encoded: Sequence[Encoded], adapter: AdapterRefs | None, turn: int = 0
+    ) -> Asked:
         is_own = encoding.choices_column is not None
         choice_ids, labels = ((), ()) if is_own else (encoding.choice_ids, encoding.labels)
         return Asked(encoded, choice_ids, labels, adapter, self.ranking, turn=turn)
@@ -208,20 +209,14 @@ class Answerer:
         """Return the tokens of the longest label's answer, or of free text as many as the base has room for."""
         return most_new_tokens(self.base, self.encoding)
 
-    def prior(self, adapter: Adapters | None, columns: Sequence[str]) -> Array:
+    def prior(self, adapter: AdapterRefs | None, columns: Sequence[str]) -> Array:
         """Return what the labels are compared by behind texts without content; see `content_free`."""
         rows = content_free_rows(columns)
         ranks = []
         for encoding in (self.encoding, *self.others):
             part = self._asked(encoding, list(encoding.encode(rows)), adapter)
-            [scores] = score_asked(self.base.model, self.base.kind, [part], **self.options())
-            ranks.append(part.ranks(scores))
+            ranks.append(part.ranks(score_asked(self.base, [part], self.token_budget)[0]))
         return content_free_prior(mean_ranks(ranks))
-
-    def options(self) -> dict[str, Any]:
-        """Return what scoring and generating are told of the base."""
-        base = self.base
-        return {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id, "token_budget": self.token_budget}
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,4 +226,4 @@ class Share:
     own: Answerer
     places: Sequence[int]  # where they stand in the request
     examples: Sequence[Example]
-    adapter: Adapters | None  # at a strength, or at one for each row; None is the base alone
+    adapter: AdapterRefs | None  # at a strength, or at one for each row; None is the base alone

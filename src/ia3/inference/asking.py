@@ -17,19 +17,19 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from ia3.bases.loading import Base
 from ia3.core.modes import evaluating
 from ia3.core.snapshot import BASE_NAME
-from ia3.core.strengths import Choice
+from ia3.core.strengths import AdapterRef, AdapterRefs
 from ia3.core.weights import input_device
 from ia3.data.batches import IGNORED, PASS_TOKENS, collate, pass_cost, split_by_tokens
 from ia3.data.encoding import Encoded
 from ia3.inference.logits import logits_at
 from ia3.inference.ranking import count_own_tokens, count_tokens, rank_scores
-from ia3.inference.scoring import score_choices
-from ia3.names import Kind, Ranking
+from ia3.inference.scoring import rows_input, score_choices
+from ia3.names import Ranking
 
 Array = npt.NDArray[np.float64]
-Adapters = Choice | Sequence[Choice]  # names or rows: one for all, or one for each of the rows given
 Progress = Callable[[int, int | None], object]  # told how many rows are done, and of how many (None: not known)
 
 TOKEN_BUDGET = 2048  # tokens of a batch, padding included
@@ -43,7 +43,7 @@ class Asked:
     encoded: Sequence[Encoded]
     choice_ids: Sequence[Sequence[int]]  # token ids of each label's answer; empty for encoders and free text
     labels: Sequence[str]  # the closed label set; empty for free text, and where rows bring their own choices
-    adapter: Adapters | None  # name or row, or one for each of the rows; None is the active one
+    adapter: AdapterRefs | None  # name or row, or one for each of the rows; None is the active one
     ranking: Ranking = "sum"  # what its choices are compared by
     turn: int = field(default=0, kw_only=True)  # which of an ensemble's templates it is
 
@@ -61,23 +61,15 @@ class Asked:
 
 
 def score_asked(
-    model: Any,
-    kind: Kind,
-    parts: Sequence[Asked],
-    *,
-    token_budget: int = TOKEN_BUDGET,
-    on_progress: Progress | None = None,
-    **options: Any,
+    base: Base, parts: Sequence[Asked], token_budget: int = TOKEN_BUDGET, on_progress: Progress | None = None
 ) -> list[Array]:
     """Return the scores of the choices of each part's rows, from passes that the parts share where they can.
 
     Args:
-        model: The base, perhaps with a bank; left in the mode it is in.
-        kind: Kind of the base.
+        base: The base, perhaps with a bank; left in the mode it is in.
         parts: The rows.
         token_budget: Most tokens of a batch, padding included.
         on_progress: Told the number of rows done, and of all; a row once for each template.
-        options: `pad_id`, and `decoder_start_id` of a seq2seq base.
 
     Returns:
         For each part in order what `score_encoded` gives, shape (rows, choices); for free text what `target_losses`
@@ -92,12 +84,12 @@ def score_asked(
         inside = [parts[number] for number in numbers]
         encoded = [e for part in inside for e in part.encoded]
         adapters = adapters_of([part.adapter for part in inside], [len(part.encoded) for part in inside])
-        own: dict[str, Any] = {**options, "token_budget": token_budget, "adapter": adapters}
-        own["on_progress"] = _counted_on(on_progress, done, total)
+        told = _counted_on(on_progress, done, total)
         if sort == "text":
-            scored = target_losses(model, kind, encoded, **own)
+            scored = target_losses(base, encoded, adapters, token_budget, told)
         else:
-            scored = score_encoded(model, kind, encoded, choice_ids if sort == "labels" else None, **own)
+            choices = choice_ids if sort == "labels" else None
+            scored = score_encoded(base, encoded, choices, adapters, token_budget, told)
         places = pairwise(accumulate((len(part.encoded) for part in inside), initial=0))
         for number, (start, end) in zip(numbers, places, strict=True):
             found[number] = scored[start:end] if sort == "text" else _own_scores(parts[number], scored[start:end])
@@ -110,7 +102,7 @@ def _counted_on(on_progress: Progress | None, before: int, total: int) -> Progre
     return None if on_progress is None else lambda done, _: on_progress(before + done, total)
 
 
-def adapters_of(adapters: Sequence[Adapters | None], counts: Sequence[int]) -> Adapters | None:
+def adapters_of(adapters: Sequence[AdapterRefs | None], counts: Sequence[int]) -> AdapterRefs | None:
     """Return the adapter of each row of some parts, or the one of all.
 
     Args:
@@ -118,11 +110,11 @@ def adapters_of(adapters: Sequence[Adapters | None], counts: Sequence[int]) -> A
         counts: Its number of rows.
     """
     first = adapters[0]
-    if (first is None or isinstance(first, Choice)) and all(one == first for one in adapters):
+    if (first is None or isinstance(first, AdapterRef)) and all(one == first for one in adapters):
         return first
-    found: list[Choice] = []
+    found: list[AdapterRef] = []
     for one, count in zip(adapters, counts, strict=True):
-        found += [BASE_NAME if one is None else one] * count if one is None or isinstance(one, Choice) else one
+        found += [BASE_NAME if one is None else one] * count if one is None or isinstance(one, AdapterRef) else one
     return found
 
 
@@ -133,14 +125,10 @@ def _own_scores(part: Asked, scores: Array) -> Array:
 
 
 def score_encoded(
-    model: Any,
-    kind: Kind,
+    base: Base,
     encoded: Sequence[Encoded],
     choice_ids: Sequence[Sequence[int]] | None,
-    *,
-    pad_id: int,
-    decoder_start_id: int | None = None,
-    adapter: Adapters | None = None,
+    adapter: AdapterRefs | None = None,
     token_budget: int = TOKEN_BUDGET,
     on_progress: Progress | None = None,
 ) -> Array:
@@ -153,17 +141,11 @@ def score_encoded(
     if not encoded:
         return np.empty((0, 0 if choice_ids is None else len(choice_ids)))
     found: dict[int, Array] = {}
-    with evaluating(model):
-        for part in batches_of(model, [len(e.prompt_ids) for e in encoded], token_budget, on_progress):
-            scored = score_choices(
-                model,
-                kind,
-                [encoded[i] for i in part],
-                choice_ids,
-                pad_id=pad_id,
-                decoder_start_id=decoder_start_id,
-                rows=rows_of(adapter, part),
-            )
+    ids: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
+    with evaluating(base.model):
+        for part in batches_of(base.model, [len(e.prompt_ids) for e in encoded], token_budget, on_progress):
+            ids |= rows_input(adapter, part)
+            scored = score_choices(base.model, base.kind, [encoded[i] for i in part], choice_ids, **ids)
             found |= zip(part, scored.double().cpu().numpy(), strict=True)
     width = max(map(len, found.values()))
     whole = np.full((len(encoded), width), -np.inf)
@@ -174,13 +156,9 @@ def score_encoded(
 
 @torch.inference_mode()
 def target_losses(
-    model: Any,
-    kind: Kind,
+    base: Base,
     encoded: Sequence[Encoded],
-    *,
-    pad_id: int,
-    decoder_start_id: int | None = None,
-    adapter: Adapters | None = None,
+    adapter: AdapterRefs | None = None,
     token_budget: int = TOKEN_BUDGET,
     on_progress: Progress | None = None,
 ) -> Array:
@@ -188,26 +166,19 @@ def target_losses(
 
     Args are those of `score_encoded`; the base is a language model.
     """
-    device = input_device(model)
+    device = input_device(base.model)
     losses = np.zeros(len(encoded))
-    with evaluating(model):
-        for part in batches_of(model, [len(e) for e in encoded], token_budget, on_progress):
-            batch = collate([encoded[i] for i in part], kind, pad_id, decoder_start_id).to(device)
+    with evaluating(base.model):
+        for part in batches_of(base.model, [len(e) for e in encoded], token_budget, on_progress):
+            batch = collate([encoded[i] for i in part], base.kind, base.pad_id, base.decoder_start_id).to(device)
             positions = batch.labels != IGNORED
-            rows = {} if adapter is None else {"rows": rows_of(adapter, part)}
-            logits = logits_at(model, positions, {**batch.inputs, "use_cache": False, **rows})
+            rows = rows_input(adapter, part)
+            logits = logits_at(base.model, positions, {**batch.inputs, "use_cache": False, **rows})
             wide = logits if logits.dtype == torch.float64 else logits.float()
             by_token = torch.zeros(positions.shape, dtype=torch.float64, device=device)
             by_token[positions] = functional.cross_entropy(wide, batch.labels[positions], reduction="none").double()
             losses[part] = by_token.sum(dim=1).cpu().numpy()
     return losses
-
-
-def rows_of(adapter: Adapters | None, part: Sequence[int]) -> Adapters | None:
-    """Return the rows of some of the examples: their own, or the one of all."""
-    if adapter is None or isinstance(adapter, Choice):
-        return adapter
-    return [adapter[i] for i in part]
 
 
 def batches_of(

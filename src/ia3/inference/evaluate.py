@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ia3.bases.loading import Base
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.asking import TOKEN_BUDGET as TOKEN_BUDGET
@@ -26,20 +27,11 @@ from ia3.names import Kind
 class HeldOut(Asked):
     """Rows of one adapter that carry their right answer."""
 
-    temperature: float = 1.0  # what the ranks are divided by before they become probabilities
-    is_fitted: bool = False  # whether a temperature is fitted on these rows
     usual: float | None = None  # the temperature that adapters of the same settings usually need, if it is known
+    is_fitted: bool = False  # whether a temperature is fitted on these rows, about the usual one; else that is applied
 
 
-def evaluate_together(
-    model: Any,
-    kind: Kind,
-    parts: Sequence[HeldOut],
-    *,
-    token_budget: int = TOKEN_BUDGET,
-    on_progress: Progress | None = None,
-    **options: Any,
-) -> list[Metrics]:
+def evaluate_together(base: Base, parts: Sequence[HeldOut], token_budget: int = TOKEN_BUDGET) -> list[Metrics]:
     """Return the metrics of the rows of several adapters, which meet in the same batches where they can.
 
     Args are those of `score_asked`.
@@ -53,11 +45,13 @@ def evaluate_together(
         SettingsError: If a row has no answer.
         MetricsError: If a part has no rows, or a number is NaN.
     """
-    scored = score_together(model, kind, parts, token_budget=token_budget, on_progress=on_progress, **options)
-    return [metrics_of(kind, [part], [own]) for part, own in zip(parts, scored, strict=True)]
+    scored = score_together(base, parts, token_budget)
+    return [metrics_of(base.kind, [part], [own]) for part, own in zip(parts, scored, strict=True)]
 
 
-def score_together(model: Any, kind: Kind, parts: Sequence[Asked], **options: Any) -> list[Array]:
+def score_together(
+    base: Base, parts: Sequence[Asked], token_budget: int = TOKEN_BUDGET, on_progress: Progress | None = None
+) -> list[Array]:
     """Return what the metrics of several adapters' rows are taken from: `score_asked` of rows with answers.
 
     Raises:
@@ -65,7 +59,7 @@ def score_together(model: Any, kind: Kind, parts: Sequence[Asked], **options: An
     """
     for part in parts:
         require_answers(part.encoded, is_closed=part.sort != "text")
-    return score_asked(model, kind, parts, **options)
+    return score_asked(base, parts, token_budget, on_progress)
 
 
 def metrics_of(kind: Kind, parts: Sequence[HeldOut], scored: Sequence[Array]) -> Metrics:
@@ -81,7 +75,8 @@ def metrics_of(kind: Kind, parts: Sequence[HeldOut], scored: Sequence[Array]) ->
         targets = sum(len(e.target_ids) for part in parts for e in part.encoded)
         losses = np.concatenate(scored)
         return score_loss(len(losses), float(losses.sum()) / max(1, targets))
-    each = [rank(kind, [part], [own], part.temperature) for part, own in zip(parts, scored, strict=True)]
+    heats = [1.0 if part.is_fitted else part.usual or 1.0 for part in parts]
+    each = [rank(kind, [part], [own], heat) for part, own, heat in zip(parts, scored, heats, strict=True)]
     whole = each[0] if len(each) == 1 else Ranked.pooled(each)
     whole = replace(whole, losses=(np.concatenate(whole.losses),))  # one sum, as of one table
     return whole.metrics(is_fitted=first.is_fitted, usual=first.usual)

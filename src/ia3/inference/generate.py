@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ia3.core.attach import attachment_of, still
 from ia3.core.modes import evaluating
-from ia3.core.strengths import Choice, at_strength, split_strengths
+from ia3.core.strengths import AdapterRef, AdapterRefs, at_strength, split_strengths
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.asking import TOKEN_BUDGET, Adapters, Progress, batches_of, rows_of
+from ia3.inference.asking import TOKEN_BUDGET, Progress, batches_of
 from ia3.inference.logits import cache_input, cache_of, encoder_output, known_inputs, run_at
-from ia3.inference.scoring import pad_prompts, whole_inputs
+from ia3.inference.scoring import pad_prompts, rows_of, whole_inputs
 from ia3.inference.shortcuts import selected, shortcuts_of
 from ia3.names import Kind
 
@@ -39,7 +39,7 @@ def generate_tokens(
     end_id: int,
     pad_id: int,
     decoder_start_id: int | None = None,
-    adapter: Adapters | None = None,
+    adapter: AdapterRefs | None = None,
     token_budget: int = TOKEN_BUDGET,
     on_progress: Progress | None = None,
 ) -> list[Tokens]:
@@ -94,14 +94,14 @@ def generate_tokens(
     return [answers[i] for i in range(len(encoded))]
 
 
-def _rows_of(model: Any, adapter: Adapters, part: Sequence[int]) -> Any:
+def _rows_of(model: Any, adapter: AdapterRefs, part: Sequence[int]) -> Any:
     """Return the row of all prompts of a batch, or a list of one for each, which is cut as prompts are finished."""
     own = rows_of(adapter, part)
-    if own is None or isinstance(own, Choice):
+    if isinstance(own, AdapterRef):
         return own
     bank = attachment_of(model).bank
     adapters, strengths = split_strengths(own)
-    rows: list[Choice] = [bank.row(name) for name in adapters]
+    rows: list[AdapterRef] = [bank.row(name) for name in adapters]
     return rows if strengths is None else list(map(at_strength, rows, strengths))
 
 

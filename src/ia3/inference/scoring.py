@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ia3.core.attach import still
-from ia3.core.strengths import Choice
+from ia3.core.strengths import AdapterRef, AdapterRefs
 from ia3.core.weights import input_device
 from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
@@ -36,7 +36,6 @@ from ia3.names import Kind
 MOST_LOGITS = 64 * 2**20
 MOST_COPIED = 128 * 2**20
 
-Rows = Choice | Sequence[Choice]
 _NONE = -1  # in place of a token where there is none
 
 
@@ -57,7 +56,7 @@ def score_choices(
     *,
     pad_id: int,
     decoder_start_id: int | None = None,
-    rows: Rows | None = None,
+    rows: AdapterRefs | None = None,
 ) -> Tensor:
     """Return the log-probability of every choice for every example.
 
@@ -102,7 +101,7 @@ def choice_logprobs(
     *,
     pad_id: int,
     decoder_start_id: int | None,
-    rows: Rows,
+    rows: AdapterRefs,
     token_budget: int,
 ) -> ChoiceLogprobs:
     """Return the log-probability of every token of every example's choices, differentiable in what is trained.
@@ -132,9 +131,9 @@ def choice_logprobs(
     return ChoiceLogprobs(torch.cat([begin.unsqueeze(-1), later], dim=-1), is_token)
 
 
-def _score_with_head(model: Any, encoded: Sequence[Encoded], pad_id: int, rows: Rows | None) -> Tensor:
+def _score_with_head(model: Any, encoded: Sequence[Encoded], pad_id: int, rows: AdapterRefs | None) -> Tensor:
     ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
-    logits = class_logits(model, {"input_ids": ids, "attention_mask": mask, **_rows(rows, range(len(encoded)))})
+    logits = class_logits(model, {"input_ids": ids, "attention_mask": mask, **rows_input(rows, range(len(encoded)))})
     return _wide(logits).log_softmax(dim=-1)
 
 
@@ -170,7 +169,7 @@ class _Passes:
     pairs: Sequence[_Pair]
     pad_id: int
     start_id: int | None
-    rows: Rows | None
+    rows: AdapterRefs | None
     token_budget: int | None = None
 
     @property
@@ -325,7 +324,7 @@ class _Passes:
         return wide.gather(1, tokens) - wide.logsumexp(dim=1, keepdim=True), output
 
     def _own_rows(self, owners: Sequence[int]) -> dict[str, Any]:
-        return _rows(self.rows, owners)
+        return rows_input(self.rows, owners)
 
 
 def whole_inputs(
@@ -365,11 +364,14 @@ def pad_prompts(model: Any, encoded: Sequence[Encoded], pad_id: int, pad: Any) -
     return ids.to(device), mask.to(device)
 
 
-def _rows(rows: Rows | None, owners: Sequence[int]) -> dict[str, Any]:
-    """Return the rows of the examples that own some choices, as the model's input."""
-    if rows is None:
-        return {}
-    return {"rows": rows if isinstance(rows, Choice) else [rows[owner] for owner in owners]}
+def rows_input(rows: AdapterRefs | None, places: Sequence[int]) -> dict[str, Any]:
+    """Return the rows of some of the examples as the model's input: their own, or the one of all; None gives none."""
+    return {} if rows is None else {"rows": rows_of(rows, places)}
+
+
+def rows_of(rows: AdapterRefs, places: Sequence[int]) -> AdapterRefs:
+    """Return the rows of some of the examples: their own, or the one of all."""
+    return rows if isinstance(rows, AdapterRef) else [rows[place] for place in places]
 
 
 def _owners(pairs: Sequence[_Pair], device: Any) -> Tensor:

@@ -124,8 +124,7 @@ def _shares(
 
     def ranks(encoded: Sequence[Encoded]) -> Array:
         part = Asked(encoded, encoding.choice_ids, encoding.labels, None, ranking)
-        options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
-        return part.ranks(score_asked(base.model, base.kind, [part], **options)[0])
+        return part.ranks(score_asked(base, [part])[0])
 
     encoded = list(encoding.encode([replace(row, label=None) for row in examples]))
     asked = [(template, tuple(e.prompt_ids)) for e in encoded]

@@ -65,9 +65,8 @@ def measure_each(
     """
     if not parts:
         return {}
-    options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
     try:
-        found = evaluate_together(base.model, base.kind, [*parts.values()], token_budget=token_budget, **options)
+        found = evaluate_together(base, [*parts.values()], token_budget)
     except MetricsError as error:
         check(error)
         if len(parts) == 1:

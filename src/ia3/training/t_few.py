@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ia3.core.strengths import AdapterRefs
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.scoring import ChoiceLogprobs, Rows, choice_logprobs
+from ia3.inference.scoring import ChoiceLogprobs, choice_logprobs
 from ia3.names import Kind, Ranking
 from ia3.training.tasks import Task
 
@@ -60,7 +61,12 @@ def t_few_terms(found: ChoiceLogprobs, right: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def few_shot_loss(
-    task: Task, examples: Sequence[Encoded], rows: Rows, factors: Sequence[Factors], token_budget: int, shares: Tensor
+    task: Task,
+    examples: Sequence[Encoded],
+    rows: AdapterRefs,
+    factors: Sequence[Factors],
+    token_budget: int,
+    shares: Tensor,
 ) -> Tensor:
     """Return Σ share · (LM + factor · UL + factor · LN) over the examples of a micro-batch.
 

@@ -133,16 +133,15 @@ def _measure(
     """Return the metrics of all folds' rows together, and of each fold."""
     usual = training_part(tasks[-1]).usual_temperature(outcomes[-1].steps)
     parts: Mapping[int, HeldOut] = {
-        place: task.held_out(usual=usual)
+        place: task.held_out()
         for place, (task, outcome) in enumerate(zip(tasks[:-1], outcomes[:-1], strict=True))
         if outcome.best_epoch
     }
-    options: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
-    scored = score_together(base.model, base.kind, [*parts.values()], **options)
+    scored = score_together(base, [*parts.values()])
     each = {
         place: metrics_of(base.kind, [part], [own]) for (place, part), own in zip(parts.items(), scored, strict=True)
     }
-    fitted = [replace(part, is_fitted=True) for part in parts.values()]
+    fitted = [replace(part, is_fitted=True, usual=usual) for part in parts.values()]
     return metrics_of(base.kind, fitted, scored), tuple(each.get(place) for place in range(len(outcomes) - 1))
 
 

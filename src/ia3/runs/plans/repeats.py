@@ -87,7 +87,7 @@ def train_repeats(
         if not is_stopped:
             say(f"Measuring {repeats} runs on {_measured_rows(tasks)}.")
         held_out = {
-            place: tasks[place].held_out(temperature=blind[place].usual_temperature(outcome.steps) or 1.0)
+            place: tasks[place].held_out(usual=blind[place].usual_temperature(outcome.steps))
             for place, outcome in enumerate(outcomes)
             if outcome.best_epoch and not is_stopped
         }
