@@ -81,7 +81,7 @@ class Pupil:
 
     def __post_init__(self) -> None:
         self.attachment.bank.add("pupil", trainable=True)
-        self.row = self.attachment.bank.vectors["row1"]
+        self.row = self.attachment.bank.snapshot.vector(1)
         self.head.requires_grad_(True)
 
     def logits(self, examples: Sequence[Encoded], rows: Any = "pupil") -> tuple[Tensor, Tensor]:
@@ -177,7 +177,7 @@ def _jacobian(pupil: Pupil, examples: Sequence[Encoded]) -> tuple[Tensor, Tensor
     bank, names = pupil.attachment.bank, [f"example {i}" for i in range(len(examples))]
     for name in names:
         bank.add(name, pupil.row.detach(), trainable=True)
-    rows = [bank.vectors[f"row{bank.row(name)}"] for name in names]
+    rows = [bank.snapshot.vector(bank.row(name)) for name in names]
     caught: list[Tensor] = []
     handle = pupil.head.register_forward_pre_hook(lambda module, args: caught.append(args[0].detach()))
     logits, choices = pupil.logits(examples, names)

@@ -102,7 +102,7 @@ def test_a_head_of_another_number_of_labels_replaces_the_models_own(tmp_path: Pa
     attachment = load(model, tmp_path, "five")
     assert model(**inputs).logits.shape == (3, 5)
     assert model(**inputs, rows="__base__").logits.shape == (3, 3)
-    assert attachment.bank.snapshot.heads[1].parts[0].out_features == 5
+    assert attachment.bank.snapshot.head(1).parts[0].out_features == 5
 
 
 def test_a_bf16_base_has_an_fp32_adapter_that_fits_the_fp32_base(tmp_path: Path) -> None:

@@ -221,11 +221,11 @@ def test_an_adapter_of_one_precision_loads_on_the_other(trained_on: str, tmp_pat
     to_int8(model if trained_on == "int8" else other)
     attachment = attach(model, name="a")
     with torch.no_grad():
-        attachment.bank.vectors["row1"].copy_(random_row(attachment.bank))
+        attachment.bank.snapshot.vector(1).copy_(random_row(attachment.bank))
     model.save_pretrained(tmp_path / "a")
     again = load(other, tmp_path / "a")
     assert torch.equal(again.bank.vector("a"), attachment.bank.vector("a"))
-    assert again.records[1]["base"]["precision"] == trained_on
+    assert again.bank.record(1)["base"]["precision"] == trained_on
     assert describe_base(other)["precision"] != trained_on == describe_base(model)["precision"]
 
 

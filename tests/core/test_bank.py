@@ -97,7 +97,7 @@ def test_a_bank_moves_to_another_device_with_its_parameters() -> None:
     bank.to("meta")
     assert {bank.vector(name).device.type for name in ("rest", "training")} == {"meta"}
     assert {p.device.type for p in bank.parameters()} == {"meta"}
-    assert bank.snapshot.parameters[2] is bank.vectors["row2"]
+    assert bank.snapshot.vector(2) is bank.get_parameter("vectors.row2")
 
 
 def test_a_row_in_training_is_its_own_parameter_and_comes_back_to_the_table() -> None:
@@ -253,7 +253,7 @@ def test_a_bank_can_be_copied() -> None:
     copied.set_vector("wire", _row(50))
     copied.add("more")
     assert torch.equal(bank.gather([1, 2])[:, 0], torch.tensor([2.0, 1.0]))
-    assert copied.snapshot.parameters[2] is copied.vectors["row2"]
+    assert copied.snapshot.vector(2) is copied.get_parameter("vectors.row2")
     assert bank.names == ("news", "wire")
 
 
@@ -332,7 +332,7 @@ def test_a_head_follows_its_adapter() -> None:
     bank = Bank(PLAN).eval()
     head = Head({"classifier": nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))})
     row = bank.add("news", head=head, trainable=True)
-    assert bank.snapshot.heads[row] is head
+    assert bank.snapshot.head(row) is head
     assert not any(module.training for module in head.modules()), "its dropout would be on in an eval model"
     assert {name for name, _ in bank.named_parameters()} == {
         "vectors.row1", "heads.row1.parts.0.0.weight", "heads.row1.parts.0.0.bias",
@@ -341,7 +341,7 @@ def test_a_head_follows_its_adapter() -> None:
     assert not any(p.requires_grad for p in bank.parameters())
     bank.remove("news")
     assert list(bank.parameters()) == []
-    assert dict(bank.snapshot.heads) == {}
+    assert len(bank.heads) == 0
 
 
 class Bookkeeping(RuleBasedStateMachine):

@@ -40,7 +40,7 @@ def _attached(family: str = "bert", dtype: torch.dtype = torch.float32) -> tuple
     attachment = attach_bank(model, bank, heads=HEADS[family])
     for place, (name, labels) in enumerate((("two", 2), ("five", 5))):
         row = attachment.add(name, random_row(bank, seed=place))
-        head = bank.snapshot.heads[row]
+        head = bank.snapshot.head(row)
         part = head.part("classifier")
         last = "out_proj" if isinstance(part, nn.Module) and hasattr(part, "out_proj") else None
         if last:
@@ -81,7 +81,7 @@ def test_a_fresh_adapter_has_a_copy_of_the_bases_head() -> None:
     model, attachment = _attached()
     attachment.add("fresh")
     assert torch.equal(_logits(model, "fresh"), _logits(model, "__base__"))
-    head = attachment.bank.snapshot.heads[3]
+    head = attachment.bank.snapshot.head(3)
     part = head.part("classifier")
     assert isinstance(part, nn.Linear)
     assert part is not model.classifier
@@ -93,7 +93,7 @@ def test_a_fresh_adapter_has_a_copy_of_the_bases_head() -> None:
 
 def test_gradients_reach_the_head_of_their_own_examples_only() -> None:
     model, attachment = _attached()
-    two, five = (attachment.bank.snapshot.heads[row] for row in (1, 2))
+    two, five = (attachment.bank.snapshot.head(row) for row in (1, 2))
     logits = model(**make_inputs("bert"), rows=["two", "five", "two"]).logits
     nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([1, 0])).backward()
     assert all(p.grad is not None and largest(p.grad) > 0 for p in two.parameters())
@@ -129,8 +129,7 @@ def test_the_loss_of_a_mixed_batch_is_that_of_its_examples_alone() -> None:
 def test_heads_stay_fp32_beside_a_bf16_base(family: str, order: tuple[str, ...]) -> None:
     """A mixed batch used to take the dtype of its first example: after the base's, fp32 heads lost their digits."""
     model, attachment = _attached(family, torch.bfloat16)
-    heads = attachment.bank.snapshot.heads
-    assert {p.dtype for head in heads.values() for p in head.parameters()} == {torch.float32}
+    assert {p.dtype for head in attachment.bank.heads.values() for p in head.parameters()} == {torch.float32}
     mixed = _logits(model, list(order), family)
     assert mixed.dtype == torch.float32
     for i, name in enumerate(order):
@@ -138,7 +137,7 @@ def test_heads_stay_fp32_beside_a_bf16_base(family: str, order: tuple[str, ...])
         assert alone.dtype == (torch.bfloat16 if name == "__base__" else torch.float32)
         assert largest(mixed[i, : alone.shape[1]] - alone[i]) <= (0.05 if name == "__base__" else 1e-5)
     model(**make_inputs(family), rows="two").logits.sum().backward()
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in heads[1].parameters())
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in attachment.bank.heads["row1"].parameters())
 
 
 def test_an_adapter_without_a_head_uses_the_bases() -> None:

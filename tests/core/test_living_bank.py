@@ -51,11 +51,11 @@ def test_replacing_changes_numbers_head_and_record_in_one_step_and_keeps_the_row
     bank.replace("news", _row(5), head=new, record={"labels": 4})
     after = bank.snapshot
     assert bank.row("news") == row
-    assert (float(before.vector(row)[0]), before.heads[row], before.records[row]) == (2, old, {"labels": 3})
-    assert (float(after.vector(row)[0]), after.heads[row], after.records[row]) == (5, new, {"labels": 4})
+    assert (float(before.vector(row)[0]), before.head(row), before.record(row)) == (2, old, {"labels": 3})
+    assert (float(after.vector(row)[0]), after.head(row), after.record(row)) == (5, new, {"labels": 4})
     assert set(bank.state_dict()) >= {"heads.row1.parts.0.weight"}
     bank.replace(row, _row(6))
-    assert (dict(bank.snapshot.heads), dict(bank.records), len(bank.heads)) == ({}, {}, 0)
+    assert (bank.snapshot.head(row), bank.record(row), len(bank.heads)) == (None, {}, 0)
 
 
 def test_an_adapter_in_training_is_not_replaced() -> None:
@@ -70,11 +70,11 @@ def test_an_adapter_in_training_is_not_replaced() -> None:
 
 def test_the_number_of_a_removed_row_is_nobodys_though_its_place_is_used_again() -> None:
     bank = _filled(3)
-    place = bank.snapshot.slots[2].number
+    place = bank.snapshot.slots([2])[0].number
     bank.remove("a2")
     row = bank.add("new", _row(9))
     assert row == 4
-    assert bank.snapshot.slots[row].number == place
+    assert bank.snapshot.slots([row])[0].number == place
     with pytest.raises(BankError, match="Looking up row 2: no adapter lies there"):
         bank.gather([1, 2])
     bank.add("a2", _row(7))
@@ -106,18 +106,18 @@ def test_changing_without_end_takes_no_more_space() -> None:
 
 def test_records_belong_to_rows_and_go_with_them() -> None:
     bank = _filled(2)
-    bank.records[1] = {"base": "toy"}
+    bank.describe(1, {"base": "toy"})
     bank.rename("a1", "older")
-    assert bank.records[bank.row("older")] == {"base": "toy"}
+    assert bank.record("older") == {"base": "toy"}
     before = bank.snapshot
     bank.remove("older")
-    assert dict(bank.records) == {} and before.records[1] == {"base": "toy"}
-    for act in (lambda: bank.records.__setitem__(1, {}), lambda: bank.records.__setitem__(7, {})):
+    assert before.record(1) == {"base": "toy"}
+    for act in (lambda: bank.record(1), lambda: bank.describe(1, {}), lambda: bank.describe(7, {})):
         with pytest.raises(BankError, match="no adapter lies there"):
             act()
-    with pytest.raises(KeyError):
-        del bank.records[2]
-    assert bank.records.pop(2, None) is None
+    bank.describe(2, {"base": "toy"})
+    bank.describe(2, None)
+    assert bank.record(2) == {}
 
 
 # -- many at once -----------------------------------------------------------------------------------------------------
@@ -131,7 +131,8 @@ def test_many_adapters_are_added_at_once_with_their_heads_and_records() -> None:
     assert bank.add_many(["a", "b", "c"], given, heads=heads, records={"c": {"labels": 2}}) == (2, 3, 4)
     given.zero_()
     assert bank.gather([4, 3, 2, 1, 0])[:, 0].tolist() == [4, 3, 2, 9, 1]
-    assert dict(bank.snapshot.heads) == {3: heads["b"]} and dict(bank.records) == {4: {"labels": 2}}
+    found = [(bank.snapshot.head(row), bank.snapshot.record(row)) for row in (1, 2, 3, 4)]
+    assert found == [(None, None), (None, None), (heads["b"], None), (None, {"labels": 2})]
     assert not any(p.requires_grad for p in bank.parameters())
     assert not any(module.training for module in bank.modules())
     assert bank.add_many([], _table()) == ()
@@ -255,7 +256,7 @@ def test_adopting_reads_and_copies_nothing() -> None:
     with Operations() as operations:
         bank.adopt([f"a{n}" for n in range(100)], table)
     assert {name for name, _ in operations.seen} <= {"aten.detach.default"}
-    assert bank.snapshot.slots[1].block.rows.data_ptr() == table.data_ptr()
+    assert bank.snapshot.slots([1])[0].block.rows.data_ptr() == table.data_ptr()
 
 
 class Untouched(dict[Any, Any]):
@@ -272,7 +273,7 @@ def test_no_pass_walks_through_the_bank(trainable: bool) -> None:
     model, attachment = attached_model("llama", *(f"a{n}" for n in range(12)), trainable=trainable)
     bank = attachment.bank
     held = bank.snapshot
-    bank._snapshot = replace(held, **{f.name: Untouched(getattr(held, f.name)) for f in fields(held)})
+    bank.snapshot = replace(held, **{f.name: Untouched(getattr(held, f.name)) for f in fields(held)})
     inputs = make_inputs("llama")
     for rows in (["a1", "__base__", "a7"], [3, 3, 0], "a5", ["a2"] * 3):
         model(**inputs, rows=rows).logits.sum()
@@ -289,7 +290,7 @@ def test_a_classifier_looks_at_the_heads_of_its_batch_and_no_other() -> None:
     for name in ("a", "b", "c"):
         attachment.add(name)
     bank = attachment.bank
-    bank._snapshot = replace(bank.snapshot, heads=Untouched(bank.snapshot.heads))
+    bank.snapshot = replace(bank.snapshot, entries=Untouched(bank.snapshot.entries))
     assert model(**make_inputs("bert"), rows=["a", "__base__", "c"]).logits.shape == (3, 3)
 
 

@@ -119,7 +119,7 @@ def test_the_head_of_the_adapter_is_merged_and_its_labels_counted(
     bank = Bank(find_plan(model))
     attachment = attach_bank(model, bank, heads=("classifier",))
     row = attachment.add("news", random_row(bank))
-    bank.snapshot.heads[row].parts[0] = nn.Linear(16, labels)
+    bank.snapshot.head(row).parts[0] = nn.Linear(16, labels)
     merged = merge(attachment, "news")
     found = _logits(merged, "bert")
     assert found.dtype == dtype and found.shape == (3, labels)

@@ -83,9 +83,9 @@ def test_a_gradient_is_multiplied_by_the_strength_also_through_a_recomputed_bloc
     bank.set_trainable("a")
 
     def gradient(strength: float) -> torch.Tensor:
-        bank.snapshot.parameters[1].grad = None
+        bank.snapshot.vector(1).grad = None
         model(**inputs, rows=AtStrength("a", strength)).logits.square().mean().backward()
-        found = bank.snapshot.parameters[1].grad
+        found = bank.snapshot.vector(1).grad
         assert found is not None
         return found
 
@@ -103,7 +103,7 @@ def test_a_head_is_taken_as_it_is() -> None:
     attachment.bank.replace("a", attachment.bank.vector("a"), head=Head({"classifier": torch.nn.Linear(16, 2)}))
     attachment.route_heads(["classifier"])
     inputs = make_inputs("bert")
-    attachment.bank.add("ones", head=attachment.bank.snapshot.heads[1])
+    attachment.bank.add("ones", head=attachment.bank.snapshot.head(1))
     found = model(**inputs, rows=AtStrength("a", 0)).logits
     assert torch.equal(found, model(**inputs, rows="ones").logits)
     assert not torch.equal(found, model(**inputs, rows="__base__").logits)

@@ -149,7 +149,7 @@ def test_heads_in_the_bank_stay_plain_so_that_one_product_answers_for_many() -> 
     model, attachment = attached_model("llama", "a")
     attachment.route_heads(["lm_head"])
     attachment.add("with head", trainable=False)
-    head = attachment.bank.snapshot.heads[attachment.bank.row("with head")]
+    head = attachment.bank.snapshot.head(attachment.bank.row("with head"))
     linear = head.requires_grad_(False).part("lm_head")
     with accelerate(attachment):
         assert linear is not None and "forward" not in linear.__dict__

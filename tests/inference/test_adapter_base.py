@@ -307,7 +307,7 @@ def test_a_merged_model_has_the_labels_of_its_adapter(body: Path, tmp_path: Path
     shutil.copytree(first, tmp_path / "second")
     attachment = load(predictor.base.model, tmp_path / "second")
     row = attachment.bank.row("second")
-    attachment.records[row] = {**attachment.records[row], "labels": ["yes", "no"]}
+    attachment.bank.describe(row, {**attachment.bank.record(row), "labels": ["yes", "no"]})
     merged = merge(attachment, "second")
     assert (merged.config.id2label, merged.config.label2id) == ({0: "yes", 1: "no"}, {"yes": 0, "no": 1})
     assert predictor.base.model.config.id2label == {0: "a", 1: "b"}

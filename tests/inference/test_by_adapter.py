@@ -113,7 +113,7 @@ def test_an_ensemble_averages_over_the_templates_of_each(home: Path, monkeypatch
 
 def test_rows_with_choices_of_their_own_are_read_and_measured_beside_labels(home: Path, tmp_path: Path) -> None:
     predictor = predictor_of("causal", home)
-    record = predictor.attachment.records[predictor.attachment.bank.row("mood")]
+    record = predictor.attachment.bank.record("mood")
     words = {"prompt": "{{ text }} One of {{ choices }}:", "target": "{{ label }}", "ranking": "mean"}
     own = {"base": record["base"], "template": {**words, "choices_column": "options"}}
     put_on(predictor.base.model, replace(adapter_of(predictor.attachment, "topic"), record=own), "quiz")

@@ -106,12 +106,11 @@ def test_adapters_meet_in_a_batch_where_their_choices_allow(
 
 def give_templates(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
     """Have two adapters record further templates, `mood` one and `topic` two, and what else is given."""
-    records = predictor.attachment.records
+    bank = predictor.attachment.bank
     for name, others in (("mood", ["{{ text }} ("]), ("topic", ["On {{ text }}", "{{ text }} is about"])):
-        row = predictor.attachment.bank.row(name)
-        record: dict[str, Any] = {"base": records[row]["base"], **RECORDS[name]}
+        record: dict[str, Any] = {"base": bank.record(name)["base"], **RECORDS[name]}
         words = {**record["template"], "others": [{"prompt": one, "target": "{{ label }}"} for one in others]}
-        monkeypatch.setitem(records, row, {**record, "template": words, **more})
+        bank.describe(name, {**record, "template": words, **more})
 
 
 def test_an_ensemble_reads_each_text_in_all_templates_of_its_own_adapter(
@@ -137,7 +136,7 @@ def test_an_ensemble_reads_each_text_in_all_templates_of_its_own_adapter(
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
 def test_rows_with_choices_of_their_own_meet_those_of_adapters_with_labels(kind: str, home: Path) -> None:
     predictor = predictor_of(kind, home)
-    record = predictor.attachment.records[predictor.attachment.bank.row("mood")]
+    record = predictor.attachment.bank.record("mood")
     words = {"prompt": "{{ text }} One of {{ choices }}:", "target": "{{ label }}", "ranking": "mean"}
     own = {"base": record["base"], "template": {**words, "choices_column": "options"}}
     put_on(predictor.base.model, replace(adapter_of(predictor.attachment, "topic"), record=own), f"quiz-{kind}")
@@ -228,4 +227,4 @@ def test_what_cannot_be_answered_is_an_error(home: Path) -> None:
         predictor.classify(["x"], adapters=["mod"])
     with pytest.raises(SettingsError, match="adapter 'writer' answers with free text and has no labels"):
         predictor.classify(["x"], adapters=["writer"])
-    assert isinstance(predictor_of("encoder", home).attachment.bank.snapshot.heads[1], Head)
+    assert isinstance(predictor_of("encoder", home).attachment.bank.snapshot.head(1), Head)

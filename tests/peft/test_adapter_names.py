@@ -142,9 +142,9 @@ def test_names_in_training_reach_the_adapters_of_their_own_inputs() -> None:
     model.set_requires_grad(["news", "wire", "idle"])
     model.train()
     model(**inputs, labels=inputs["decoder_input_ids"], adapter_names=NAMES).loss.backward()
-    gradients = {name: attachment_of(model).bank.vectors[f"row{row}"].grad for row, name in ((1, "news"), (2, "wire"))}
+    gradients = {name: attachment_of(model).bank.snapshot.vector(row).grad for row, name in ((1, "news"), (2, "wire"))}
     assert all(gradient is not None and float(gradient.abs().max()) > 0 for gradient in gradients.values())
-    assert attachment_of(model).bank.vectors["row3"].grad is None
+    assert attachment_of(model).bank.snapshot.vector(3).grad is None
 
 
 @torch.no_grad()
@@ -169,7 +169,8 @@ def test_a_deleted_adapter_is_nobodys_name() -> None:
     model.add_adapter("wire", IA3Config())
     ones = model(**inputs, adapter_names=NAMES).logits[2]
     assert torch.allclose(ones, model(**inputs, adapter_names=["__base__"] * 3).logits[2], atol=1e-5)
-    assert attachment_of(model).records.get(2) is None
+    with pytest.raises(BankError, match="no adapter lies there"):
+        attachment_of(model).bank.record(2)
 
 
 def _saved_classifier(folder: Path, labels: int) -> Path:

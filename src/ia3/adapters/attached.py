@@ -84,7 +84,7 @@ def attach(
     except BankError:
         attachment.detach()
         raise
-    attachment.records[row] = {"base": {"name": base_name}}
+    attachment.bank.describe(row, {"base": {"name": base_name}})
     return attachment
 
 
@@ -135,7 +135,7 @@ def put_on(model: nn.Module, adapter: Adapter, name: str, *, trainable: bool = F
     attachment.route_heads(paths)
     # trained on, it is no longer what the old data, settings and metrics made
     kept = {k: v for k, v in adapter.record.items() if not trainable or k in ("base", "labels", "template")}
-    attachment.records[row] = record_on_model(adapter.config, kept)
+    attachment.bank.describe(row, record_on_model(adapter.config, kept))
     return attachment
 
 
@@ -174,7 +174,7 @@ def adapter_of(attachment: Attachment, name: str | int, state: Mapping[str, Tens
     modules = named_modules(model)
     head_modules, head = _head_of(attachment, row, modules, weights)
     head = taken_vocabulary(model, weights) | head
-    record = dict(attachment.records.get(row, {}))
+    record = dict(attachment.bank.record(row))
     record["base"] = _described(model, record.get("base") or {}, attachment.head_paths, state)
     record.setdefault("versions", versions())
     config = _config_of(model, record["base"], bank.plan, vectors, head_modules)
@@ -185,12 +185,12 @@ def _head_of(
     attachment: Attachment, row: int, modules: Mapping[str, nn.Module], weights: Weights
 ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """Return the paths of the head that is saved with an adapter, and a copy of its tensors on the CPU."""
-    held = attachment.bank.snapshot.heads.get(row)
+    held = attachment.bank.snapshot.head(row)
     own = dict(zip(held.paths, held.parts, strict=True)) if held else {}
     names = (*own, *(classifier_names(attachment.model) if kind_of_model(attachment.model) == "encoder" else ()))
     # PEFT expects a classifier in the file, but could not read one that is quantised; the base has it anyway
     paths = tuple(p for p in find_heads(modules, names) if p in own or not is_quantised(modules[p]))
-    doing = f"Saving the head of adapter {attachment.bank.snapshot.names[row]!r}"
+    doing = f"Saving the head of adapter {attachment.bank.snapshot.entries[row].name!r}"
     tensors: dict[str, Tensor] = {}
     for path in paths:
         if path not in own:

@@ -28,6 +28,7 @@ from ia3.core.heads import Head
 from ia3.core.projections import model_type_of
 from ia3.core.sites import Plan
 from ia3.core.snapshot import Record, Snapshot
+from ia3.core.table import Slot
 from ia3.errors import AdapterError, BankError, PlanError
 
 MOST_BYTES = 256 * 2**20  # of rows that are kept
@@ -100,8 +101,8 @@ def _head_paths(store: Store, model: nn.Module) -> tuple[str, ...]:
 
 def _is_there(snapshot: Snapshot, name: str, path: Path) -> bool:
     """Whether a bank has an adapter from this very file."""
-    slot = snapshot.slots.get(snapshot.rows.get(name, 0)) if name in snapshot.rows else None
-    held = None if slot is None else slot.block.rows
+    numbers = snapshot.entries[snapshot.rows[name]].numbers if name in snapshot.rows else None
+    held = numbers.block.rows if isinstance(numbers, Slot) else None
     return isinstance(held, StoredRows) and held.store.path.resolve() == path.resolve()
 
 

@@ -9,7 +9,7 @@ its own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, update_wrapper
 from typing import Any
@@ -28,7 +28,7 @@ from ia3.core.heads import copy_head, run_heads
 from ia3.core.labels import check_own_loss
 from ia3.core.overwriting import Overwriting
 from ia3.core.positions import scaled_position_bias, shares_positions
-from ia3.core.snapshot import BASE_NAME, Record
+from ia3.core.snapshot import BASE_NAME
 from ia3.core.surgery import Surgery, has_entrance
 from ia3.core.surroundings import Surroundings, surrounded, surroundings
 from ia3.core.tracing import check_untraced
@@ -115,10 +115,10 @@ class Attachment:
         self.bank = bank
         self.head_paths: tuple[str, ...] = ()
         self.active: int | None = None
-        self._groups = calls.group_sites(bank.plan)
+        self.groups = calls.group_sites(bank.plan)
         self._axis = ExampleAxis.of(bank.plan.model_type)
         self._called: set[int] = set()  # groups whose projection has been called
-        self.overwriting = Overwriting.of(bank.plan.source, self._groups)
+        self.overwriting = Overwriting.of(bank.plan.source, self.groups)
         self._me = object()  # whose scopes and passes are its own; whoever holds it does not hold the model
         self._generation = Generation(self)
         for path in heads:
@@ -140,11 +140,6 @@ class Attachment:
     def __getstate__(self) -> Any:
         """A pickled model would come back without its threads' rows."""
         raise BankError("Pickling a model that has a bank: it cannot be. Save its adapters, or detach the bank first.")
-
-    @property
-    def records(self) -> MutableMapping[int, Record]:
-        """What whoever loads and saves knows of an adapter, by row."""
-        return self.bank.records
 
     # -- choosing rows ------------------------------------------------------------------------------------------------
 
@@ -250,10 +245,10 @@ class Attachment:
             if path == "" or isinstance(module, PreTrainedModel):
                 surgery.set_entrance(path, self._entered)
             if shares_positions(module):
-                numbers = {g.module: n for n, g in enumerate(self._groups) if g.side == "output"}
+                numbers = {g.module: n for n, g in enumerate(self.groups) if g.side == "output"}
                 bias = scaled_position_bias(module, path, numbers, self.multiplier, self.suspended, self._axis)
                 surgery.set(path, "disentangled_attention_bias", bias)
-        for number, group in enumerate(self._groups):
+        for number, group in enumerate(self.groups):
             if group.side == "output" and hasattr(model.get_submodule(group.module), VECTOR_OF):
                 surgery.set(group.module, VECTOR_OF, partial(self.spread, number))
                 surgery.hook_output(group.module, partial(self._look_at, number))
@@ -263,10 +258,10 @@ class Attachment:
                 surgery.hook_input(group.module, partial(self._scale_input, number, group))
         if not self._axis.is_known:
             parents: dict[str, list[int]] = {}
-            for number, group in enumerate(self._groups):
+            for number, group in enumerate(self.groups):
                 parents.setdefault(group.module.rpartition(".")[0], []).append(number)
-            for parent, numbers_inside in parents.items():
-                surgery.hook_output(parent, partial(self._check_called, tuple(numbers_inside)))
+            for parent, inside in parents.items():
+                surgery.hook_output(parent, partial(self._check_called, tuple(inside)))
         bind_checkpoints(model, self._inside)
         self._override_model(save)
         model._modules[BANK_MODULE] = self.bank
@@ -303,7 +298,7 @@ class Attachment:
         check_untraced()
         scope = self.chosen(rows)
         if kwargs.get("labels") is not None:
-            check_own_loss(self.model, scope.heads)
+            check_own_loss(self.model, scope.snapshot.heads_of(scope.rows))
         batch = calls.batch_size(args, kwargs)
         call = self._open_call(calls.expand_rows(scope, batch), batch)
         with self._under_way(call), self.overwriting.watched(self.model.training):
@@ -322,7 +317,7 @@ class Attachment:
         kept = chosen.kept if isinstance(chosen, Call) else self.overwriting.kept(self.model.training)
         frozen = surroundings().frozen
         of = chosen.snapshot, chosen.rows, batch, chosen.strengths
-        return calls.open_call(self.bank.plan, self._groups, *of, frozen, kept)
+        return calls.open_call(self.bank.plan, self.groups, *of, frozen, kept)
 
     def _under_way(self, call: Call) -> AbstractContextManager[None]:
         entered = call, scopes.innermost_scope(self._me)
@@ -351,6 +346,7 @@ class Attachment:
 
     def multiplier(self, number: int) -> Multiplier | None:
         """Return what a group is multiplied by in this thread's forward pass, or None for nothing."""
+        self._called.add(number)
         if (self._me, number) in surroundings().suspended:
             return None
         call = self.call
@@ -362,35 +358,27 @@ class Attachment:
 
     def spread(self, number: int, x: Tensor) -> Multiplier | None:
         """Return a group's multiplier in a shape that broadcasts against an activation (batch, …, features)."""
-        self._called.add(number)
         multiplier = self.multiplier(number)
         if multiplier is None:
             return None
-        return calls.spread_for_call(x, multiplier, self._groups[number].module, self._axis)
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """The plan's sites by projection and side, in order."""
-        return self._groups
+        return calls.spread_for_call(x, multiplier, self.groups[number].module, self._axis)
 
     def _check_called(self, numbers: tuple[int, ...], module: nn.Module, args: Any, output: Any) -> None:
         """Refuse a module of an unknown model that reads its projections' weights and never calls them."""
         if not self._called.issuperset(numbers):
-            dead = next(self._groups[number].module for number in numbers if number not in self._called)
+            dead = next(self.groups[number].module for number in numbers if number not in self._called)
             raise PlanError(
                 f"Running the model: {type(module).__name__} has run without calling {dead!r}, so the vector there "
                 "does nothing. Leave it out of the plan with exclude_modules."
             )
 
     def _scale_output(self, number: int, group: Group, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        self._called.add(number)
         multiplier = self.multiplier(number)
         scaled = output if multiplier is None else calls.scale_for_call(output, multiplier, group.module, self._axis)
         self._look_at(number, module, args, scaled)
         return None if multiplier is None else scaled
 
     def _scale_input(self, number: int, group: Group, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        self._called.add(number)
         multiplier = self.multiplier(number)
         if multiplier is None:
             return None
@@ -401,7 +389,8 @@ class Attachment:
     def _run_head(self, path: str, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Send each example through the head of its own adapter."""
         call = self.call or self._current_scope()
-        parts = {call.snapshot.rows[name]: head.part(path) for name, head in call.heads.items()}
+        heads = {row: call.snapshot.head(row) for row in set(call.rows)}
+        parts = {row: head.part(path) for row, head in heads.items() if head is not None}
         return run_heads(path, self.model.get_submodule(path), plain, parts, call.rows, args, kwargs)
 
     def suspended(self, numbers: Iterable[int]) -> AbstractContextManager[None]:

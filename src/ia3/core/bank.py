@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 
 from ia3.core.deferred import Deferred
 from ia3.core.heads import Head
-from ia3.core.records import Records
 from ia3.core.sites import Plan
-from ia3.core.snapshot import BASE_NAME, BASE_ROW, Record, Snapshot, told_rows
+from ia3.core.snapshot import BASE_NAME, BASE_ROW, Entry, Record, Snapshot, told_rows
 from ia3.core.surroundings import surroundings
 from ia3.core.table import RowTable, Slot, Table, adopt
 from ia3.core.weights import whole, write
 from ia3.errors import BankError
+
+_CHANGING = threading.RLock()  # of any bank: a change takes microseconds, and a copy needs no lock of its own
 
 
 class Bank(nn.Module):
@@ -42,6 +44,9 @@ class Bank(nn.Module):
         dtype: `torch.float32`, or `torch.float64` for a float64 base.
         device: Where the table lies.
 
+    Attributes:
+        snapshot: What the bank holds now.
+
     Example:
         >>> from ia3.core.sites import Channels, Plan, Site
         >>> bank = Bank(Plan((Site("k", "output", "key", Channels.span(0, 4, 4), 4),), "toy", "targets"))
@@ -57,37 +62,29 @@ class Bank(nn.Module):
         if dtype not in (torch.float32, torch.float64):
             raise BankError(f"Making a bank: the dtype is {dtype}, expected float32, or float64 for a float64 base.")
         self.plan = plan
-        self.vectors = nn.ParameterDict()
+        self.vectors = nn.Module()
         self.heads = nn.ModuleDict()
-        self._lock = threading.RLock()
         with torch.inference_mode(False):
             self._table = Table(plan.width, dtype, device)
-        self._snapshot = Snapshot({}, {}, {BASE_ROW: self._table.ones})
+        self.snapshot = Snapshot({}, {BASE_ROW: Entry(BASE_NAME, self._table.ones)})
         self._next_row = 1
         self.register_load_state_dict_post_hook(_take_loaded)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     @property
-    def snapshot(self) -> Snapshot:
-        """What the bank holds now."""
-        return self._snapshot
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Names of the adapters, in the order they were added; the base is not among them."""
-        return tuple(self._snapshot.rows)
+        return tuple(self.snapshot.rows)
 
     @property
     def table(self) -> Tensor:
         """A copy of the rows at rest in ascending order, shape (rows at rest, width): what a state dict calls so."""
-        held = self._snapshot
-        return self._table.read([held.slots[row] for row in held.resting])
+        return self._table.read(self.snapshot.slots(self.snapshot.resting))
 
-    @property
-    def records(self) -> MutableMapping[int, Record]:
-        """What whoever loads and saves knows of an adapter, by row; removed with it."""
-        return Records(lambda: self._snapshot, self._set_record)
+    def record(self, adapter: str | int) -> Record:
+        """Return what whoever loads and saves knows of an adapter; empty where nothing is known."""
+        return self.snapshot.record(self.snapshot.row(adapter)) or {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,7 +93,7 @@ class Bank(nn.Module):
 
     def row(self, adapter: str | int) -> int:
         """Return the row of a name, or check a row; see `Snapshot.row`."""
-        return surroundings().still.get(id(self), self._snapshot).row(adapter)
+        return surroundings().still.get(id(self), self.snapshot).row(adapter)
 
     def look_up(self, adapters: Iterable[str | int]) -> tuple[Snapshot, tuple[int, ...]]:
         """Return the rows of adapters, and the snapshot in which they were found.
@@ -107,7 +104,7 @@ class Bank(nn.Module):
         Raises:
             BankError: For an unknown name or a row that holds no adapter.
         """
-        held = surroundings().still.get(id(self), self._snapshot)
+        held = surroundings().still.get(id(self), self.snapshot)
         rows = tuple(held.row(adapter) for adapter in adapters)
         return self._with_live(held, rows), rows
 
@@ -133,15 +130,15 @@ class Bank(nn.Module):
 
     def _with_live(self, held: Snapshot, rows: Iterable[int]) -> Snapshot:
         """Return a snapshot with the tensors that are the parameters of some rows now."""
-        live = {row: self.vectors._parameters.get(f"row{row}") for row in rows if row in held.parameters}
-        absent = (held.names[row] for row, parameter in live.items() if parameter is not None and parameter.is_meta)
-        away = None if self._table.device.type == "meta" else next(absent, None)
-        if away is not None:  # an optimizer would hold what no pass reads
+        now = {row: self.vectors._parameters.get(f"row{row}") for row in rows if held.is_trained(row)}
+        live = {row: parameter for row, parameter in now.items() if parameter is not None}
+        away = next((row for row, parameter in live.items() if parameter.is_meta), None)
+        if away is not None and self._table.device.type != "meta":  # an optimizer would hold what no pass reads
             raise BankError(
-                f"Reading adapter {away!r}: its row was offloaded with the model (accelerate), expected in memory. "
-                "Offload the base first, then attach."
+                f"Reading adapter {held.entries[away].name!r}: its row was offloaded with the model (accelerate), "
+                "expected in memory. Offload the base first, then attach."
             )
-        return held.with_parameters({row: parameter for row, parameter in live.items() if parameter is not None})
+        return held.with_numbers(live)
 
     # -- adding -------------------------------------------------------------------------------------------------------
 
@@ -166,12 +163,10 @@ class Bank(nn.Module):
         Raises:
             BankError: For a name in use, or a row of another width.
         """
-        with self._lock, torch.inference_mode(False):
-            self._snapshot.check_free([name])
-            slots = self._table.store(self._checked(name, vectors).unsqueeze(0))
-            (row,) = self._insert(
-                [name], slots, {} if head is None else {name: head}, {} if record is None else {name: record}
-            )
+        with _CHANGING, torch.inference_mode(False):
+            values = torch.ones(self.plan.width, device="cpu") if vectors is None else self._checked(name, vectors)
+            heads, records = {} if head is None else {name: head}, {} if record is None else {name: record}
+            (row,) = self.add_many([name], values.unsqueeze(0), heads=heads, records=records)
             self.set_trainable(name, trainable)
             return row
 
@@ -194,10 +189,7 @@ class Bank(nn.Module):
         Raises:
             BankError: For names in use, or a table of another shape.
         """
-        with self._lock, torch.inference_mode(False):
-            self._check_many(names, table, {**(heads or {}), **(records or {})})
-            values = table.detach().to(dtype=self.dtype, device=self._table.device)
-            return self._insert(names, self._table.store(values), heads or {}, records or {})
+        return self._insert(names, table, lambda: self._table.store(self._own(table)), heads or {}, records or {})
 
     def adopt(
         self,
@@ -222,59 +214,59 @@ class Bank(nn.Module):
         Raises:
             BankError: For names in use, or a table of another shape or dtype.
         """
-        with self._lock, torch.inference_mode(False):
-            self._check_many(names, table, {**(heads or {}), **(records or {})})
-            if table.dtype != self.dtype:
-                raise BankError(f"Adopting a table: its dtype is {table.dtype}, expected {self.dtype}. Use add_many.")
-            given = table.detach() if isinstance(table, Tensor) else table
-            return self._insert(names, adopt(given), heads or {}, records or {})
+        if table.dtype != self.dtype:
+            raise BankError(f"Adopting a table: its dtype is {table.dtype}, expected {self.dtype}. Use add_many.")
+        given = table.detach() if isinstance(table, Tensor) else table
+        return self._insert(names, given, lambda: adopt(given), heads or {}, records or {})
 
     def _insert(
         self,
         names: Sequence[str],
-        slots: Sequence[Slot],
+        table: RowTable,
+        store: Callable[[], list[Slot]],
         heads: Mapping[str, Head | Deferred[Head]],
         records: Mapping[str, Record | Deferred[Record]],
     ) -> tuple[int, ...]:
-        """Give names and numbers that were checked a row each, in one step."""
-        rows = dict(zip(names, range(self._next_row, self._next_row + len(names)), strict=True))
-        self._next_row += len(names)
-        for name, head in heads.items():
-            if isinstance(head, Head):
-                self._register_head(rows[name], head.requires_grad_(False))
-        self._snapshot = self._snapshot.with_added(rows, slots, heads, records)
-        return tuple(rows.values())
+        """Give names and numbers a row each, in one step."""
+        with _CHANGING, torch.inference_mode(False):
+            self.snapshot.check_free(names, {**heads, **records})
+            if tuple(table.shape) != (len(names), self.plan.width):
+                raise BankError(
+                    f"Adding {len(names)} adapters: their table has shape {tuple(table.shape)}, expected "
+                    f"{(len(names), self.plan.width)}. The adapters belong to another base or another plan."
+                )
+            rows = dict(zip(names, range(self._next_row, self._next_row + len(names)), strict=True))
+            self._next_row += len(names)
+            for name, head in heads.items():
+                if isinstance(head, Head):
+                    self._register_head(rows[name], head.requires_grad_(False))
+            self.snapshot = self.snapshot.with_added(rows, store(), heads, records)
+            return tuple(rows.values())
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
     def set_trainable(self, name: str | int, trainable: bool = True) -> None:
         """Turn a row into a parameter of its own, or lay it back into the table."""
-        with self._lock, torch.inference_mode(False):
-            held, row = self._changeable(name, "Training")
-            head = held.heads.get(row)
+        with self._changing(name, "Training") as (held, row):
+            head = held.head(row)
             if head is not None and (trainable or f"row{row}" in self.heads):
                 self._register_head(row, head.requires_grad_(trainable))
-                held = self._snapshot = held.with_head(row, head)  # one that was made just now stays
-            if trainable and row not in held.parameters:
+                held = self.snapshot = held.with_entry(row, head=head)  # one that was made just now stays
+            if trainable and not held.is_trained(row):
                 parameter = nn.Parameter(held.vector(row))
-                self._register_vector(row, parameter)
-                self._snapshot = held.with_trained(row, parameter)
-            elif not trainable and row in held.parameters:
-                (slot,) = self._table.store(self._checked(str(name), self.vector(row)).unsqueeze(0))
-                self._snapshot = held.with_resting({row: slot})
-                self._register_vector(row, None)
+                _register(self.vectors, "_parameters", row, parameter)
+                self.snapshot = held.with_entry(row, numbers=parameter)
+            elif not trainable and held.is_trained(row):
+                self.snapshot = held.with_entry(row, numbers=self._stored(name, self.vector(row)))
+                _register(self.vectors, "_parameters", row, None)
 
     def set_vector(self, name: str | int, vectors: Tensor) -> None:
         """Give an adapter other numbers; a parameter in training is written in place, its optimizer keeps it."""
-        with self._lock, torch.inference_mode(False):
-            held, row = self._changeable(name, "Changing")
-            values = self._checked(str(name), vectors)
-            if row in held.parameters:
-                with torch.no_grad():
-                    write(self._with_live(held, [row]).parameters[row], values)
-                return
-            (slot,) = self._table.store(values.unsqueeze(0))
-            self._snapshot = held.with_resting({row: slot})
+        with self._changing(name, "Changing") as (held, row), torch.no_grad():
+            if held.is_trained(row):
+                write(self._with_live(held, [row]).vector(row), self._checked(name, vectors))
+            else:
+                self.snapshot = held.with_entry(row, numbers=self._stored(name, vectors))
 
     def replace(
         self, name: str | int, vectors: Tensor, *, head: Head | None = None, record: Record | None = None
@@ -290,24 +282,22 @@ class Bank(nn.Module):
         Raises:
             BankError: For an unknown name, a row in training, or a row of another width.
         """
-        with self._lock, torch.inference_mode(False):
-            held, row = self._changeable(name, "Replacing")
-            if row in held.parameters:
+        with self._changing(name, "Replacing") as (held, row):
+            if held.is_trained(row):
                 raise BankError(
-                    f"Replacing adapter {held.names[row]!r}: it is in training, and its optimizer would go on with "
-                    "what is no longer there. Change its numbers with set_vector, or lay it at rest first: "
+                    f"Replacing adapter {held.entries[row].name!r}: it is in training, and its optimizer would go on "
+                    "with what is no longer there. Change its numbers with set_vector, or lay it at rest first: "
                     "set_trainable(name, False)."
                 )
-            (slot,) = self._table.store(self._checked(str(name), vectors).unsqueeze(0))
+            slot = self._stored(name, vectors)
             self._register_head(row, head if head is None else head.requires_grad_(False))
-            self._snapshot = held.with_resting({row: slot}).with_head(row, head).with_record(row, record)
+            self.snapshot = held.with_entry(row, numbers=slot, head=head, record=record)
 
     def remove(self, name: str | int) -> None:
         """Take an adapter out. Its number is never given to another one; its place in the table is."""
-        with self._lock:
-            held, row = self._changeable(name, "Removing")
-            self._snapshot = held.without(row)
-            self._register_vector(row, None)
+        with self._changing(name, "Removing") as (held, row):
+            self.snapshot = held.without(row)
+            _register(self.vectors, "_parameters", row, None)
             self._register_head(row, None)
 
     def rename(self, name: str | int, new: str) -> None:
@@ -316,81 +306,64 @@ class Bank(nn.Module):
         Raises:
             BankError: For an unknown name, or a new one in use.
         """
-        with self._lock:
-            held = self._snapshot
-            row = held.row(name)
-            if row == BASE_ROW or not new or new == BASE_NAME or new in held.rows:
+        with self._changing(name, "Renaming") as (held, row):
+            if not new or new == BASE_NAME or new in held.rows:
                 raise BankError(f"Renaming adapter {name!r} to {new!r}: this name is not free. Choose another one.")
-            self._snapshot = held.renamed(row, new)
+            self.snapshot = held.with_entry(row, name=new)
 
-    def _set_record(self, row: int, record: Record | None) -> None:
-        with self._lock:
-            held, row = self._changeable(row, "Describing")
-            self._snapshot = held.with_record(row, record)
+    def describe(self, name: str | int, record: Record | None) -> None:
+        """Say what is to be known of an adapter, in place of what was known; None for nothing."""
+        with self._changing(name, "Describing") as (held, row):
+            self.snapshot = held.with_entry(row, record=record)
 
-    def _changeable(self, adapter: str | int, doing: str) -> tuple[Snapshot, int]:
-        """Return what the bank holds and the row of an adapter, which is not the base."""
-        held = self._snapshot
-        row = held.row(adapter)
-        if row == BASE_ROW:
-            raise BankError(f"{doing} row 0: it is the base ({BASE_NAME!r}), always ones, and stays. Add an adapter.")
-        return held, row
+    @contextmanager
+    def _changing(self, adapter: str | int, doing: str) -> Iterator[tuple[Snapshot, int]]:
+        """Give what the bank holds and the row of an adapter, which is not the base; nobody else changes it inside."""
+        with _CHANGING, torch.inference_mode(False):
+            row = self.snapshot.row(adapter)
+            if row == BASE_ROW:
+                raise BankError(
+                    f"{doing} row 0: it is the base ({BASE_NAME!r}), always ones, and stays. Add an adapter."
+                )
+            yield self.snapshot, row
 
-    def _checked(self, name: str, vectors: Tensor | None) -> Tensor:
-        if vectors is None:
-            return torch.ones(self.plan.width, dtype=self.dtype, device=self._table.device)
+    def _stored(self, name: str | int, vectors: Tensor) -> Slot:
+        """Write a row to a free place of the table."""
+        return self._table.store(self._checked(name, vectors).unsqueeze(0))[0]
+
+    def _checked(self, name: str | int, vectors: Tensor) -> Tensor:
         if vectors.shape != (self.plan.width,):
             raise BankError(
-                f"Setting adapter {name!r}: its row has shape {tuple(vectors.shape)}, this base needs "
+                f"Setting adapter {str(name)!r}: its row has shape {tuple(vectors.shape)}, this base needs "
                 f"({self.plan.width},). The adapter belongs to another base or another plan."
             )
-        return vectors.detach().to(dtype=self.dtype, device=self._table.device)
+        return self._own(vectors)
 
-    def _check_many(self, names: Sequence[str], table: RowTable, described: Iterable[str]) -> None:
-        self._snapshot.check_free(names, described)
-        if tuple(table.shape) != (len(names), self.plan.width):
-            raise BankError(
-                f"Adding {len(names)} adapters: their table has shape {tuple(table.shape)}, expected "
-                f"{(len(names), self.plan.width)}. The adapters belong to another base or another plan."
-            )
+    def _own(self, values: Tensor) -> Tensor:
+        """Return numbers as the table has them."""
+        return values.detach().to(dtype=self.dtype, device=self._table.device)
 
     # -- being a module -----------------------------------------------------------------------------------------------
 
-    def _register_vector(self, row: int, parameter: nn.Parameter | None) -> None:
-        """Put a row among the parameters, or take it out; whoever is iterating over them goes on undisturbed."""
-        self.vectors.__dict__["_parameters"] = dict(self.vectors._parameters)
-        if parameter is not None:
-            self.vectors[f"row{row}"] = parameter
-        elif f"row{row}" in self.vectors:
-            del self.vectors[f"row{row}"]
-
     def _register_head(self, row: int, head: Head | None) -> None:
-        self.heads.__dict__["_modules"] = dict(self.heads._modules)
-        if head is not None:
-            self.heads[f"row{row}"] = head.to(self._table.device).train(self.training)
-        elif f"row{row}" in self.heads:
-            del self.heads[f"row{row}"]
+        placed = None if head is None else head.to(self._table.device).train(self.training)
+        _register(self.heads, "_modules", row, placed)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Bank:
         """Follow the model to another device, never to another dtype."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(fn(tensor).device)
-
-        with self._lock, torch.inference_mode(False):
-            super()._apply(move, recurse)
-            held = self._snapshot.with_parameters({row: self.vectors[f"row{row}"] for row in self._snapshot.parameters})
-            self._table, slots = self._table.moved(fn, [held.slots[row] for row in held.resting])
-            moved = {BASE_ROW: self._table.ones, **dict(zip(held.resting, slots, strict=True))}
-            self._snapshot = held.with_resting(moved)
+        with _CHANGING, torch.inference_mode(False):
+            super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
+            held, live = self.snapshot, {row: self.vectors.get_parameter(f"row{row}") for row in self.snapshot.trained}
+            self._table, slots = self._table.moved(fn, held.slots(held.resting))
+            moved = dict(zip(held.resting, slots, strict=True))
+            self.snapshot = held.with_numbers({BASE_ROW: self._table.ones, **moved, **live})
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Put the rows at rest and the names into a state dict, as tensors: they are no parameters."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        held = self._snapshot
         destination[f"{prefix}table"] = self.table
-        destination[f"{prefix}names"] = torch.tensor(list(json.dumps(held.rows).encode()), dtype=torch.uint8)
+        destination[f"{prefix}names"] = torch.tensor(list(json.dumps(self.snapshot.rows).encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
@@ -402,8 +375,8 @@ class Bank(nn.Module):
         if table is None or names is None:
             missing.extend(f"{prefix}{n}" for n, t in (("table", table), ("names", names)) if t is None)
             return
-        with self._lock, torch.inference_mode(False):
-            held = self._snapshot
+        with _CHANGING, torch.inference_mode(False):
+            held = self.snapshot
             rows, shape = json.loads(bytes(names.tolist())), (len(held.resting), self.plan.width)
             if rows != held.rows or table.shape != shape:
                 errors.append(
@@ -411,20 +384,16 @@ class Bank(nn.Module):
                     f"{tuple(table.shape)}, this bank {told_rows(held.rows)} and {shape}. Add the same adapters first."
                 )
                 return
-            slots = self._table.store(table.detach().to(dtype=self.dtype, device=self._table.device))
-            self._snapshot = held.with_resting(dict(zip(held.resting, slots, strict=True)))
+            self.snapshot = held.with_numbers(dict(zip(held.resting, self._table.store(self._own(table)), strict=True)))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the lock behind when copied or pickled."""
-        return {**self.__dict__, "_lock": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make a new lock."""
-        super().__setstate__(state)
-        self._lock = threading.RLock()
+def _register(held: nn.Module, kind: str, row: int, part: nn.Parameter | nn.Module | None) -> None:
+    """Put what belongs to a row into a module, or take it out; whoever is iterating there goes on undisturbed."""
+    parts = {**vars(held)[kind], f"row{row}": part}
+    held.__dict__[kind] = {name: other for name, other in parts.items() if other is not None}
 
 
 def _take_loaded(bank: Bank, _: Any) -> None:
     """Go on with the parameters that `load_state_dict(assign=True)` has put in the place of others."""
-    with bank._lock:
-        bank._snapshot = bank._with_live(bank._snapshot, tuple(bank._snapshot.parameters))
+    with _CHANGING:
+        bank.snapshot = bank._with_live(bank.snapshot, bank.snapshot.trained)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ia3.core.families import family_of, is_foreign
-from ia3.core.heads import Head
 from ia3.core.sites import Plan, Side
 from ia3.core.snapshot import BASE_ROW, Snapshot
 from ia3.core.strengths import turn_rows
@@ -94,11 +93,6 @@ class Scope:
     snapshot: Snapshot
     strengths: tuple[float, ...] | None = None
 
-    @property
-    def heads(self) -> dict[str, Head]:
-        """The heads of these rows, by the names of their adapters."""
-        return self.snapshot.heads_of(self.rows)
-
 
 @dataclass(frozen=True)
 class Call:
@@ -120,11 +114,6 @@ class Call:
     multipliers: tuple[Multiplier | None, ...]
     strengths: tuple[float, ...] | None = None
     kept: frozenset[int] = frozenset()
-
-    @property
-    def heads(self) -> dict[str, Head]:
-        """The heads of these rows, by the names of their adapters."""
-        return self.snapshot.heads_of(self.rows)
 
 
 @dataclass

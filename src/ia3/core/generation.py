@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from ia3.core.calls import Scope, batch_size
-from ia3.core.snapshot import BASE_NAME, BASE_ROW
 from ia3.core.strengths import turn_rows
 from ia3.core.surgery import take_rows
 from ia3.errors import BankError
@@ -199,7 +198,7 @@ def _one_for_all(scope: Scope) -> Scope:
 def _told(scope: Scope, place: int = 0) -> str:
     row = scope.rows[place]
     strength = "" if scope.strengths is None else f" at strength {scope.strengths[place]:g}"
-    return repr(BASE_NAME if row == BASE_ROW else scope.snapshot.names[row]) + strength
+    return repr(scope.snapshot.entries[row].name) + strength
 
 
 def _vectors(scope: Scope) -> Tensor:

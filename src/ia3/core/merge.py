@@ -59,11 +59,11 @@ def merge(attachment: Attachment, adapter: str | int) -> Any:
         module = merged.get_submodule(site.module)
         _check_unshared(module, site, users)
         _scale_weight(module, site, values[span])
-    head = bank.snapshot.heads.get(row)
+    head = bank.snapshot.head(row)
     if head is not None:
         for path, part in zip(head.paths, head.parts, strict=True):
             _set_head(merged, path, copy.deepcopy(part))
-    _name_labels(merged, (attachment.records.get(row) or {}).get("labels"))
+    _name_labels(merged, bank.record(row).get("labels"))
     if getattr(merged, "generation_config", None) is not None:
         drop_unused(merged.generation_config)
     return merged

@@ -7,13 +7,13 @@ makes a new snapshot. This file knows names, rows and where they lie; who may ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ia3.core.deferred import Deferred, Held
+from ia3.core.deferred import Deferred, made
 from ia3.core.heads import Head
 from ia3.core.table import Slot, read_slots
 from ia3.errors import BankError, near_matches
@@ -22,8 +22,6 @@ from ia3.names import BASE_NAME as BASE_NAME
 BASE_ROW = 0
 Record = Mapping[str, Any]
 _SHOWN = 8  # names in a message
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 
 def told_rows(rows: Mapping[str, int]) -> str:
@@ -33,25 +31,33 @@ def told_rows(rows: Mapping[str, int]) -> str:
     return ", ".join([*some, *more]) or "none"
 
 
+class Entry(NamedTuple):
+    """What a bank holds under one row.
+
+    Attributes:
+        name: Of the adapter.
+        numbers: Where they lie at rest; the parameter itself, shape (width,), in training.
+        head: Its head, if it has one; may be made when it is asked for.
+        record: What whoever loads and saves knows of it; likewise.
+    """
+
+    name: str
+    numbers: Slot | Tensor
+    head: Head | Deferred[Head] | None = None
+    record: Record | Deferred[Record] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """What a bank holds at one moment; never changed after it is made.
 
     Attributes:
-        rows: Row of each name.
-        names: Name of each row.
-        slots: Where rows at rest lie, and row 0.
-        parameters: Rows in training, each of shape (width,), by row.
-        heads: Heads by row; some may be made when they are asked for.
-        records: What whoever loads and saves knows of an adapter, by row; likewise.
+        rows: Row of each name; the base is not among them.
+        entries: What lies under each row, and the base's under row 0.
     """
 
     rows: Mapping[str, int]
-    names: Mapping[int, str]
-    slots: Mapping[int, Slot]
-    parameters: Mapping[int, Tensor] = field(default_factory=dict)
-    heads: Held[Head] = field(default_factory=lambda: Held({}))
-    records: Held[Record] = field(default_factory=lambda: Held({}))
+    entries: Mapping[int, Entry]
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -70,7 +76,7 @@ class Snapshot:
                     f"{near_matches(adapter, self.rows)} {BASE_NAME!r} is the base."
                 )
             return self.rows[adapter]
-        if isinstance(adapter, bool) or not (adapter == BASE_ROW or adapter in self.names):
+        if isinstance(adapter, bool) or adapter not in self.entries:
             known = ", ".join(["0 (the base)", *([told_rows(self.rows)] if self.rows else [])])
             raise BankError(f"Looking up row {adapter!r}: no adapter lies there, expected one of {known}.")
         return int(adapter)
@@ -78,21 +84,43 @@ class Snapshot:
     @property
     def resting(self) -> tuple[int, ...]:
         """The rows at rest in ascending order, without the base."""
-        return tuple(sorted(row for row in self.slots if row != BASE_ROW))
+        return tuple(sorted(row for row in self.rows.values() if not self.is_trained(row)))
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The rows in training."""
+        return tuple(row for row in self.rows.values() if self.is_trained(row))
+
+    def is_trained(self, row: int) -> bool:
+        """Whether a row is in training, a parameter of its own."""
+        return not isinstance(self.entries[row].numbers, Slot)
+
+    def head(self, row: int) -> Head | None:
+        """Return the head of a row, or None."""
+        return made(self.entries[row].head)
+
+    def record(self, row: int) -> Record | None:
+        """Return what is known of a row, or None."""
+        return made(self.entries[row].record)
 
     def heads_of(self, rows: Iterable[int]) -> dict[str, Head]:
         """Return the heads of some rows, by the names of their adapters."""
-        found = ((row, self.heads.get(row)) for row in dict.fromkeys(rows))
-        return {self.names[row]: head for row, head in found if head is not None}
+        found = ((row, self.head(row)) for row in dict.fromkeys(rows))
+        return {self.entries[row].name: head for row, head in found if head is not None}
 
     @property
     def device(self) -> torch.device:
         """Where rows are gathered to."""
-        return self.slots[BASE_ROW].block.device
+        return self.slots([BASE_ROW])[0].block.device
+
+    def slots(self, rows: Iterable[int]) -> list[Slot]:
+        """Return where rows at rest lie."""
+        return [cast(Slot, self.entries[row].numbers) for row in rows]
 
     def vector(self, row: int) -> Tensor:
         """Return one row, shape (width,): the parameter itself if it is in training, else a copy."""
-        return self.parameters[row] if row in self.parameters else read_slots([self.slots[row]], self.device)[0]
+        numbers = self.entries[row].numbers
+        return read_slots([numbers], self.device)[0] if isinstance(numbers, Slot) else numbers
 
     def gather(self, rows: Sequence[int]) -> Tensor:
         """Return the rows of a batch, shape (len(rows), width), or (1, width) where all are the same.
@@ -101,15 +129,14 @@ class Snapshot:
         on the rows that are asked for, never on how many the bank holds.
         """
         distinct = list(dict.fromkeys(rows))
-        trained = [row for row in distinct if row in self.parameters]
+        trained = [row for row in distinct if self.is_trained(row)]
         if not trained:
-            wanted = rows if len(distinct) > 1 else distinct
-            return read_slots([self.slots[row] for row in wanted], self.device)
+            return read_slots(self.slots(rows if len(distinct) > 1 else distinct), self.device)
         if len(distinct) == 1:
-            return self.parameters[distinct[0]].unsqueeze(0).clone()
-        resting = [row for row in distinct if row not in self.parameters]
-        pieces = [read_slots([self.slots[row] for row in resting], self.device)] if resting else []
-        pieces.append(torch.stack([self.parameters[row] for row in trained]))
+            return self.vector(distinct[0]).unsqueeze(0).clone()
+        resting = [row for row in distinct if row not in trained]
+        pieces = [read_slots(self.slots(resting), self.device)] if resting else []
+        pieces.append(torch.stack([self.vector(row) for row in trained]))
         places = {row: place for place, row in enumerate((*resting, *trained))}
         return torch.cat(pieces).index_select(0, torch.tensor([places[row] for row in rows], device=self.device))
 
@@ -149,56 +176,25 @@ class Snapshot:
         records: Mapping[str, Record | Deferred[Record]],
     ) -> Snapshot:
         """Return a snapshot with more adapters at rest; heads and records are by name."""
-        return replace(
-            self,
-            rows={**self.rows, **rows},
-            names={**self.names, **{row: name for name, row in rows.items()}},
-            slots={**self.slots, **dict(zip(rows.values(), slots, strict=True))},
-            heads=self.heads.also({rows[name]: head for name, head in heads.items()}),
-            records=self.records.also({rows[name]: record for name, record in records.items()}),
-        )
+        entries = map(Entry, rows, slots, map(heads.get, rows), map(records.get, rows))  # quick for ten thousand
+        new = dict(zip(rows.values(), entries, strict=True))
+        return Snapshot({**self.rows, **rows}, {**self.entries, **new})
 
-    def with_resting(self, slots: Mapping[int, Slot]) -> Snapshot:
-        """Return a snapshot in which some rows are at rest, at these places."""
-        parameters = {row: p for row, p in self.parameters.items() if row not in slots}
-        return replace(self, slots={**self.slots, **slots}, parameters=parameters)
+    def with_numbers(self, numbers: Mapping[int, Slot | Tensor]) -> Snapshot:
+        """Return a snapshot with other numbers for some rows, at rest or in training; this one if it has these."""
+        changed = {row: new for row, new in numbers.items() if new is not self.entries[row].numbers}
+        entries = {row: self.entries[row]._replace(numbers=new) for row, new in changed.items()}
+        return Snapshot(self.rows, {**self.entries, **entries}) if changed else self
 
-    def with_trained(self, row: int, parameter: Tensor) -> Snapshot:
-        """Return a snapshot in which a row is in training."""
-        return replace(self, slots=_without(self.slots, row), parameters={**self.parameters, row: parameter})
-
-    def with_parameters(self, parameters: Mapping[int, Tensor]) -> Snapshot:
-        """Return a snapshot with other tensors for rows in training; this one if they are those it has."""
-        changed = {row: p for row, p in parameters.items() if p is not self.parameters[row]}
-        return replace(self, parameters={**self.parameters, **changed}) if changed else self
-
-    def with_head(self, row: int, head: Head | None) -> Snapshot:
-        """Return a snapshot with another head for a row, or none."""
-        return replace(self, heads=self.heads.without(row).also({} if head is None else {row: head}))
-
-    def with_record(self, row: int, record: Record | None) -> Snapshot:
-        """Return a snapshot in which something else is known of a row, or nothing."""
-        return replace(self, records=self.records.without(row).also({} if record is None else {row: record}))
+    def with_entry(self, row: int, **changes: Any) -> Snapshot:
+        """Return a snapshot with changes of a row's entry, by their names in it."""
+        before, entry = self.entries[row], self.entries[row]._replace(**changes)
+        is_named_so = entry.name == before.name
+        rows = self.rows if is_named_so else {entry.name if r == row else n: r for n, r in self.rows.items()}
+        return Snapshot(rows, {**self.entries, row: entry})
 
     def without(self, row: int) -> Snapshot:
         """Return a snapshot without an adapter."""
-        return Snapshot(
-            _without(self.rows, self.names[row]),
-            _without(self.names, row),
-            _without(self.slots, row),
-            _without(self.parameters, row),
-            self.heads.without(row),
-            self.records.without(row),
-        )
-
-    def renamed(self, row: int, new: str) -> Snapshot:
-        """Return a snapshot with another name for a row."""
-        rows = {new if r == row else n: r for n, r in self.rows.items()}
-        return replace(self, rows=rows, names={**self.names, row: new})
-
-
-def _without(held: Mapping[_K, _V], key: _K) -> dict[_K, _V]:
-    """Return a copy without a key."""
-    rest = dict(held)
-    rest.pop(key, None)
-    return rest
+        rows, entries = dict(self.rows), dict(self.entries)
+        del rows[entries.pop(row).name]
+        return Snapshot(rows, entries)

@@ -51,11 +51,11 @@ class Predictor(Answerer):
         if adapter == self.adapter:
             return self
         row = self.attachment.bank.row(adapter)
-        record = self.attachment.records.get(row, {})
+        record = self.attachment.bank.record(row)
         doing = f"Answering with adapter {adapter!r}"
         refuse_task(record.get("task"), doing)
         if self.base.kind == "encoder":
-            head = self.attachment.bank.snapshot.heads.get(row)
+            head = self.attachment.bank.snapshot.head(row)
             check_brought(self.base.model, head.paths if head else (), doing, self.base.head_modules)
         known = Recorded.read(doing, record)
         labels = known.labels

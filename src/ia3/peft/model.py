@@ -215,7 +215,7 @@ class PeftModel(nn.Module):
     def active_adapter(self) -> str | None:
         """Name of the adapter that is used where none is named, or None if the last one was deleted."""
         attachment = attachment_of(self)
-        return None if attachment.active is None else attachment.bank.snapshot.names.get(attachment.active)
+        return next((name for name, row in attachment.bank.snapshot.rows.items() if row == attachment.active), None)
 
     @property
     def active_adapters(self) -> list[str]:

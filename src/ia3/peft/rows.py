@@ -55,7 +55,7 @@ def overwrite(model: Any, name: str, adapter: Adapter) -> None:
     if not covers(adapter.sites, attachment.bank.plan) and name not in model._ia3_partial:
         raise other_plan(doing, model)
     row = adapter.row(attachment.bank.plan)
-    old, new = attachment.bank.snapshot.heads.get(attachment.bank.row(name)), build_head(adapter, model, doing)
+    old, new = attachment.bank.snapshot.head(attachment.bank.row(name)), build_head(adapter, model, doing)
     numbers = {} if new is None else new.tensors()
     held = {} if old is None else old.tensors()
     if {key: t.shape for key, t in numbers.items()} != {key: t.shape for key, t in held.items()}:
@@ -63,11 +63,11 @@ def overwrite(model: Any, name: str, adapter: Adapter) -> None:
             f"{doing}: its head has the tensors {_shapes(numbers)}, expected {_shapes(held)}. Load it under a new name."
         )
     attachment.bank.set_vector(name, row)
-    attachment.records[attachment.bank.row(name)] = dict(adapter.record)
+    attachment.bank.describe(name, dict(adapter.record))
     with torch.no_grad():
         for key, tensor in held.items():
             tensor.copy_(numbers[key])
-    set_grad(model, name, attachment.bank.snapshot.parameters[attachment.bank.row(name)].requires_grad)
+    set_grad(model, name, attachment.bank.snapshot.vector(attachment.bank.row(name)).requires_grad)
 
 
 def _shapes(tensors: dict[str, Tensor]) -> str:
@@ -89,9 +89,10 @@ def set_grad(model: Any, name: str, requires_grad: bool) -> None:
     row = attachment.bank.row(name)
     snapshot = attachment.bank.snapshot
     is_trained = requires_grad and name not in model._ia3_partial
-    snapshot.parameters[row].requires_grad_(is_trained)
-    if row in snapshot.heads:
-        snapshot.heads[row].requires_grad_(is_trained)
-    if is_trained and row in attachment.records:  # trained on, it is not what the old data and metrics made
+    snapshot.vector(row).requires_grad_(is_trained)
+    head, record = snapshot.head(row), snapshot.record(row)
+    if head is not None:
+        head.requires_grad_(is_trained)
+    if is_trained and record is not None:  # trained on, it is not what the old data and metrics made
         kept = ("base", "labels", "template")
-        attachment.records[row] = {key: v for key, v in attachment.records[row].items() if key in kept}
+        attachment.bank.describe(row, {key: v for key, v in record.items() if key in kept})

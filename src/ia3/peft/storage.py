@@ -60,7 +60,7 @@ def _adapter(attachment: Attachment, name: str, state: Mapping[str, Tensor] | No
     adapter = adapter_of(attachment, name, state)
     config: IA3Config = attachment.model.peft_config[name]
     given = adapter_config(config)
-    held = attachment.bank.snapshot.heads.get(attachment.bank.row(name))
+    held = attachment.bank.snapshot.head(attachment.bank.row(name))
     paths = held.paths if held else ()
     if given.target_modules is None:  # the model's own plan: its names are found
         found = adapter.config

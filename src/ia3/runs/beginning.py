@@ -80,7 +80,7 @@ def fit_head(base: Base, attachment: Attachment, row: str, examples: Sequence[En
     Returns:
         One sentence for the user; a head that does not end in a linear layer with a bias stays as it is.
     """
-    head = attachment.bank.snapshot.heads.get(attachment.bank.row(row))
+    head = attachment.bank.snapshot.head(attachment.bank.row(row))
     layers = [] if head is None else [part for part in head.modules() if isinstance(part, nn.Linear)]
     read = None
     if layers and layers[-1].bias is not None:

@@ -84,7 +84,7 @@ class Run:
         base, attachment = setup.base, setup.attachment
         measured = describe_base(base.model, head_modules=base.head_modules)
         for task in setup.tasks:  # measured once, for every time that one is written
-            attachment.records[attachment.bank.row(task.adapter)] = {"base": measured}
+            attachment.bank.describe(task.adapter, {"base": measured})
         self.base_facts = (
             measured
             | {"name": base.name if base.revision else base.given}

@@ -141,7 +141,7 @@ def save_task(
 
 
 def _trained_head(attachment: Attachment, adapter: str) -> list[Any]:
-    held = attachment.bank.snapshot.heads.get(attachment.bank.row(adapter))
+    held = attachment.bank.snapshot.head(attachment.bank.row(adapter))
     return [] if held is None else list(held.parameters())
 
 

@@ -203,7 +203,7 @@ def begin_from(attachment: Attachment, row: str, start: Start, labels: Sequence[
         unproven += f" Its task is {task}, another one than yours."
     if start.is_of_other_weights:
         unproven = " Its own base has another hash: its answers on your rows left no doubt that it serves."
-    head = attachment.bank.snapshot.heads.get(attachment.bank.row(row))
+    head = attachment.bank.snapshot.head(attachment.bank.row(row))
     if head is None or not with_head:
         return f"{told}.{unproven}"
     return f"{told}; {_begin_head(attachment, head, start, tuple(labels))}.{unproven}"

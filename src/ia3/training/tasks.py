@@ -86,7 +86,7 @@ def trained_tensors(attachment: Attachment, adapter: str) -> dict[str, Tensor]:
     snapshot = attachment.bank.snapshot
     row = snapshot.row(adapter)
     tensors: dict[str, Tensor] = {"vectors": snapshot.vector(row)}
-    if row in snapshot.heads:
-        head = snapshot.heads[row]
+    head = snapshot.head(row)
+    if head is not None:
         tensors |= {f"head.{name}": tensor for name, tensor in (*head.named_parameters(), *head.named_buffers())}
     return tensors
