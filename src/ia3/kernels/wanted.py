@@ -6,11 +6,9 @@ This file knows positions; where a model may leave the others out is `fast.last_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -53,48 +51,16 @@ def take(x: Tensor, index: Tensor) -> Tensor:
         x: Shape (batch, seq, features).
         index: int64, shape (batch, wanted); no position twice.
     """
-    return _Take.apply(x, index)
-
-
-def put(x: Tensor, index: Tensor, length: int) -> Tensor:
-    """Return an activation with zeros where nothing was wanted, shape (batch, length, features); undoes `take`."""
-    return _Put.apply(x, index, length)
-
-
-def _flat(index: Tensor, length: int) -> Tensor:
-    return (index + torch.arange(index.shape[0], device=index.device).unsqueeze(1) * length).flatten()
-
-
-def _taken(x: Tensor, index: Tensor) -> Tensor:
     batch, length, features = x.shape
     return x.reshape(batch * length, features).index_select(0, _flat(index, length)).view(*index.shape, features)
 
 
-def _put(x: Tensor, index: Tensor, length: int) -> Tensor:
+def put(x: Tensor, index: Tensor, length: int) -> Tensor:
+    """Return an activation with zeros where nothing was wanted, shape (batch, length, features); undoes `take`."""
     batch, _, features = x.shape
-    spread = x.new_zeros(batch * length, features)
-    return spread.index_copy_(0, _flat(index, length), x.reshape(index.numel(), features)).view(batch, length, features)
+    spread = x.new_zeros(batch * length, features)  # not `index_copy_`: that would keep x for the backward pass
+    return spread.index_put_((_flat(index, length),), x.reshape(index.numel(), features)).view(batch, length, features)
 
 
-class _Take(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
-        ctx.index, ctx.length = index, x.shape[1]
-        return _taken(x, index)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        return _put(dy, ctx.index, ctx.length), None
-
-
-class _Put(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, length: int) -> Tensor:
-        ctx.index = index
-        return _put(x, index, length)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        return _taken(dy, ctx.index), None, None
+def _flat(index: Tensor, length: int) -> Tensor:
+    return (index + torch.arange(index.shape[0], device=index.device).unsqueeze(1) * length).flatten()
