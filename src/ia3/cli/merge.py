@@ -73,7 +73,7 @@ def _settle_generation(merged: Any, adapter: Adapter, base: Base) -> dict[str, A
     from ia3.inference.recorded import Recorded, encoding_of
 
     known = Recorded.read(f"Merging {adapter.base_name}", adapter.record)
-    encoding = encoding_of(base, known, known.template, known.labels)
+    encoding = encoding_of(base, known)
     own, limit = merged.generation_config, most_new_tokens(base, encoding)
     merged.generation_config = greedy_settings(base, limit)
     tokenizer: Any = base.tokenizer

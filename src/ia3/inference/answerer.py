@@ -167,13 +167,14 @@ class Answerer:
     ) -> list[Asked]:
         """Return rows as each of its templates words them: the first alone, unless it is an ensemble."""
         return [
-            self._asked(encoding, self._encode(encoding, examples, is_labelled=is_labelled), adapter, turn)
+            self.wording(encoding, self._encode(encoding, examples, is_labelled=is_labelled), adapter, turn)
             for turn, encoding in enumerate((self.encoding, *self.others))
         ]
 
-    def _asked(
+    def wording(
         self, encoding: Encoding, encoded: Sequence[Encoded], adapter: AdapterRefs | None, turn: int = 0
     ) -> Asked:
+        """Return rows as one template words them."""
         is_own = encoding.choices_column is not None
         choice_ids, labels = ((), ()) if is_own else (encoding.choice_ids, encoding.labels)
         return Asked(encoded, choice_ids, labels, adapter, self.ranking, turn=turn)
@@ -214,7 +215,7 @@ class Answerer:
         rows = content_free_rows(columns)
         ranks = []
         for encoding in (self.encoding, *self.others):
-            part = self._asked(encoding, list(encoding.encode(rows)), adapter)
+            part = self.wording(encoding, list(encoding.encode(rows)), adapter)
             ranks.append(part.ranks(score_asked(self.base, [part], self.token_budget)[0]))
         return content_free_prior(mean_ranks(ranks))
 

@@ -22,14 +22,12 @@ from ia3.bases.label_names import read_labels
 from ia3.bases.loading import Base
 from ia3.bases.locating import say_on_stderr
 from ia3.bases.revisions import split_revision
-from ia3.core.attach import Attachment
-from ia3.data.encoding import Encoding
 from ia3.data.templates import Template, parse_template
 from ia3.errors import AdapterError, SettingsError
 from ia3.fast.acceleration import keep_accelerated
 from ia3.inference.adapter_base import check_outputs, load_base_of
-from ia3.inference.predictor import Predictor
-from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
+from ia3.inference.predictor import Predictor, as_recorded
+from ia3.inference.recorded import Recorded, labels_for
 
 T = TypeVar("T")
 
@@ -91,13 +89,11 @@ def load_predictor(
     given = parse_template(template) if isinstance(template, str) else template
     words = _agreed(doing, "template", given, known.template)
     if isinstance(base, Base):
-        chosen = labels_of_head(doing, base.model.config) if base.kind == "encoder" and not chosen else chosen
-        check_outputs(doing, adapter, base.model.config, chosen)
+        check_outputs(doing, adapter, base.model.config, labels_for(doing, base, chosen))
     else:
         placed = {"dtype": dtype, "device": device, "precision": precision}
         folder = find_folder(adapter_folder) if store is None else None
         base = load_base_of(doing, adapter, base, chosen, folder=folder, say=say, **placed)
-        chosen = labels_of_head(doing, base.model.config) if base.kind == "encoder" and not chosen else chosen
     if adapter.kind is not None and adapter.kind != base.kind:
         raise AdapterError(
             f"{doing}: it is for a base of kind {adapter.kind}, got {base.given!r}, which is {base.kind}."
@@ -105,11 +101,13 @@ def load_predictor(
     if base.kind == "encoder" and adapter.pooling == base.pooling:  # else it is told below that they differ
         check_sites(adapter, base.model, doing)  # on another base every head is missing
         check_brought(base.model, adapter.head_modules, doing, base.head_modules)
-    encoding = encoding_of(base, known, words, chosen)
-    others = _further_encodings(doing, encoding, known.others) if ensemble else ()
-    attachment = load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store)
-    changes: dict[str, Any] = {"strength": strength, "others": others, "say": say}
-    return _predictor(base, attachment, name, encoding, adapter, known, **changes)
+    chosen = labels_for(doing, base, chosen)
+    if ensemble:
+        _check_ensemble(doing, chosen, known)
+    keep_accelerated(load(base.model, adapter_folder, name) if store is None else attach_store(base.model, store))
+    answers = replace(known, labels=chosen, template=words)
+    more: dict[str, Any] = {"is_ensemble": ensemble, "strength": strength, "say": say}
+    return as_recorded(base, name, adapter.record, answers, **more)
 
 
 def predictor_of(adapter: Adapter, base: Base, name: str) -> Predictor:
@@ -125,23 +123,8 @@ def predictor_of(adapter: Adapter, base: Base, name: str) -> Predictor:
         BankError: If the bank has an adapter of this name.
     """
     known = Recorded.read(f"Putting adapter {name!r} on the model", adapter.record)
-    encoding = encoding_of(base, known, known.template, known.labels)
-    return _predictor(base, put_on(base.model, adapter, name), name, encoding, adapter, known)
-
-
-def _predictor(
-    base: Base,
-    attachment: Attachment,
-    name: str,
-    encoding: Encoding,
-    adapter: Adapter,
-    known: Recorded,
-    **changes: Any,
-) -> Predictor:
-    """Return the predictor of an adapter that is on the base, answering as its record says but for some changes."""
-    keep_accelerated(attachment)
-    own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, **changes}
-    return Predictor(base, name, encoding, adapter.record, **own)
+    keep_accelerated(put_on(base.model, adapter, name))
+    return as_recorded(base, name, adapter.record, known)
 
 
 def _find_adapter(doing: str, address: str | Path, name: str | None) -> tuple[Adapter, str, Store | None]:
@@ -173,13 +156,12 @@ def _agreed(doing: str, what: str, given: T | None, recorded: T | None) -> T | N
     return given if recorded is None else recorded
 
 
-def _further_encodings(doing: str, encoding: Encoding, others: Sequence[Template]) -> tuple[Encoding, ...]:
-    """Return an encoding for each further template that an ensemble averages over."""
-    is_free = not encoding.labels and encoding.choices_column is None
-    if not others or is_free:
+def _check_ensemble(doing: str, labels: tuple[str, ...] | None, known: Recorded) -> None:
+    """Raise if there is nothing to average over."""
+    is_free = not labels and known.choices_column is None
+    if not known.others or is_free:
         what = "it answers with free text" if is_free else "its record has one template"
         raise SettingsError(
             f"{doing}: an ensemble averages the labels' probabilities over several templates, and {what}. Leave "
             "--ensemble out."
         )
-    return tuple(replace(encoding, template=other) for other in others)

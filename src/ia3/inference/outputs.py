@@ -61,7 +61,7 @@ def open_output(
             file = half.enter_context(writing(output))
             table = _OPENERS[output.suffix.lower()](file, _Columns(columns, number_columns, types or {}, schema))
         try:
-            yield _told(table.write, output)
+            yield _telling_faults(output)(table.write)  # a caller's own reading stays what it is
         except BaseException:
             with contextlib.suppress(Exception):  # a table that is left open complains when it is collected
                 table.close()
@@ -100,16 +100,6 @@ def _telling_faults(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"Writing {output}: {error.strerror or error}. Free space, or choose another folder.") from error
-
-
-def _told(write: Write, output: Path) -> Write:
-    """Return the writer with the system's errors told as ours; those of the caller's own reading stay what they are."""
-
-    def told(rows: Sequence[OutputRow]) -> None:
-        with _telling_faults(output):
-            write(rows)
-
-    return told
 
 
 def _open_delimited(file: IO[bytes], columns: _Columns, delimiter: str) -> _OpenTable:

@@ -7,13 +7,14 @@ brings together the rooms before it; formats of tables that are written are `out
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ia3.adapters.config import refuse_task
 from ia3.adapters.fitting import check_brought
+from ia3.bases.loading import Base
 from ia3.core.attach import Attachment, attachment_of
 from ia3.core.whole_numbers import whole_number
 from ia3.data.examples import Table
@@ -26,9 +27,28 @@ from ia3.inference.content_free import calibrate
 from ia3.inference.evaluate import Ranked
 from ia3.inference.metrics import Metrics
 from ia3.inference.predictions import Prediction
-from ia3.inference.recorded import Recorded, encoding_of, labels_of_head
+from ia3.inference.recorded import Recorded, encoding_of, labels_for
 from ia3.inference.rows import Row, Strengths, choose_columns_of, list_rows, read_names, read_strengths
 from ia3.starts.packaged import warn_of_seen
+
+
+def as_recorded(
+    base: Base, adapter: str, record: Mapping[str, Any], known: Recorded, *, is_ensemble: bool = False, **more: Any
+) -> Predictor:
+    """Return the predictor of an adapter that is on a base, as its record says that it answers.
+
+    Args:
+        base: The base.
+        adapter: Its name in the bank.
+        record: What is known of how it came about.
+        known: What that says of its answers; labels and template may have been given.
+        is_ensemble: Whether answers are averaged over all templates that it records.
+        more: Further attributes of the predictor.
+    """
+    encoding = encoding_of(base, known)
+    others = tuple(replace(encoding, template=other) for other in known.others) if is_ensemble else ()
+    own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "others": others}
+    return Predictor(base, adapter, encoding, record, **own, **more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +78,9 @@ class Predictor(Answerer):
             head = self.attachment.bank.snapshot.head(row)
             check_brought(self.base.model, head.paths if head else (), doing, self.base.head_modules)
         known = Recorded.read(doing, record)
-        labels = known.labels
-        if self.base.kind == "encoder" and not labels:
-            labels = labels_of_head(doing, self.base.model.config)
-        encoding = encoding_of(self.base, known, known.template, labels)
-        others = tuple(replace(encoding, template=other) for other in known.others) if self.others else ()
-        own: dict[str, Any] = {"ranking": known.ranking, "temperature": known.temperature, "strength": 1.0}
-        return replace(self, adapter=adapter, encoding=encoding, record=record, others=others, **own)
+        known = replace(known, labels=labels_for(doing, self.base, known.labels))
+        more: dict[str, Any] = {"token_budget": self.token_budget, "say": self.say}
+        return as_recorded(self.base, adapter, record, known, is_ensemble=bool(self.others), **more)
 
     def classify(
         self,

@@ -106,16 +106,16 @@ _RULES: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def encoding_of(base: Base, known: Recorded, template: Template | None, labels: tuple[str, ...] | None) -> Encoding:
+def encoding_of(base: Base, known: Recorded) -> Encoding:
     """Return how an adapter's texts become token ids; a longer text than the base has positions for is cut."""
     limits = base.limits
     lengths = [length for length in (known.max_length or limits.usual, limits.reads) if length is not None]
     return Encoding(
         base.tokenizer,
         base.kind,
-        template or default_template(base.kind, known.label_column),
+        known.template or default_template(base.kind, known.label_column),
         known.text_column,
-        labels or (),
+        known.labels or (),
         min(lengths, default=None),
         known.label_column,
         known.choices_column,
@@ -123,9 +123,15 @@ def encoding_of(base: Base, known: Recorded, template: Template | None, labels: 
     )
 
 
-def labels_of_head(doing: str, config: Any) -> tuple[str, ...]:
-    """Return the labels in a base's config, unless they are placeholders."""
-    named = dict(config.id2label or {})
+def labels_for(doing: str, base: Base, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return the labels of an adapter on a base: for an encoder without any those of its head.
+
+    Raises:
+        SettingsError: If these are placeholders.
+    """
+    if base.kind != "encoder" or labels:
+        return labels
+    named = dict(base.model.config.id2label or {})
     found = tuple(str(named[i]) for i in sorted(named))
     if is_unnamed(found):
         raise SettingsError(

@@ -18,14 +18,15 @@ import numpy as np
 from ia3.bases.loading import Base
 from ia3.data.candidates import prompt_candidates, target_candidates
 from ia3.data.draws import draw_in_turn
-from ia3.data.encoding import Encoded, Encoding
+from ia3.data.encoding import Encoded
 from ia3.data.examples import Example, Table
 from ia3.data.templates import Template, default_template
 from ia3.errors import IA3Error, SettingsError
-from ia3.inference.asking import Array, Asked, score_asked
+from ia3.inference.asking import Array, score_asked
 from ia3.inference.base_alone import base_alone
-from ia3.inference.content_free import calibrate, content_free_prior, content_free_rows
+from ia3.inference.content_free import calibrate
 from ia3.inference.temperature import scale
+from ia3.inference.zero_shot import ask_base
 from ia3.names import Ranking
 
 MOST_ROWS = 32  # that each candidate is scored on
@@ -110,29 +111,19 @@ def _shares(
     known: Known,
 ) -> Array:
     """Return the calibrated probability of each label behind each row, shape (rows, labels)."""
-    limits = base.limits
-    encoding = Encoding(
-        base.tokenizer,
-        base.kind,
-        template,
-        table.text_column,
-        tuple(labels),
-        limits.usual,
-        table.label_column,
-        limits=limits,
-    )
+    alone = ask_base(base, table, labels, template, ranking)
 
     def ranks(encoded: Sequence[Encoded]) -> Array:
-        part = Asked(encoded, encoding.choice_ids, encoding.labels, None, ranking)
+        part = alone.wording(alone.encoding, encoded, None)
         return part.ranks(score_asked(base, [part])[0])
 
-    encoded = list(encoding.encode([replace(row, label=None) for row in examples]))
+    encoded = list(alone.encoding.encode([replace(row, label=None) for row in examples]))
     asked = [(template, tuple(e.prompt_ids)) for e in encoded]
     new = {key: e for key, e in zip(asked, encoded, strict=True) if key not in known}
     if new:
         known |= zip(new, ranks([*new.values()]), strict=True)
     if (template, ()) not in known:
-        known[template, ()] = content_free_prior(ranks(list(encoding.encode(content_free_rows(table.columns)))))
+        known[template, ()] = alone.prior(None, table.columns)
     return scale(calibrate(np.stack([known[key] for key in asked]), known[template, ()]))
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ia3.bases.cache import Say
 from ia3.bases.kinds import kind_of
 from ia3.bases.label_names import read_labels
 from ia3.bases.loading import Base, load_base, load_config
+from ia3.bases.locating import say_on_stderr
 from ia3.core.snapshot import BASE_NAME
-from ia3.data.encoding import Encoding
 from ia3.data.examples import Table
 from ia3.data.labels import label_set
 from ia3.data.templates import Template, check_template, default_template, parse_template
 from ia3.errors import SettingsError
 from ia3.inference.predictor import Predictor
+from ia3.inference.recorded import Recorded, encoding_of
 from ia3.names import Ranking
 
 
@@ -74,11 +76,16 @@ def load_zero_shot(
     )
     if not isinstance(base, Base):
         base = load_base(base, kind=kind, dtype=dtype, device=device, precision=precision, say=say)
-    limits = base.limits
-    encoding = Encoding(
-        base.tokenizer, kind, words, table.text_column, chosen, limits.usual, table.label_column, own, limits
-    )
-    return Predictor(base, BASE_NAME, encoding, ranking=ranking, say=say)
+    return ask_base(base, table, chosen, words, ranking, say)
+
+
+def ask_base(
+    base: Base, table: Table, labels: Sequence[str], template: Template, ranking: Ranking, say: Say = say_on_stderr
+) -> Predictor:
+    """Return the predictor of a base alone for a table that its template fits; as `load_zero_shot`, without checks."""
+    own = table.choices_column
+    known = Recorded(tuple(labels), template, table.text_column, table.label_column, None, choices_column=own)
+    return Predictor(base, BASE_NAME, encoding_of(base, known), ranking=ranking, say=say)
 
 
 def _labels_of(table: Table) -> tuple[str, ...]:
