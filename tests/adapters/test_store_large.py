@@ -23,12 +23,6 @@ from ia3.adapters.store import create_store
 from ia3.bases.kinds import empty_model
 from ia3.core.discovery import find_plan
 
-
-def _run(program: str, *arguments: object) -> str:
-    command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 COUNT, TOUCHED = 10_000, 100
 ROW = 34_816 * 4
 
@@ -77,6 +71,11 @@ file = compact_store_file(file, "Compacting")
 assert file.find_damage() == ()
 print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
+
+
+def _run(program: str, *arguments: object) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import IO
@@ -340,33 +341,19 @@ def test_a_writer_waits_for_another_one_that_is_soon_done(tmp_path: Path) -> Non
 def test_threads_that_add_and_read_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "s.ia3"
     shared = small_store(path, "a", "b")
-    faults: list[BaseException] = []
 
     def add(start: int) -> None:
         store = Store.open(path)
         for number in range(start, start + 5):
             store.append(str(number), small(number))
 
-    def read() -> None:
-        for _ in range(30):
+    def read(times: int) -> None:
+        for _ in range(times):
             assert_holds(shared, {"a": small(0), "b": small(1)})
 
-    def told(act: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                act()
-            except BaseException as error:
-                faults.append(error)
-
-        return run
-
-    threads = [threading.Thread(target=told(lambda i=i: add(10 * i))) for i in range(3)]
-    threads += [threading.Thread(target=told(read)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not faults
+    with ThreadPoolExecutor(5) as threads:
+        running = [threads.submit(add, start) for start in (0, 10, 20)] + [threads.submit(read, 30) for _ in range(2)]
+    assert [one.result() for one in running] == [None] * 5
     store = Store.open(path)
     numbers = [str(10 * i + j) for i in range(3) for j in range(5)]
     assert sorted(set(store.names) - {"a", "b"}, key=int) == numbers

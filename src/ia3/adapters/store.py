@@ -134,7 +134,7 @@ class Store:
     def stored(self, name: str) -> tuple[Stored, float]:
         """Return how an adapter's row is written, and the largest |l' − l| that came of it."""
         facts = self._file.facts(name)
-        return facts.stored, facts.error
+        return Stored(facts.stored), facts.error
 
     def has_tensors(self, name: str) -> bool:
         """Whether an adapter has tensors beside its row, as those of a head are; nothing is read.
@@ -142,7 +142,7 @@ class Store:
         Raises:
             AdapterError: For an unknown name.
         """
-        return self._file.facts(name).lengths[2] > 0
+        return self._file.facts(name).tensors_length > 0
 
     def vector(self, name: str) -> Tensor:
         """Return the row of an adapter, shape (plan.width,), fp32; a copy.
@@ -166,7 +166,7 @@ class Store:
         Raises:
             AdapterError: For an unknown name, a row that is damaged, or an `out` of another shape or dtype.
         """
-        stored = [self._file.facts(name).stored for name in names]
+        stored = [Stored(self._file.facts(name).stored) for name in names]
         shape = (len(names), self.plan.width)
         rows = torch.empty(shape) if out is None else out
         if rows.shape != shape or rows.dtype != torch.float32 or not rows.is_contiguous():
@@ -175,8 +175,14 @@ class Store:
                 f"expected {shape} and torch.float32, contiguous."
             )
         for row, name, how in zip(rows, names, stored, strict=True):
+            content = self._file.part(name, "numbers")
+            if len(content) != how.size * self.plan.width:
+                raise AdapterError(
+                    f"Reading adapter {name!r} from {self.path}: its row has {len(content)} bytes, expected "
+                    f"{how.size * self.plan.width}. Take another copy of the file."
+                )
             numbers = row if how is Stored.FLOAT32 else torch.empty(self.plan.width, dtype=DTYPES[how])
-            self._file.read_row(name, bytes_of(numbers))
+            bytes_of(numbers)[:] = content
             if numbers is not row:
                 row.copy_(restore(numbers))
         return rows

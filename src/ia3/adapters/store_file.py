@@ -141,9 +141,9 @@ class StoreFile:
 
         def ask(connection: sqlite3.Connection, doing: str) -> bytes:
             found = connection.execute(f"SELECT {part} FROM adapters WHERE id = ?", (adapter,)).fetchone()
-            content, known = found[0] if found else None, Facts.read(facts)
-            number = list(_WORDS).index(part)
-            if isinstance(content, bytes) and zlib.crc32(content) == known.checksums[number]:
+            content = found[0] if found else None
+            known = getattr(Facts.read(facts), f"{part}_checksum")
+            if isinstance(content, bytes) and zlib.crc32(content) == known:
                 return content
             now = connection.execute("SELECT adapter, facts FROM names WHERE name = ?", (name,)).fetchone()
             if now != (adapter, facts):
@@ -156,23 +156,6 @@ class StoreFile:
             )
 
         return self.connected.run(f"Reading adapter {name!r} from {self.path}", ask)
-
-    def read_row(self, name: str, target: memoryview) -> None:
-        """Copy an adapter's row as it is written.
-
-        Args:
-            name: Of the adapter.
-            target: As many bytes.
-
-        Raises:
-            AdapterError: For an unknown name, or if the row is damaged.
-        """
-        content = self.part(name, "numbers")
-        if len(content) != len(target):
-            raise AdapterError(
-                f"Reading adapter {name!r} from {self.path}: its row has {len(content)} bytes, expected {len(target)}."
-            )
-        target[:] = content
 
     def text(self, name: str) -> dict[str, Any]:
         """Return what is written of an adapter beside its numbers: the texts of its folder's files.

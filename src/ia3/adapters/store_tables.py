@@ -68,27 +68,30 @@ class Stored(IntEnum):
 
 
 class Facts(NamedTuple):
-    """What is known of an adapter before it is read."""
+    """What is known of an adapter before it is read; lengths are in bytes, checksums are CRC-32."""
 
-    stored: Stored
+    stored: int
     error: float  # largest |l' − l| of the row as it is stored
-    lengths: tuple[int, int, int]  # bytes of text, numbers and tensors
-    checksums: tuple[int, int, int]  # CRC-32 of the same
-
-    def pack(self) -> bytes:
-        """Return the facts as they are written."""
-        return _FACTS.pack(self.stored, self.error, *self.lengths, *self.checksums)
+    text_length: int
+    numbers_length: int
+    tensors_length: int
+    text_checksum: int
+    numbers_checksum: int
+    tensors_checksum: int
 
     @classmethod
     def read(cls, facts: bytes) -> Facts:
         """Return the facts that were written."""
-        stored, error, *numbers = _FACTS.unpack(facts)
-        return cls(Stored(stored), error, tuple(numbers[:3]), tuple(numbers[3:]))
+        return cls(*_FACTS.unpack(facts))
+
+    def pack(self) -> bytes:
+        """Return the facts as they are written."""
+        return _FACTS.pack(*self)
 
     @property
     def size(self) -> int:
         """Bytes of the adapter."""
-        return sum(self.lengths)
+        return self.text_length + self.numbers_length + self.tensors_length
 
 
 @dataclass(frozen=True)

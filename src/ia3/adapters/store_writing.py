@@ -167,11 +167,6 @@ def _connected(path: Path, settings: Iterable[str]) -> Iterator[sqlite3.Connecti
         yield connection
 
 
-def _each(of: Callable[[bytes | memoryview], int], parts: tuple[bytes | memoryview, ...]) -> tuple[int, int, int]:
-    first, second, third = map(of, parts)
-    return first, second, third
-
-
 @final
 class Writer:
     """Changes a store in a transaction.
@@ -210,7 +205,7 @@ class Writer:
             error: Largest difference to the row as it was.
         """
         parts = (text, numbers, tensors)
-        facts = Facts(stored, error, _each(len, parts), _each(zlib.crc32, parts))
+        facts = Facts(stored, error, *map(len, parts), *map(zlib.crc32, parts))
         insert = "INSERT INTO adapters (text, numbers, tensors) VALUES (?, ?, ?)"
         adapter = self._connection.execute(insert, parts).lastrowid
         assert adapter is not None

@@ -172,8 +172,10 @@ def _describe_store(store: StoreFile) -> dict[str, Any]:
 
 
 def _describe(store: StoreFile, name: str, *, is_long: bool) -> dict[str, Any]:
+    from ia3.adapters.store_tables import Stored
+
     facts = store.facts(name)
-    found = {"name": name, "stored": facts.stored.name.lower(), "error": facts.error, "bytes": facts.size}
+    found = {"name": name, "stored": Stored(facts.stored).name.lower(), "error": facts.error, "bytes": facts.size}
     if not is_long:
         return found
     text = store.text(name)
