@@ -60,7 +60,7 @@ print(json.dumps(found))
 """
 
 _KEEPER = """
-import resource, sys
+import sys
 from pathlib import Path
 from ia3.adapters.store_file import open_store_file
 from ia3.adapters.store_writing import compact_store_file, remove_adapters
@@ -69,7 +69,8 @@ file = open_store_file(Path(sys.argv[1]))
 file = remove_adapters(file, list(file.state.lines)[::7])
 file = compact_store_file(file, "Compacting")
 assert file.find_damage() == ()
-print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+peak = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+print(1024 * int(peak[0].split()[1]))
 """
 
 

@@ -152,29 +152,31 @@ def _read_state(connection: sqlite3.Connection, doing: str, known: State | None)
     if known is not None and known.version == version:
         return known
     held = connection.execute("SELECT name, adapter, facts, checksum FROM names ORDER BY place").fetchall()
-    if _are_whole(held, total):
-        lines = {name.decode(): (adapter, facts) for name, adapter, facts, _ in held}
+    lines = _whole_lines(held)
+    if len(lines) == len(held) and total == sum(line[3] for line in held) + _EACH * len(held):
         return State(lines, description, total, unused, version)
     lines, damaged, found = {}, list[tuple[int, str]](), 0
     for [place], line in zip(
         connection.execute("SELECT place FROM names ORDER BY place").fetchall(), held, strict=True
     ):
-        name, adapter, facts, checksum = line
-        if _are_whole([line]):
-            lines[name.decode()] = (adapter, facts)
-            found += checksum + _EACH
+        if whole := _whole_lines([line]):
+            lines |= whole
+            found += line[3] + _EACH
         else:
-            damaged.append((place, name.decode(errors="replace") if isinstance(name, bytes) else repr(name)))
+            damaged.append((place, line[0].decode(errors="replace") if isinstance(line[0], bytes) else repr(line[0])))
     return State(lines, description, found, unused, version, tuple(damaged), is_whole=False)
 
 
-def _are_whole(held: list[tuple[Any, ...]], total: int | None = None) -> bool:
-    """Whether lines of `names` have their checksums, and these their sum; ten thousand are checked at once."""
+def _whole_lines(held: list[tuple[Any, Any, Any, Any]]) -> dict[str, Line]:
+    """Return the lines of `names` that have their checksums, ten thousand at once."""
     try:
-        is_all = total is None or total == sum([checksum for *_, checksum in held]) + _EACH * len(held)
-        return is_all and all(zlib.crc32(facts, zlib.crc32(name, one)) == known for name, one, facts, known in held)
+        return {
+            name.decode(): (adapter, facts)
+            for name, adapter, facts, checksum in held
+            if zlib.crc32(facts, zlib.crc32(name, adapter)) == checksum
+        }
     except TypeError:  # a damaged file may hold anything anywhere
-        return False
+        return {}
 
 
 def line_of(state: State, name: str, path: Path) -> Line:
