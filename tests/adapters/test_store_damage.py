@@ -74,17 +74,17 @@ def test_a_store_that_is_cut_off_is_told(tmp_path: Path) -> None:
     ("statement", "gone", "told"),
     [
         ("DELETE FROM names WHERE name = 'b'", "b", "not whole, and what is missing cannot be read"),
-        ("UPDATE names SET name = 'x' WHERE name = 'b'", "b", "damaged, what it says of 'x' first of all"),
-        ("UPDATE names SET adapter = 1 WHERE name = 'b'", "b", "damaged, what it says of 'b' first of all"),
-        ("UPDATE names SET facts = x'00' WHERE name = 'b'", "b", "damaged, what it says of 'b'"),
-        ("UPDATE names SET facts = 7 WHERE name = 'b'", "b", "damaged, what it says of 'b'"),
-        ("UPDATE names SET name = x'ff41' WHERE name = 'b'", "b", r"damaged, what it says of .*A"),
-        ("UPDATE names SET checksum = checksum + 1 WHERE name = 'b'", "b", "damaged, what it says of 'b'"),
+        ("UPDATE names SET name = 'x' WHERE name = 'b'", "b", "damaged at 'x'"),
+        ("UPDATE names SET adapter = 1 WHERE name = 'b'", "b", "damaged at 'b'"),
+        ("UPDATE names SET facts = x'00' WHERE name = 'b'", "b", "damaged at 'b'"),
+        ("UPDATE names SET facts = 7 WHERE name = 'b'", "b", "damaged at 'b'"),
+        ("UPDATE names SET name = x'ff41' WHERE name = 'b'", "b", r"damaged at .*A"),
+        ("UPDATE names SET checksum = checksum + 1 WHERE name = 'b'", "b", "damaged at 'b'"),
         ("UPDATE store SET total = total + 1", "", "not whole"),
         (
             "INSERT INTO names SELECT 9, 'x', adapter, facts, checksum FROM names WHERE name = 'b'",
             "",
-            "damaged, what it says of 'x'",
+            "damaged at 'x'",
         ),
     ],
 )
@@ -128,7 +128,9 @@ def test_an_adapter_whose_numbers_are_others_or_gone_is_named(statement: str, tm
     assert store.adapter("a") and store.adapter("c")
 
 
-@pytest.mark.parametrize("statement", ["UPDATE store SET description = x'00'", "DELETE FROM store"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE store SET description = x'00'", "UPDATE store SET unused = 'x'", "DELETE FROM store"]
+)
 def test_a_store_whose_base_and_plan_are_damaged_is_refused(statement: str, tmp_path: Path) -> None:
     small_store(tmp_path / "s.ia3", "a").close()
     change(tmp_path / "s.ia3", statement)

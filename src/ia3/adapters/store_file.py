@@ -43,8 +43,8 @@ def open_store_file(path: Path) -> StoreFile:
     try:
         file = StoreFile(path, asked, asked.run(doing, read_state))
     except AdapterError as error:
-        if isinstance(error.__cause__, sqlite3.Error):
-            _refuse_others(path, doing)
+        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            _refuse_store_of_before(path, doing)
         raise
     if told := file.loss():
         warnings.warn(f"{doing}: {told}", IA3Warning, stacklevel=3)
@@ -70,9 +70,9 @@ def _check_is_file(path: Path, doing: str) -> None:
         raise AdapterError(f"{doing}: the file is empty, expected a packed store. Pack it again.")
 
 
-def _refuse_others(path: Path, doing: str) -> None:
-    """Raise if a file that SQLite cannot read is of the format before, or an adapter's folder may be meant."""
-    with path.open("rb") as file:  # no connection has a lock on it, which closing it here would end
+def _refuse_store_of_before(path: Path, doing: str) -> None:
+    """Raise if a file that is none of SQLite's is of the format before."""
+    with path.open("rb") as file:  # closing a file of SQLite's would end this process's locks on it
         if file.read(len(MAGIC)) == MAGIC:
             raise AdapterError(
                 f"{doing}: it was written by an earlier ia3. Make a store of it: ia3 adapters convert {path} NEW."
@@ -113,11 +113,7 @@ class StoreFile:
             return None
         names = [repr(name) for _, name in self.state.damaged]
         shown = ", ".join(names[:_SHOWN]) + (f", … ({len(names)})" if len(names) > _SHOWN else "")
-        what = (
-            f"damaged, what it says of {shown} first of all"
-            if names
-            else "not whole, and what is missing cannot be read"
-        )
+        what = f"damaged at {shown}" if names else "not whole, and what is missing cannot be read"
         return (
             f"the list of its adapters is {what}. The others are read. See what is there with 'ia3 adapters list', or "
             "take another copy of the file."

@@ -145,7 +145,7 @@ def _read_state(connection: sqlite3.Connection, doing: str, known: State | None)
     if known is None:
         _check_schema(connection, doing)
     [[description, checksum, total, unused, version]] = connection.execute("SELECT * FROM store").fetchall()
-    if zlib.crc32(description) != checksum:
+    if zlib.crc32(description) != checksum or not all(isinstance(one, int) for one in (total, unused, version)):
         raise AdapterError(
             f"{doing}: its base and plan are damaged. Take another copy of the file, or pack the adapters again."
         )
