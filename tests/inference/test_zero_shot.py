@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,23 @@ def test_calibration_changes_probabilities_and_not_the_loss(kind: str, folder: P
     plain, calibrated = zero_shot.evaluate(table), zero_shot.evaluate(table, is_calibrated=True)
     assert plain.loss == calibrated.loss
     assert plain.calibration_error != calibrated.calibration_error
+
+
+@LANGUAGE
+def test_a_base_alone_answers_as_an_adapter_of_ones_does(kind: str, folder: Path) -> None:
+    base, table, texts = _base(folder, kind), read_table(ROWS), [text for text, _ in ROWS]
+    alone = load_zero_shot(base, table)
+    predictions, written = alone.classify(texts), alone.generate(texts, 4)
+    right = sum(found.prediction == label for found, (_, label) in zip(predictions, ROWS, strict=True))
+    assert alone.evaluate(table).accuracy == right / len(ROWS)
+    assert "ia3_attachment" not in vars(base.model)  # nothing stays on the base
+    attachment = ia3.attach(base.model, name="ones")
+    ones = replace(alone, adapter="ones")
+    for found, other in zip(predictions, ones.classify(texts), strict=True):
+        assert found.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+    assert ones.generate(texts, 4) == written
+    assert ones.evaluate(table, is_calibrated=True).accuracy == alone.evaluate(table, is_calibrated=True).accuracy
+    attachment.detach()
 
 
 def test_labels_may_be_more_than_the_table_has_and_in_any_order(folder: Path) -> None:

@@ -52,38 +52,42 @@ def measure(shares: Sequence[Share], on_progress: Progress | None = None) -> Seq
     """
     if shares[0].own.is_free:
         return _measure_texts(shares, on_progress)
-    asked = [share.own.asked(share.examples, share.adapter, is_labelled=True) for share in shares]
-    base, budget = shares[0].own.base, shares[0].own.token_budget
-    scored = iter(score_together(base, [part for parts in asked for part in parts], budget, on_progress))
-    return [
-        rank(base.kind, parts, [next(scored) for _ in parts], share.own.temperature)
-        for share, parts in zip(shares, asked, strict=True)
-    ]
+    kind, scored = shares[0].own.base.kind, _score(shares, on_progress, is_labelled=True)
+    return [rank(kind, *one, share.own.temperature) for share, one in zip(shares, scored, strict=True)]
 
 
 def _measure_texts(shares: Sequence[Share], on_progress: Progress | None) -> list[Written]:
-    asked = [share.own.asked(share.examples, share.adapter, is_labelled=True)[0] for share in shares]
-    base = shares[0].own.base
-    losses = score_together(base, asked, shares[0].own.token_budget)
-    tokens = [[len(e.target_ids) for e in part.encoded] for part in asked]
-    limit = min(most_room(base, MOST_EVALUATED_TOKENS), max(map(max, tokens)))
+    scored = _score(shares, None, is_labelled=True)
+    tokens = [[len(e.target_ids) for e in part.encoded] for [part], _ in scored]
+    limit = min(most_room(shares[0].own.base, MOST_EVALUATED_TOKENS), max(map(max, tokens)))
     answers = write_shares(shares, limit, on_progress)
     found = []
-    for share, written, own, counts in zip(shares, answers, losses, tokens, strict=True):
+    for share, written, (_, losses), counts in zip(shares, answers, scored, tokens, strict=True):
         template = share.own.encoding.template
         gold = [template.render_target(e.label or "", e.fields) for e in share.examples]
-        found.append(Written(gold, written, (own,), sum(counts)))
+        found.append(Written(gold, written, tuple(losses), sum(counts)))
     return found
 
 
 def rank_shares(shares: Sequence[Share], on_progress: Progress | None) -> list[Array]:
     """Return what the choices of each share's rows are compared by, averaged over its templates."""
+    return [
+        mean_ranks([part.ranks(scores) for part, scores in zip(*one, strict=True)])
+        for one in _score(shares, on_progress, is_labelled=False)
+    ]
+
+
+def _score(
+    shares: Sequence[Share], on_progress: Progress | None, *, is_labelled: bool
+) -> list[tuple[list[Asked], list[Array]]]:
+    """Return the rows of each share as its templates word them, and what each wording scores."""
     if not shares:
         return []
-    asked = [share.own.asked(share.examples, share.adapter) for share in shares]
-    base, budget = shares[0].own.base, shares[0].own.token_budget
-    scored = iter(score_asked(base, [part for parts in asked for part in parts], budget, on_progress))
-    return [mean_ranks([part.ranks(next(scored)) for part in parts]) for parts in asked]
+    first, score = shares[0].own, score_together if is_labelled else score_asked
+    asked = [share.own.asked(share.examples, share.adapter, is_labelled=is_labelled) for share in shares]
+    flat = [part for parts in asked for part in parts]
+    scored = iter(score(first.base, flat, first.token_budget, on_progress))
+    return [(parts, [next(scored) for _ in parts]) for parts in asked]
 
 
 def write_shares(shares: Sequence[Share], limit: int, on_progress: Progress | None) -> list[list[str]]:

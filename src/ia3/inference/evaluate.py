@@ -15,8 +15,7 @@ import numpy as np
 from ia3.bases.loading import Base
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.inference.asking import TOKEN_BUDGET as TOKEN_BUDGET
-from ia3.inference.asking import Array, Asked, Progress, score_asked
+from ia3.inference.asking import TOKEN_BUDGET, Array, Asked, Progress, score_asked
 from ia3.inference.measures import score_loss, score_predictions, score_texts
 from ia3.inference.metrics import LossUnit, Metrics, MetricsError
 from ia3.inference.temperature import fit_scaling, scale

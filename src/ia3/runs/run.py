@@ -17,7 +17,8 @@ from ia3.adapters.record import describe_base
 from ia3.bases.loading import Base
 from ia3.data.encoding import Encoded
 from ia3.errors import RunError
-from ia3.inference.evaluate import TOKEN_BUDGET, HeldOut, evaluate_together
+from ia3.inference.asking import TOKEN_BUDGET
+from ia3.inference.evaluate import HeldOut, evaluate_together
 from ia3.inference.metrics import Metrics, MetricsError
 from ia3.names import RECORD_FILE
 from ia3.report.plots import draw_confusion, draw_curves

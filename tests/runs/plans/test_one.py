@@ -16,7 +16,7 @@ import ia3
 from ia3.adapters.folder import load_adapter
 from ia3.bases.loading import Base, load_base
 from ia3.errors import SettingsError
-from ia3.inference.evaluate import TOKEN_BUDGET
+from ia3.inference.asking import TOKEN_BUDGET
 from ia3.runs.dataset import read_rows
 from ia3.runs.results import OneResult
 from ia3.training import loop
