@@ -312,9 +312,7 @@ def test_an_evaluation_takes_no_more_tokens_at_once_than_a_step(
     import ia3.runs.run as module
 
     original = module.evaluate_together
-    monkeypatch.setattr(
-        module, "evaluate_together", lambda *a, **k: budgets.append(k["token_budget"]) or original(*a, **k)
-    )
+    monkeypatch.setattr(module, "evaluate_together", lambda *a, **k: budgets.append(a[2]) or original(*a, **k))
     run(base("causal"), tmp_path / "a", token_budget=64, epochs=1)
     run(base("causal"), tmp_path / "b", token_budget=10**6, epochs=1)
     assert budgets == [64, TOKEN_BUDGET]  # and the best epoch is not evaluated again
