@@ -111,6 +111,6 @@ def test_ten_thousand_adapters_open_without_the_table_and_rows_alone_are_residen
     assert path.stat().st_size < 1.02 * COUNT * ROW
     assert found["imported"] == []
     assert found["index_bytes"] < 1000 * COUNT
-    assert found["touched_bytes"] <= 1.05 * TOUCHED * ROW
+    assert found["touched_bytes"] <= 1.02 * TOUCHED * ROW + 2**20  # what SQLite keeps of the pages
     assert int(_run(_KEEPER, path)) < 1e8  # of a file of 1.4 GB, written anew and read
     assert found["first_numbers"] == {name: float(noise[int(name[-5:])]) for name in found["first_numbers"]}
