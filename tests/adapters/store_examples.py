@@ -12,6 +12,7 @@ import torch
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.config import AdapterConfig
 from ia3.adapters.store import Store, create_store
+from ia3.adapters.store_tables import Facts
 from ia3.core.sites import Channels, Plan, Site
 from ia3.errors import AdapterError
 from tests.adapters.examples import assert_same, spread, whole
@@ -46,9 +47,9 @@ def small_store(path: Path, *names: str, **options: Any) -> Store:
 def damage(path: Path, name: str, part: str) -> None:
     """Flip one bit of a part of an adapter, as a disk might: SQLite does not notice."""
     with closing(sqlite3.connect(path)) as file:
-        [[number, content]] = file.execute(
-            f"SELECT id, {part} FROM adapters JOIN names ON adapter = id WHERE name = ?", (name,)
-        ).fetchall()
+        [[facts]] = file.execute("SELECT facts FROM names WHERE name = ?", (name,)).fetchall()
+        number = Facts.read(facts).adapter
+        [[content]] = file.execute(f"SELECT {part} FROM adapters WHERE id = ?", (number,)).fetchall()
         changed = bytes([content[0] ^ 1]) + content[1:]
         file.execute(f"UPDATE adapters SET {part} = ? WHERE id = ?", (changed, number))
         file.commit()

@@ -75,14 +75,14 @@ def test_a_store_that_is_cut_off_is_told(tmp_path: Path) -> None:
     [
         ("DELETE FROM names WHERE name = 'b'", "b", "not whole, and what is missing cannot be read"),
         ("UPDATE names SET name = 'x' WHERE name = 'b'", "b", "damaged at 'x'"),
-        ("UPDATE names SET adapter = 1 WHERE name = 'b'", "b", "damaged at 'b'"),
+        ("UPDATE names SET facts = (SELECT facts FROM names WHERE name = 'a') WHERE name = 'b'", "b", "damaged at 'b'"),
         ("UPDATE names SET facts = x'00' WHERE name = 'b'", "b", "damaged at 'b'"),
         ("UPDATE names SET facts = 7 WHERE name = 'b'", "b", "damaged at 'b'"),
         ("UPDATE names SET name = x'ff41' WHERE name = 'b'", "b", r"damaged at .*A"),
         ("UPDATE names SET checksum = checksum + 1 WHERE name = 'b'", "b", "damaged at 'b'"),
         ("UPDATE store SET total = total + 1", "", "not whole"),
         (
-            "INSERT INTO names SELECT 9, 'x', adapter, facts, checksum FROM names WHERE name = 'b'",
+            "INSERT INTO names SELECT 9, 'x', facts, checksum FROM names WHERE name = 'b'",
             "",
             "damaged at 'x'",
         ),

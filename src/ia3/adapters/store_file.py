@@ -125,7 +125,7 @@ class StoreFile:
         Raises:
             AdapterError: For an unknown name, or one whose line is damaged.
         """
-        return Facts.read(line_of(self.state, name, self.path)[1])
+        return Facts.read(line_of(self.state, name, self.path))
 
     def part(self, name: str, part: Part) -> bytes:
         """Return a part of an adapter as it is written, checked against its checksum.
@@ -133,16 +133,16 @@ class StoreFile:
         Raises:
             AdapterError: For an unknown name, or if it is damaged.
         """
-        adapter, facts = line_of(self.state, name, self.path)
+        facts = line_of(self.state, name, self.path)
+        known = Facts.read(facts)
 
         def ask(connection: sqlite3.Connection, doing: str) -> bytes:
-            found = connection.execute(f"SELECT {part} FROM adapters WHERE id = ?", (adapter,)).fetchone()
+            found = connection.execute(f"SELECT {part} FROM adapters WHERE id = ?", (known.adapter,)).fetchone()
             content = found[0] if found else None
-            known = getattr(Facts.read(facts), f"{part}_checksum")
-            if isinstance(content, bytes) and zlib.crc32(content) == known:
+            if isinstance(content, bytes) and zlib.crc32(content) == getattr(known, f"{part}_checksum"):
                 return content
-            now = connection.execute("SELECT adapter, facts FROM names WHERE name = ?", (name,)).fetchone()
-            if now != (adapter, facts):
+            now = connection.execute("SELECT facts FROM names WHERE name = ?", (name,)).fetchone()
+            if now != (facts,):
                 raise AdapterError(
                     f"{doing}: it was replaced or removed, and the store compacted, since it was opened. Open it again."
                 )

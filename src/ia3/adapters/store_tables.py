@@ -1,7 +1,7 @@
 """The tables of a packed store: what a line says of an adapter, and what a store holds at one moment.
 
     store     one line: base and plan (`description`), and what must be true of the lines of `names`
-    names     an adapter's name, which of `adapters` it means, and sizes and checksums of that (`facts`)
+    names     an adapter's name, and which of `adapters` it means, with sizes and checksums of that (`facts`)
     adapters  texts, numbers and tensors, which never change once they are written
 
 Each line of `names` has a checksum over all of it, and `store` their sum, so that no line can be lost, renamed or
@@ -17,7 +17,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ia3.adapters.store_database import DAMAGED, NO_STORE
 from ia3.errors import AdapterError, near_matches
@@ -29,8 +29,7 @@ VERSION = 2  # 1 is what `store_before` reads
 TABLES = {
     "store": "description BLOB NOT NULL, checksum INTEGER NOT NULL, total INTEGER NOT NULL, unused INTEGER NOT NULL, "
     "version INTEGER NOT NULL",
-    "names": "place INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, adapter INTEGER NOT NULL, facts BLOB NOT NULL, "
-    "checksum INTEGER NOT NULL",
+    "names": "place INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, facts BLOB NOT NULL, checksum INTEGER NOT NULL",
     "adapters": "id INTEGER PRIMARY KEY, text BLOB NOT NULL, numbers BLOB NOT NULL, tensors BLOB NOT NULL",
 }
 
@@ -45,8 +44,7 @@ _SCHEMA = {
     (b"index", b"sqlite_autoindex_names_1", b"names", None),
 }
 _EACH = 1 << 32  # so that a line whose checksum is 0 is missed as well
-_FACTS = struct.Struct("<Bd3Q3I")
-Line = tuple[int, bytes]  # of `names`: which adapter, and its facts
+_FACTS = struct.Struct("<QBd3Q3I")
 
 
 class Stored(IntEnum):
@@ -70,6 +68,7 @@ class Stored(IntEnum):
 class Facts(NamedTuple):
     """What is known of an adapter before it is read; lengths are in bytes, checksums are CRC-32."""
 
+    adapter: int  # its number in `adapters`
     stored: int
     error: float  # largest |l' − l| of the row as it is stored
     text_length: int
@@ -99,7 +98,7 @@ class State:
     """What a store holds after a change.
 
     Attributes:
-        lines: By name, in the order they were added; some hundred bytes each.
+        lines: The facts by name, in the order they were added. They stay packed: opening unpacks none of ten thousand.
         description: As it is written.
         total: Sum of what `weight_of` says of the lines.
         unused: Bytes of adapters that no name means any more.
@@ -108,7 +107,7 @@ class State:
         is_whole: Whether these are all lines that were written.
     """
 
-    lines: Mapping[str, Line] = field(default_factory=dict)
+    lines: Mapping[str, bytes] = field(default_factory=dict)
     description: bytes = b""
     total: int = 0
     unused: int = 0
@@ -117,9 +116,9 @@ class State:
     is_whole: bool = True
 
 
-def weight_of(name: bytes, line: Line) -> tuple[int, int]:
+def weight_of(name: bytes, facts: bytes) -> tuple[int, int]:
     """Return the checksum of a line of `names`, and what it adds to their total."""
-    checksum = zlib.crc32(line[1], zlib.crc32(name, line[0]))
+    checksum = zlib.crc32(facts, zlib.crc32(name))
     return checksum, checksum + _EACH
 
 
@@ -151,36 +150,22 @@ def _read_state(connection: sqlite3.Connection, doing: str, known: State | None)
         )
     if known is not None and known.version == version:
         return known
-    held = connection.execute("SELECT name, adapter, facts, checksum FROM names ORDER BY place").fetchall()
-    lines = _whole_lines(held)
-    if len(lines) == len(held) and total == sum(line[3] for line in held) + _EACH * len(held):
-        return State(lines, description, total, unused, version)
-    lines, damaged, found = {}, list[tuple[int, str]](), 0
-    for [place], line in zip(
-        connection.execute("SELECT place FROM names ORDER BY place").fetchall(), held, strict=True
-    ):
-        if whole := _whole_lines([line]):
-            lines |= whole
-            found += line[3] + _EACH
+    lines, damaged, found = dict[str, bytes](), list[tuple[int, str]](), 0
+    for place, name, facts, checksum in connection.execute("SELECT * FROM names ORDER BY place"):
+        try:
+            is_whole = zlib.crc32(facts, zlib.crc32(name)) == checksum
+        except TypeError:  # a damaged file may hold anything anywhere
+            is_whole = False
+        if is_whole:
+            lines[name.decode()] = facts
+            found += checksum + _EACH
         else:
-            damaged.append((place, line[0].decode(errors="replace") if isinstance(line[0], bytes) else repr(line[0])))
-    return State(lines, description, found, unused, version, tuple(damaged), is_whole=False)
+            damaged.append((place, name.decode(errors="replace") if isinstance(name, bytes) else repr(name)))
+    return State(lines, description, found, unused, version, tuple(damaged), is_whole=found == total)
 
 
-def _whole_lines(held: list[tuple[Any, Any, Any, Any]]) -> dict[str, Line]:
-    """Return the lines of `names` that have their checksums, ten thousand at once."""
-    try:
-        return {
-            name.decode(): (adapter, facts)
-            for name, adapter, facts, checksum in held
-            if zlib.crc32(facts, zlib.crc32(name, adapter)) == checksum
-        }
-    except TypeError:  # a damaged file may hold anything anywhere
-        return {}
-
-
-def line_of(state: State, name: str, path: Path) -> Line:
-    """Return the line of an adapter.
+def line_of(state: State, name: str, path: Path) -> bytes:
+    """Return the facts of an adapter.
 
     Raises:
         AdapterError: For an unknown name, or one whose line is damaged.

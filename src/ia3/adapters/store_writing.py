@@ -23,7 +23,6 @@ from ia3.adapters.store_tables import (
     TABLES,
     VERSION,
     Facts,
-    Line,
     State,
     Stored,
     create_table,
@@ -205,18 +204,18 @@ class Writer:
             error: Largest difference to the row as it was.
         """
         parts = (text, numbers, tensors)
-        facts = Facts(stored, error, *map(len, parts), *map(zlib.crc32, parts))
         insert = "INSERT INTO adapters (text, numbers, tensors) VALUES (?, ?, ?)"
         adapter = self._connection.execute(insert, parts).lastrowid
         assert adapter is not None
-        self.lines[name] = (adapter, facts.pack())
+        facts = Facts(adapter, stored, error, *map(len, parts), *map(zlib.crc32, parts))
+        self.lines[name] = facts.pack()
         self._waiting.append(adapter)
         self._bytes += facts.size
         if self._may_pause and self._bytes > _MOST_BYTES:
             self._pause()
 
-    def take(self, name: str, path: Path) -> Line:
-        """Take a name out and return its line.
+    def take(self, name: str, path: Path) -> bytes:
+        """Take a name out and return its facts.
 
         Raises:
             AdapterError: For an unknown name.
@@ -227,7 +226,7 @@ class Writer:
 
     def forget(self) -> None:
         """Take out the adapters that no name means."""
-        live = {adapter for adapter, _ in self.lines.values()}
+        live = {Facts.read(facts).adapter for facts in self.lines.values()}
         all_of_them = [adapter for (adapter,) in self._connection.execute("SELECT id FROM adapters").fetchall()]
         self._delete(adapter for adapter in all_of_them if adapter not in live)
         self._unused = 0
@@ -236,14 +235,14 @@ class Writer:
         """Enter the names and make all of it valid."""
         old, new, run = self.state.lines, self.lines, self._connection.execute
         total, unused = self.state.total, self._unused
-        kept = {line[0] for line in new.values()}
+        kept = {*new.values()}  # under another name
         for place, _ in self.state.damaged:
             run("DELETE FROM names WHERE place = ?", (place,))
         for name, line in old.items():
             if new.get(name) == line:
                 continue
             total -= weight_of(name.encode(), line)[1]
-            unused += Facts.read(line[1]).size if line[0] not in kept else 0
+            unused += Facts.read(line).size if line not in kept else 0
             if name not in new:
                 self._expect_one(run("DELETE FROM names WHERE name = ?", (name,)))
         for name, line in new.items():
@@ -252,11 +251,10 @@ class Writer:
             checksum, weight = weight_of(name.encode(), line)
             total += weight
             if name in old:
-                change = "UPDATE names SET adapter = ?, facts = ?, checksum = ? WHERE name = ?"
-                self._expect_one(run(change, (*line, checksum, name)))
+                change = "UPDATE names SET facts = ?, checksum = ? WHERE name = ?"
+                self._expect_one(run(change, (line, checksum, name)))
             else:
-                insert = "INSERT INTO names (adapter, facts, checksum, name) VALUES (?, ?, ?, ?)"
-                run(insert, (*line, checksum, name))
+                run("INSERT INTO names (facts, checksum, name) VALUES (?, ?, ?)", (line, checksum, name))
         state = State(new, self._description, total, unused, secrets.randbits(62))
         run(
             "UPDATE store SET description = ?, checksum = ?, total = ?, unused = ?, version = ?",
