@@ -58,6 +58,16 @@ def first_of(items: Iterable[object], most: int, *, mark: str = ", ") -> str:
     return mark.join([*told[:most], *more])
 
 
+def one_line(error: BaseException, most: int) -> str:
+    """Return what an error of another library says on one line, cut after some characters."""
+    return " ".join(str(error).split())[:most]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of another library says, without a full stop."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
+
+
 def align_columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
     """Return the rows as lines with aligned columns.
 

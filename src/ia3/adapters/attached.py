@@ -16,20 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter, told_of_base
-from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model, other_task
-from ia3.adapters.fitting import build_head, check_brought, check_sites, named_modules, plan_of
+from ia3.adapters.config import AdapterConfig, kind_of_model, other_task
+from ia3.adapters.fitting import build_head, check_brought, check_sites, config_for, named_modules, plan_of
 from ia3.adapters.folder import load_adapter, save_adapter
 from ia3.adapters.peft_format import place_vectors
 from ia3.adapters.places import name_of
 from ia3.adapters.record import describe_base, versions
-from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads, spell_targets
+from ia3.adapters.targets import CLASSIFIER_NAMES, find_heads
 from ia3.adapters.vocabulary import taken_vocabulary
 from ia3.bases.heads import drawn_weights
 from ia3.bases.heads import find_heads as find_drawn
 from ia3.core.attach import BANK_MODULE, Attachment, attach_bank, attachment_of
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
-from ia3.core.projections import is_transposed
 from ia3.core.sites import Plan
 from ia3.core.snapshot import BASE_ROW
 from ia3.core.weights import Weights, is_in_parts, is_quantised, refuse_training_apart, whole
@@ -177,7 +176,7 @@ def adapter_of(attachment: Attachment, name: str | int, state: Mapping[str, Tens
     record = dict(attachment.bank.record(row))
     record["base"] = _described(model, record.get("base") or {}, attachment.head_paths, state)
     record.setdefault("versions", versions())
-    config = _config_of(model, record["base"], bank.plan, vectors, head_modules)
+    config = config_for(model, record["base"], place_vectors(bank.plan.sites, vectors), head_modules)
     return Adapter(bank.plan.sites, vectors, head, head_modules, config, record)
 
 
@@ -226,30 +225,6 @@ def _described(
         return dict(known)
     measured = describe_base(model, name=known.get("name"), head_modules=head_paths, state=state)
     return {**{key: value for key, value in known.items() if value is not None}, **measured}
-
-
-def _config_of(
-    model: nn.Module, base: Mapping[str, Any], plan: Plan, vectors: Mapping[str, Tensor], heads: Sequence[str]
-) -> AdapterConfig:
-    """Return the config by which PEFT finds these vectors and heads in this model."""
-    modules = named_modules(model)
-    places = place_vectors(plan.sites, vectors)
-    sides: dict[str, list[str]] = {"output": [], "input": []}
-    for module, side in places:
-        sides[side].append(module)
-    targets, feedforward = spell_targets(list(modules), sides["output"], sides["input"])
-    kind = kind_of_model(model)
-    mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
-    return AdapterConfig(
-        auto_mapping=None if kind else mapping,
-        base_model_name_or_path=base.get("name"),
-        fan_in_fan_out=any(is_transposed(modules[module]) for module, _ in places),
-        feedforward_modules=feedforward,
-        modules_to_save=tuple(heads) or None,
-        revision=base.get("revision"),
-        target_modules=targets,
-        task_type=TASK_TYPES[kind] if kind else None,
-    )
 
 
 def _save(attachment: Attachment, folder: str | Path, options: Mapping[str, Any]) -> None:

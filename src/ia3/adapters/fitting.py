@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.config import AdapterConfig
+from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model
 from ia3.adapters.layout import Place
-from ia3.adapters.targets import is_target
+from ia3.adapters.targets import is_target, spell_targets
 from ia3.adapters.vocabulary import is_shared_vocabulary, vocabulary_fault
 from ia3.bases.heads import drawn_weights
 from ia3.bases.heads import find_heads as find_drawn
@@ -22,7 +22,7 @@ from ia3.bases.pooling import pooling_of
 from ia3.core.attach import BANK_MODULE
 from ia3.core.discovery import find_plan
 from ia3.core.heads import Head, copy_head
-from ia3.core.projections import model_type_of, projection_sizes
+from ia3.core.projections import is_transposed, model_type_of, projection_sizes
 from ia3.core.sites import Plan
 from ia3.core.weights import Weights, own_name
 from ia3.errors import AdapterError, PlanError, near_matches
@@ -120,6 +120,38 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
         for path, module in ((own_name(path), module) for path, module in model.named_modules())
         if path and path != BANK_MODULE and not path.startswith(f"{BANK_MODULE}.")
     }
+
+
+def config_for(
+    model: nn.Module, base: Mapping[str, Any], places: Iterable[Place], heads: Sequence[str]
+) -> AdapterConfig:
+    """Return the config by which PEFT finds vectors and heads in a model.
+
+    Args:
+        model: The model, with or without a bank.
+        base: What the adapter's record says of it.
+        places: Where PEFT holds the vectors.
+        heads: Paths of the modules that are saved whole.
+    """
+    modules, sides = named_modules(model), dict.fromkeys(places)
+    outputs, inputs = ([module for module, side in sides if side == wanted] for wanted in ("output", "input"))
+    targets, feedforward = spell_targets(list(modules), outputs, inputs)
+    kind = kind_of_model(model)
+    return AdapterConfig(
+        auto_mapping=None if kind else auto_mapping(model),
+        base_model_name_or_path=base.get("name"),
+        fan_in_fan_out=any(is_transposed(modules[module]) for module, _ in sides),
+        feedforward_modules=feedforward,
+        modules_to_save=tuple(heads) or None,
+        revision=base.get("revision"),
+        target_modules=targets,
+        task_type=TASK_TYPES[kind] if kind else None,
+    )
+
+
+def auto_mapping(model: nn.Module) -> dict[str, str]:
+    """Return how PEFT names the class of a model whose task it does not know."""
+    return {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
 
 
 def head_modules_of(names: Iterable[str], saved: Sequence[str] | None) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from ia3.core.sites import Site
 from ia3.errors import AdapterError
 from ia3.files import replace_files
 from ia3.names import CONFIG_FILE, PICKLED_FILE, RECORD_FILE, WEIGHTS_FILE
-from ia3.spelling import first_of
+from ia3.spelling import first_line, first_of
 
 _OURS = (CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE)
 _SHOWN = 8  # names in a message
@@ -273,9 +273,9 @@ def _parse(content: bytes, name: str, where: str) -> dict[str, Tensor]:
             return {str(key): tensor for key, tensor in dict(loaded).items() if isinstance(tensor, Tensor)}
         return safetensors.torch.load(content)
     except Exception as error:  # torch and safetensors raise many kinds for a broken file
-        told = str(error).partition("\n")[0]
         raise AdapterError(
-            f"Reading {where}: it is no tensor file ({told}). It is cut off or damaged; save the adapter again."
+            f"Reading {where}: it is no tensor file ({first_line(error)}). It is cut off or damaged; save the "
+            "adapter again."
         ) from error
 
 

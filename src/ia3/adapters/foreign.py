@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
-from ia3.adapters.config import TASK_TYPES, AdapterConfig, kind_of_model
-from ia3.adapters.fitting import build_head, head_modules_of, named_modules, plan_of
+from ia3.adapters.config import kind_of_model
+from ia3.adapters.fitting import build_head, config_for, head_modules_of, named_modules, plan_of
 from ia3.adapters.layout import Place
 from ia3.adapters.peft_format import peft_places, whole_sites
 from ia3.adapters.record import describe_base, versions
-from ia3.adapters.targets import spell_targets
-from ia3.core.projections import is_transposed, projection_sizes
+from ia3.core.projections import projection_sizes
 from ia3.core.weights import Weights, has_weights
 from ia3.errors import AdapterError, near_matches
 from ia3.spelling import first_of
@@ -92,7 +91,7 @@ def fit_foreign(
     row = bare.row(plan)
     vectors = {site.name: row[span].clone() for site, span in plan.spans()}
     adapter = replace(bare, sites=plan.sites, vectors=vectors)
-    adapter = replace(adapter, config=_config(adapter, model, modules))
+    adapter = replace(adapter, config=config_for(model, base, peft_places(plan.sites).values(), paths))
     build_head(adapter, model, doing)
     return adapter
 
@@ -254,21 +253,3 @@ def describe_model(model: nn.Module, name: str | None, head_modules: Sequence[st
     if not has_weights(model):
         return {"name": name, "kind": kind_of_model(model), "class": type(model).__name__}
     return describe_base(model, name=name, head_modules=head_modules)
-
-
-def _config(adapter: Adapter, model: nn.Module, modules: Mapping[str, nn.Module]) -> AdapterConfig:
-    """Return the config by which PEFT finds the vectors in this model."""
-    places = peft_places(adapter.sites).values()
-    outputs = list(dict.fromkeys(module for module, side in places if side == "output"))
-    inputs = list(dict.fromkeys(module for module, side in places if side == "input"))
-    targets, feedforward = spell_targets(list(modules), outputs, inputs)
-    kind = kind_of_model(model)
-    return AdapterConfig(
-        base_model_name_or_path=adapter.record["base"].get("name"),
-        fan_in_fan_out=any(is_transposed(modules[module]) for module in (*outputs, *inputs)),
-        feedforward_modules=feedforward,
-        modules_to_save=adapter.head_modules or None,
-        revision=adapter.record["base"].get("revision"),
-        target_modules=targets,
-        task_type=TASK_TYPES[kind] if kind else None,
-    )

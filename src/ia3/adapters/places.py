@@ -21,7 +21,7 @@ from ia3.bases.revisions import CachedRepository, agreed_revision, at_revision, 
 from ia3.errors import AdapterError, near_matches
 from ia3.files import halves_of
 from ia3.names import CARD_FILE, CONFIG_FILE, PICKLED_FILE, RECORD_FILE, WEIGHTS_FILE
-from ia3.spelling import first_of
+from ia3.spelling import first_line, first_of
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+)(?:/(?P<folder>[^@]+))?")
 _TOKENIZER = ["tokenizer*", "*token*.json", "vocab.*", "merges.txt", "spiece.model", "*.jinja"]
@@ -128,7 +128,7 @@ def _fetch(repository: str, folder: str | None, revision: str | None) -> Path:
             f"{doing}: the hub has {repository} without a revision {revision!r}, expected a branch, a tag or a commit."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        told = cache.others(revision) or str(error).strip().partition("\n")[0].rstrip(".")
+        told = cache.others(revision) or first_line(error)
         raise AdapterError(
             f"{doing}: there is no such folder here, and the hub cannot give it ({told}). Check the name and the "
             "network, or give a folder."

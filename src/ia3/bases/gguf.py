@@ -24,6 +24,7 @@ from ia3.bases.gguf_mending import mend_config
 from ia3.bases.gguf_tokenizer import mend_tokenizer
 from ia3.bases.quiet import quiet
 from ia3.errors import BaseError
+from ia3.spelling import one_line
 
 # What a converted folder is made by; raised by one when the conversion writes something else, so that old folders are
 # made anew.
@@ -126,7 +127,7 @@ def _read(source: Path, header: GGUFHeader, name: str) -> tuple[Any, Any]:
         architecture = header.fields["general.architecture"]
         raise BaseError(
             f"Converting the GGUF file {source} of base {name!r}: transformers {transformers.__version__} cannot read "
-            f"this file of the family {architecture!r}: {' '.join(str(error).split())[:300]}. Use the model's own "
+            f"this file of the family {architecture!r}: {one_line(error, 300)}. Use the model's own "
             f"folder or hub id."
         ) from error
     if missing := sorted(info["missing_keys"]):

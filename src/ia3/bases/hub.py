@@ -28,6 +28,7 @@ from ia3.bases.named import find_by_hub_id, named_base_names
 from ia3.bases.revisions import CachedRepository, at_revision
 from ia3.errors import BaseError
 from ia3.names import MODEL_FILE
+from ia3.spelling import one_line
 
 _TEXT_FILES = (".json", ".txt", ".model", ".spm", ".jinja")
 
@@ -138,7 +139,7 @@ def _explained(hub_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except Exception as error:  # of whichever HTTP library this release of the client uses
         raise BaseError(
-            f"Loading base {name!r}: the hub answered with an error: {' '.join(str(error).split())[:200]}. Try "
+            f"Loading base {name!r}: the hub answered with an error: {one_line(error, 200)}. Try "
             f"again, or fetch it by hand: {by_hand}, and give DIR."
         ) from error
 

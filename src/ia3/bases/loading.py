@@ -29,6 +29,7 @@ from ia3.bases.revisions import at_revision
 from ia3.bases.trial import check_runs
 from ia3.errors import BaseError, SettingsError, near_matches
 from ia3.names import POOLINGS, STORED, Kind, Pooling, Precision
+from ia3.spelling import one_line
 
 _DTYPES = {
     "float32": torch.float32,
@@ -214,7 +215,7 @@ def _read_model(auto: Any, place: Place, config: Any, dtype: torch.dtype, kind: 
         empty_model(config, kind)  # raises itself where the config is at fault
         raise BaseError(
             f"Loading base {place.address!r}: transformers cannot load the weights in {place.folder}: "
-            f"{' '.join(str(error).split())[:300]}."
+            f"{one_line(error, 300)}."
         ) from error
     return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
@@ -292,7 +293,7 @@ def _resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(
             f"Choosing the device: torch {torch.__version__} here cannot use {str(device)!r}, expected auto, cpu, cuda "
-            f"or mps: {' '.join(str(error).split())[:120]}."
+            f"or mps: {one_line(error, 120)}."
         ) from error
     return where
 

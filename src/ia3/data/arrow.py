@@ -16,6 +16,7 @@ from ia3.data.examples import Fault, Origin, quote
 from ia3.data.records import Record, Source
 from ia3.data.values import Number
 from ia3.errors import TableError
+from ia3.spelling import first_line
 
 BATCH_ROWS = 1024
 
@@ -119,8 +120,3 @@ def _spell_time(value: Any) -> str:
         return str(value.cast(pyarrow.string()).as_py())
     except pyarrow.ArrowException:
         return str(getattr(value, "value", value.type))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error of Arrow says, without a dot behind it."""
-    return str(error).strip().split("\n")[0].rstrip(".")

@@ -17,6 +17,7 @@ from ia3.data.examples import Origin
 from ia3.data.objects import open_objects
 from ia3.data.records import Record, Source
 from ia3.errors import TableError
+from ia3.spelling import first_line
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+|[\w.-]+(?=[:@]))(@(?P<revision>[^:\s]+))?(:(?P<split>[\w.\[\]:%+-]+))?")
 
@@ -59,11 +60,11 @@ def _load(source: str, name: str, revision: str | None, split: str) -> Any:
         return datasets.load_dataset(name, split=split, streaming=True, **more)
     except ConnectionError as error:
         raise TableError(
-            f"Reading {source}: the hub cannot be reached ({_first_line(error)}). "
+            f"Reading {source}: the hub cannot be reached ({first_line(error)}). "
             "Connect to the network, or download the table and give its path."
         ) from error
     except Exception as error:  # the library raises whatever the data set's format makes it raise
-        raise TableError(f"Reading {source}: the hub data set cannot be loaded: {_first_line(error)}.") from error
+        raise TableError(f"Reading {source}: the hub data set cannot be loaded: {first_line(error)}.") from error
 
 
 def read_rows(source: str, rows: Iterable[Mapping[str, object]]) -> Generator[Record, None, None]:
@@ -80,8 +81,4 @@ def read_rows(source: str, rows: Iterable[Mapping[str, object]]) -> Generator[Re
     except TableError:
         raise
     except Exception as error:  # rows may come over the network, so the same holds as in `_load`
-        raise TableError(f"Reading {source}: it breaks off after row {number}: {_first_line(error)}.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
+        raise TableError(f"Reading {source}: it breaks off after row {number}: {first_line(error)}.") from error

@@ -6,9 +6,10 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from ia3.data.arrow import BATCH_ROWS, first_line, read_batches
+from ia3.data.arrow import BATCH_ROWS, read_batches
 from ia3.data.records import Source
 from ia3.errors import TableError
+from ia3.spelling import first_line
 
 
 def read_parquet(path: Path) -> Source:

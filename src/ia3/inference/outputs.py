@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ia3.data.arrow import first_line
 from ia3.data.records import spell, spell_json
 from ia3.data.values import plain
 from ia3.errors import RunError, near_matches
 from ia3.files import writing
 from ia3.inference.column_types import arrow_array
+from ia3.spelling import first_line
 
 OutputRow = Mapping[str, Any]
 Write = Callable[[Sequence[OutputRow]], None]

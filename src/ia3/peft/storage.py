@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ia3.adapters.adapter import Adapter
 from ia3.adapters.attached import adapter_of, write_adapters
-from ia3.adapters.fitting import plan_of
+from ia3.adapters.fitting import auto_mapping, plan_of
 from ia3.adapters.vocabulary import taken_paths
 from ia3.core.attach import Attachment
 from ia3.core.sites import Plan
@@ -72,7 +72,7 @@ def _adapter(attachment: Attachment, name: str, state: Mapping[str, Tensor] | No
         )
     merged = replace(
         given,
-        auto_mapping=None if given.task_type else _auto_mapping(attachment.model),
+        auto_mapping=None if given.task_type else auto_mapping(attachment.model),
         base_model_name_or_path=adapter.config.base_model_name_or_path,
         inference_mode=True,
         revision=given.revision or adapter.config.revision,
@@ -80,7 +80,3 @@ def _adapter(attachment: Attachment, name: str, state: Mapping[str, Tensor] | No
     kept = (*paths, *taken_paths(attachment.model))
     head = {key: t for key, t in adapter.head.items() if any(key.startswith(f"{path}.") for path in kept)}
     return replace(adapter, config=merged, head=head, head_modules=tuple(paths))
-
-
-def _auto_mapping(model: Any) -> dict[str, str]:
-    return {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
