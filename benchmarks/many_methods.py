@@ -25,8 +25,8 @@ from ia3.core.discovery import find_plan
 from ia3.core.heads import Head
 from ia3.core.merge import merge
 from ia3.core.sites import Plan
-from ia3.core.snapshot import BASE_NAME
 from ia3.fast.acceleration import accelerate
+from ia3.names import BASE_NAME
 
 PEFT_ADAPTERS = 100
 MERGED_SHARE = 0.25  # of the memory that is free when the base is loaded

@@ -29,8 +29,7 @@ from ia3.bases.pooling import mean_classifier_class, pooling_of
 from ia3.bases.quiet import quiet
 from ia3.core.families import family_of
 from ia3.errors import BaseError, SettingsError, near_matches
-from ia3.names import KINDS
-from ia3.names import Kind as Kind
+from ia3.names import KINDS, Kind
 
 _CLASSES: dict[str, tuple[Any, Any]] = {  # kind: the auto class, and the config classes it takes
     "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING),

@@ -19,7 +19,7 @@ from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ia3.errors import BaseError
-from ia3.names import Pooling
+from ia3.names import MODEL_FILE, Pooling
 
 _KEY = "sentence_pooling"  # in the config: it goes with every copy and into every folder of the model
 
@@ -43,7 +43,7 @@ def pooling_in(folder: Path) -> Pooling:
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         path = next(one["path"] for one in modules if str(one["type"]).rpartition(".")[2] == "Pooling")
-        modes = json.loads((folder / path / "config.json").read_text(encoding="utf-8"))
+        modes = json.loads((folder / path / MODEL_FILE).read_text(encoding="utf-8"))
         named = modes.get("pooling_mode", [name for name, is_on in modes.items() if _is_mode(name) and is_on])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return "own"

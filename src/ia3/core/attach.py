@@ -28,12 +28,12 @@ from ia3.core.heads import copy_head, run_heads
 from ia3.core.labels import check_own_loss
 from ia3.core.overwriting import Overwriting
 from ia3.core.positions import scaled_position_bias, shares_positions
-from ia3.core.snapshot import BASE_NAME
 from ia3.core.surgery import Surgery, has_entrance
 from ia3.core.surroundings import Surroundings, surrounded, surroundings
 from ia3.core.tracing import check_untraced
 from ia3.core.weights import device_of, refuse_tensor_parallel, tensor_names
 from ia3.errors import BankError, PlanError, near_matches
+from ia3.names import BASE_NAME
 
 Save = Callable[["Attachment", Any, dict[str, Any]], None]
 BANK_MODULE = "ia3_bank"

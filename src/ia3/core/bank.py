@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from ia3.core.deferred import Deferred
 from ia3.core.heads import Head
 from ia3.core.sites import Plan
-from ia3.core.snapshot import BASE_NAME, BASE_ROW, Entry, Record, Snapshot, told_rows
+from ia3.core.snapshot import BASE_ROW, Entry, Record, Snapshot, told_rows
 from ia3.core.surroundings import surroundings
 from ia3.core.table import RowTable, Slot, Table, adopt
 from ia3.core.weights import whole, write
 from ia3.errors import BankError
+from ia3.names import BASE_NAME
 
 _CHANGING = threading.RLock()  # of any bank: a change takes microseconds, and a copy needs no lock of its own
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ia3.core.bank import Bank
 from ia3.core.calls import Scope
-from ia3.core.snapshot import BASE_NAME
 from ia3.core.strengths import AdapterRef, AdapterRefs, split_strengths
 from ia3.errors import BankError
+from ia3.names import BASE_NAME
 
 Rows = AdapterRefs | Tensor
 _SHOWN = 8  # names in a message

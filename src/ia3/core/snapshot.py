@@ -17,7 +17,7 @@ from ia3.core.deferred import Deferred, made
 from ia3.core.heads import Head
 from ia3.core.table import Slot, read_slots
 from ia3.errors import BankError, near_matches
-from ia3.names import BASE_NAME as BASE_NAME
+from ia3.names import BASE_NAME
 
 BASE_ROW = 0
 Record = Mapping[str, Any]

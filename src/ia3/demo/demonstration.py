@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ia3.bases.loading import load_base
-from ia3.core.snapshot import BASE_NAME
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template
 from ia3.inference.loading import load_predictor
 from ia3.inference.predictor import Predictor
+from ia3.names import BASE_NAME
 from ia3.runs.folder import OWN_FILES
 from ia3.runs.plans.one import train_adapter
 from ia3.runs.results import OneResult

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ia3.bases.int8 import Int8Linear
 from ia3.core.attach import Attachment
 from ia3.core.modes import evaluating
-from ia3.core.snapshot import BASE_NAME
 from ia3.core.weights import input_device
+from ia3.names import BASE_NAME
 
 EXACT = (torch.float32, torch.float64)
 _TOLERANCE = 1e-4  # of a replacement on random numbers, relative to the largest; fp32 and float64

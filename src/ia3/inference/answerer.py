@@ -15,7 +15,6 @@ from typing import Any
 from ia3.bases.cache import Say
 from ia3.bases.loading import Base
 from ia3.bases.locating import say_on_stderr
-from ia3.core.snapshot import BASE_NAME
 from ia3.core.strengths import AdapterRef, AdapterRefs, at_strength
 from ia3.data.encoding import Encoded, Encoding
 from ia3.data.examples import Example
@@ -29,7 +28,7 @@ from ia3.inference.evaluate import Answers, Written, mean_ranks, rank, score_tog
 from ia3.inference.generate import generate_tokens
 from ia3.inference.predictions import Prediction, own_predictions, predictions_of
 from ia3.inference.rows import Row, read_rows
-from ia3.names import Ranking
+from ia3.names import BASE_NAME, Ranking
 
 MOST_EVALUATED_TOKENS = 256  # of free text that is compared with a right answer
 

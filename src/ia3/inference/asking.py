@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from ia3.bases.loading import Base
 from ia3.core.modes import evaluating
-from ia3.core.snapshot import BASE_NAME
 from ia3.core.strengths import AdapterRef, AdapterRefs
 from ia3.core.weights import input_device
 from ia3.data.batches import IGNORED, PASS_TOKENS, collate, pass_cost, split_by_tokens
@@ -27,7 +26,7 @@ from ia3.data.encoding import Encoded
 from ia3.inference.logits import logits_at
 from ia3.inference.ranking import count_own_tokens, count_tokens, rank_scores
 from ia3.inference.scoring import rows_input, score_choices
-from ia3.names import Ranking
+from ia3.names import BASE_NAME, Ranking
 
 Array = npt.NDArray[np.float64]
 Progress = Callable[[int, int | None], object]  # told how many rows are done, and of how many (None: not known)

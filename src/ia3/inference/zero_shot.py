@@ -13,14 +13,13 @@ from ia3.bases.kinds import kind_of
 from ia3.bases.label_names import read_labels
 from ia3.bases.loading import Base, load_base, load_config
 from ia3.bases.locating import say_on_stderr
-from ia3.core.snapshot import BASE_NAME
 from ia3.data.examples import Table
 from ia3.data.labels import label_set
 from ia3.data.templates import Template, check_template, default_template, parse_template
 from ia3.errors import SettingsError
 from ia3.inference.predictor import Predictor
 from ia3.inference.recorded import Recorded, encoding_of
-from ia3.names import Ranking
+from ia3.names import BASE_NAME, Ranking
 
 
 def load_zero_shot(

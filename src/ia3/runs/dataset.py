@@ -27,8 +27,7 @@ from ia3.data.unknown import describe_unknown_answers, describe_unknown_texts
 from ia3.errors import SettingsError
 from ia3.inference.metrics import describe_few_rows
 from ia3.inference.template_search import Search
-from ia3.names import ANSWERS, Kind
-from ia3.names import Answers as Answers
+from ia3.names import ANSWERS, Answers, Kind
 from ia3.training.recipes import HELD_OUT
 
 # A closed set has labels that repeat: at most half as many as rows, and few enough to score every one.

@@ -17,7 +17,7 @@ from ia3.data.frames import is_frame
 from ia3.data.sources import is_rereadable
 from ia3.data.table_files import TableFile, as_read
 from ia3.errors import SettingsError, near_matches
-from ia3.names import ANSWERS
+from ia3.names import ANSWERS, BASE_NAME
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, OWN_FILES
 from ia3.runs.task_templates import template_faults, templates_in
 from ia3.runs.wording import read_words
@@ -221,7 +221,7 @@ def name_fault(name: str) -> str:
         return "it begins or ends with a dot or a blank"
     if len(name.encode()) > _LONGEST:
         return f"it has {len(name.encode())} bytes, at most {_LONGEST} are allowed"
-    if name.casefold() in _TAKEN or name == "__base__":
+    if name.casefold() in _TAKEN or name == BASE_NAME:
         return "the run needs it for itself"
     if name.casefold().partition(".")[0] in _OF_WINDOWS:
         return "Windows keeps it for a device"
