@@ -1,4 +1,4 @@
-"""A plan for a model type that is not in the table: keys, values and feed-forward found by names, classes and sizes.
+"""A plan, or a refusal, for a model type that is not in the table: keys, values and feed-forward found by their names.
 
 Every attention and every feed-forward block must be understood, or the model is refused with the candidates and the
 lines to write: a plan that silently skips some layers would be a guess. This file never runs the model.

@@ -19,7 +19,7 @@ from ia3.data.hub import is_hub_id, read_hub
 from ia3.data.objects import COLUMN_RECORDS, name_kind, open_objects, read_json, read_jsonl
 from ia3.data.parquet import read_parquet
 from ia3.data.records import Record, Source, broken
-from ia3.data.table_files import DELIMITED, LIKELY, TableFile, not_delimited
+from ia3.data.table_files import DELIMITED, LIKELY, OBJECTS, TableFile, not_delimited
 from ia3.data.values import plain
 from ia3.errors import TableError, near_matches
 from ia3.spelling import first_of
@@ -217,9 +217,7 @@ def _read_tuples(
             yield broken(origin, f"expected {expected}, got {name_kind(row)}{size}")
 
 
-_READERS: Mapping[str, Callable[[Path], Source]] = {
-    ".jsonl": read_jsonl,
-    ".json": read_json,
-    ".parquet": read_parquet,
-}
+_READERS: Mapping[str, Callable[[Path], Source]] = dict(
+    zip(OBJECTS, (read_jsonl, read_json, read_parquet), strict=True)
+)
 SUFFIXES = (*DELIMITED, *_READERS)

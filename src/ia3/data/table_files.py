@@ -15,7 +15,8 @@ from ia3.errors import SettingsError
 
 DELIMITED = {".csv": ",", ".tsv": "\t"}
 LIKELY = ("", ".txt", ".tab", ".psv", ".dat")  # suffixes of files that often are delimited
-OBJECTS = (".jsonl", ".json", ".parquet")  # have neither delimiters nor quotes around values
+# have neither delimiters nor quotes around values; `sources` has a reader for each
+OBJECTS = (".jsonl", ".json", ".parquet")
 _NAMES = {"tab": "\t", r"\t": "\t"}
 
 

@@ -1,4 +1,4 @@
-"""PEFT's configs of an adapter: `TaskType`, `PeftConfig` and `IA3Config`.
+"""PEFT's configs of an adapter, read from and written to a folder: `TaskType`, `PeftConfig` and `IA3Config`.
 
 They hold what the user said, with PEFT's names, order and defaults; which modules that selects in a model is `targets`'
 matter. Unlike other dataclasses here they can be changed, since programs written for PEFT do change them.

@@ -1,7 +1,8 @@
 """The loss of a micro-batch as a sum, so that no split of a step into micro-batches changes it.
 
 A step's loss is the sum over its target tokens divided by their number; the division is by the whole step's number and
-happens in the loop. For encoders an example takes the place of a token. This file knows models and batches.
+happens in the loop. For encoders an example takes the place of a token. The losses over choices are `t_few`'s, and a
+loss without all logits is `kernels.frozen_head`'s. This file knows models and batches.
 """
 
 from __future__ import annotations

@@ -152,6 +152,6 @@ def _save(run: Run, task: RunTask, outcome: Outcome, metrics: Metrics, each: Seq
     if metrics.scaling is not None:
         more["calibration"] = {**metrics.scaling.to_json(), "fitted_on": f"{len(each)} folds"}
     run.saved_metrics[task.adapter] = metrics
-    run.write_best(replace(task, more=more), outcome, folder)
+    run.write_best(replace(task, more={**task.more, **more}), outcome, folder)
     draw_tasks(read_events(folder / RUN_LOG), [one.name for one in run.setup.tasks], folder / CURVES)
     run.draw_metrics(metrics)

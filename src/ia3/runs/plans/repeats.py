@@ -102,7 +102,7 @@ def train_repeats(
             place = runs.index(median)
             told = {"repeats": {"runs": repeats, "spread": result.to_json()["spread"]}}
             run.saved_metrics[tasks[place].adapter] = median.metrics
-            run.write_best(replace(blind[place], more=told), outcomes[place], folder)
+            run.write_best(replace(blind[place], more={**blind[place].more, **told}), outcomes[place], folder)
             _write(result, folder)
         elif not is_stopped:
             raise RunError(f"Repeating: no run has a number on the rows measured. {outcomes[0].fault or ''}".rstrip())
