@@ -57,7 +57,8 @@ def loss_and_gradients(
     model: Any, attachment: Attachment, family: str, batch: Batch, rows: Any, weights: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Return the summed loss of a batch and its gradient for every trained tensor that it reaches."""
-    loss = sum_loss(model, CASES[family].kind, batch, rows, weights)  # type: ignore[arg-type]
+    shares = None if weights is None else weights[batch.choices]
+    loss = sum_loss(model, CASES[family].kind, batch, rows, shares)  # type: ignore[arg-type]
     trained = {name: p for name, p in attachment.bank.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     reached = {name: g for name, g in zip(trained, gradients, strict=True) if g is not None}

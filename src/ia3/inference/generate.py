@@ -17,12 +17,12 @@ from torch import Tensor
 from ia3.core.attach import attachment_of, still
 from ia3.core.modes import evaluating
 from ia3.core.strengths import AdapterRef, AdapterRefs, at_strength, split_strengths
-from ia3.data.batches import pad_left, pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.asking import TOKEN_BUDGET, Progress, batches_of
-from ia3.inference.logits import cache_input, cache_of, encoder_output, known_inputs, run_at
-from ia3.inference.scoring import pad_prompts, rows_of, whole_inputs
+from ia3.inference.logits import cache_input, cache_of, encoder_output, run_at
+from ia3.inference.prompts import causal_prompts, encoder_states, whole_inputs
+from ia3.inference.scoring import rows_of
 from ia3.inference.shortcuts import selected, shortcuts_of
 from ia3.names import Kind
 
@@ -81,9 +81,11 @@ def generate_tokens(
                 batch = [encoded[i] for i in part]
                 if kind == "seq2seq":
                     assert decoder_start_id is not None
-                    inputs = _start_seq2seq(model, batch, pad_id, decoder_start_id, rows)
+                    hidden, mask = encoder_states(model, batch, pad_id, rows)
+                    start = torch.full((len(batch), 1), decoder_start_id, device=mask.device)
+                    inputs = {"encoder_outputs": hidden, "attention_mask": mask, "decoder_input_ids": start}
                 elif shortcuts.pads and shortcuts.steps:
-                    inputs = _start_causal(model, batch, pad_id, shortcuts.has_positions)
+                    inputs = causal_prompts(model, batch, pad_id, shortcuts.has_positions)
                 else:
                     inputs = {}
                 if inputs:
@@ -103,22 +105,6 @@ def _rows_of(model: Any, adapter: AdapterRefs, part: Sequence[int]) -> Any:
     adapters, strengths = split_strengths(own)
     rows: list[AdapterRef] = [bank.row(name) for name in adapters]
     return rows if strengths is None else list(map(at_strength, rows, strengths))
-
-
-def _start_causal(model: Any, encoded: Sequence[Encoded], pad_id: int, has_positions: bool) -> dict[str, Any]:
-    ids, mask = pad_prompts(model, encoded, pad_id, pad_left)
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    return inputs | (known_inputs(model, position_ids=positions) if has_positions else {})
-
-
-def _start_seq2seq(
-    model: Any, encoded: Sequence[Encoded], pad_id: int, start_id: int, rows: dict[str, Any]
-) -> dict[str, Any]:
-    ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
-    hidden = model.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True, **rows).last_hidden_state
-    start = torch.full((len(encoded), 1), start_id, device=ids.device)
-    return {"encoder_outputs": hidden, "attention_mask": mask, "decoder_input_ids": start}
 
 
 def _run_greedily(model: Any, inputs: dict[str, Any], max_new_tokens: int, end_id: int) -> list[Tokens]:

@@ -21,12 +21,12 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ia3.core.attach import still
 from ia3.core.strengths import AdapterRef, AdapterRefs
-from ia3.core.weights import input_device
-from ia3.data.batches import pad_left, pad_right
+from ia3.data.batches import pad_right
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.fast.acceleration import acceleration_of
-from ia3.inference.logits import cache_input, cache_of, class_logits, encoder_output, known_inputs, run_at
+from ia3.inference.logits import cache_input, cache_of, class_logits, encoder_output, run_at
+from ia3.inference.prompts import causal_prompts, encoder_states, pad_prompts, whole_inputs
 from ia3.inference.shortcuts import copied, shortcuts_of
 from ia3.kernels.frozen_head import head_logprobs
 from ia3.names import Kind
@@ -194,21 +194,20 @@ class _Passes:
 
     def _causal(self, has_positions: bool) -> tuple[Tensor, Tensor]:
         """Return the first tokens' values and those of all later ones; prompts are run once."""
-        ids, mask = pad_prompts(self.model, self.encoded, self.pad_id, pad_left)
+        inputs = causal_prompts(self.model, self.encoded, self.pad_id, has_positions)
+        mask, places = inputs["attention_mask"], inputs.get("position_ids")
         last = torch.zeros_like(mask, dtype=torch.bool)
         last[:, -1] = True
-        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": True, **self._own_rows(range(len(mask)))}
-        inputs |= known_inputs(self.model, position_ids=places) if has_positions else {}
         firsts: list[list[int]] = [[] for _ in self.encoded]
         for pair in self.pairs:
             firsts[pair.owner].append(pair.ids[0])
-        first, output = self._logprobs(last, inputs, pad_right(firsts, 0).to(ids.device), is_first=True)
+        own = {"use_cache": True, **rows_input(self.rows, range(len(mask)))}
+        first, output = self._logprobs(last, inputs | own, pad_right(firsts, 0).to(mask.device), is_first=True)
         if self._longest == 1:
             return first, self._found(first.new_zeros(0), torch.zeros(len(self.pairs), 0, dtype=torch.bool))
         cache = cache_of(output)
-        run = partial(self._continue, cache, mask, places[:, -1:] if has_positions else None)
-        tokens = ids.shape[1] + self._longest
+        run = partial(self._continue, cache, mask, None if places is None else places[:, -1:])
+        tokens = mask.shape[1] + self._longest
         return first, self._in_chunks(run, tokens, _count_numbers(cache) // len(self.encoded))
 
     def _continue(self, cache: Any, mask: Tensor, ends: Tensor | None, pairs: Sequence[_Pair]) -> Tensor:
@@ -230,7 +229,7 @@ class _Passes:
         }
         if ends is not None:
             behind = torch.arange(1, steps + 1, device=mask.device)
-            inputs |= known_inputs(self.model, position_ids=ends[owners] + behind)
+            inputs["position_ids"] = ends[owners] + behind
         return self._read(wanted, inputs, pairs)
 
     def _whole(self) -> Tensor:
@@ -248,12 +247,10 @@ class _Passes:
 
     def _seq2seq(self) -> Tensor:
         """Return what is found of all choices; the encoder is run once."""
-        ids, mask = pad_prompts(self.model, self.encoded, self.pad_id, pad_right)
-        own = self._own_rows(range(len(mask)))
-        encoder = self.model.get_encoder()
-        hidden = encoder(input_ids=ids, attention_mask=mask, return_dict=True, **own).last_hidden_state
+        own = rows_input(self.rows, range(len(self.encoded)))
+        hidden, mask = encoder_states(self.model, self.encoded, self.pad_id, own)
         run = partial(self._decode, hidden, mask)
-        return self._in_chunks(run, ids.shape[1] + self._longest, hidden.numel() // len(self.encoded))
+        return self._in_chunks(run, mask.shape[1] + self._longest, hidden.numel() // len(self.encoded))
 
     def _decode(self, hidden: Tensor, mask: Tensor, pairs: Sequence[_Pair]) -> Tensor:
         """Return what is found of the tokens of some choices, from their examples' encoder output."""
@@ -296,7 +293,7 @@ class _Passes:
     def _read(self, wanted: Tensor, inputs: dict[str, Any], pairs: Sequence[_Pair]) -> Tensor:
         """Run some choices; `wanted` has the token that a position predicts, or −1, shape (pairs, steps)."""
         is_token = wanted >= 0
-        inputs = {**inputs, **self._own_rows([pair.owner for pair in pairs])}
+        inputs = {**inputs, **rows_input(self.rows, [pair.owner for pair in pairs])}
         values, _ = self._logprobs(is_token, inputs, wanted[is_token].unsqueeze(1))
         return self._found(values.squeeze(1), is_token)
 
@@ -322,46 +319,6 @@ class _Passes:
         if is_first and not self._has_graph:  # apart in the last bit; both keep what they have always given
             return wide.log_softmax(dim=1).gather(1, tokens), output
         return wide.gather(1, tokens) - wide.logsumexp(dim=1, keepdim=True), output
-
-    def _own_rows(self, owners: Sequence[int]) -> dict[str, Any]:
-        return rows_input(self.rows, owners)
-
-
-def whole_inputs(
-    model: Any, encoded: Sequence[Encoded], answers: Sequence[tuple[int, Sequence[int]]], pad_id: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the ids and mask of prompts with an answer behind each, padded at the end, and the answers' tokens.
-
-    Args:
-        model: The model.
-        encoded: The examples.
-        answers: Position of an example, and the token ids of an answer to it.
-        pad_id: Token id of padding.
-
-    Returns:
-        The model's inputs, and where a position predicts an answer's token that token, else −1; (answers, seq).
-    """
-    device = input_device(model)
-    prompts = [encoded[owner].prompt_ids for owner, _ in answers]
-    read = [(*prompt, *ids[:-1]) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
-    wanted = [(-1,) * (len(prompt) - 1) + tuple(ids) for prompt, (_, ids) in zip(prompts, answers, strict=True)]
-    inputs = {"input_ids": pad_right(read, pad_id), "attention_mask": pad_right([(1,) * len(row) for row in read], 0)}
-    return {name: value.to(device) for name, value in inputs.items()}, pad_right(wanted, -1).to(device)
-
-
-def pad_prompts(model: Any, encoded: Sequence[Encoded], pad_id: int, pad: Any) -> tuple[Tensor, Tensor]:
-    """Return the prompts' ids and mask on the model's device, both of shape (batch, seq).
-
-    Args:
-        model: The model.
-        encoded: The examples.
-        pad_id: Token id of padding.
-        pad: `pad_left` or `pad_right`.
-    """
-    device = input_device(model)
-    ids = pad([e.prompt_ids for e in encoded], pad_id)
-    mask = pad([(1,) * len(e.prompt_ids) for e in encoded], 0)
-    return ids.to(device), mask.to(device)
 
 
 def rows_input(rows: AdapterRefs | None, places: Sequence[int]) -> dict[str, Any]:

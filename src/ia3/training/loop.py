@@ -306,7 +306,7 @@ def _loss(drawn: Sequence[_Drawn], shares: Tensor) -> Tensor:
         return few_shot_loss(task, examples, rows, factors, budget, shares)
     batch = collate(examples, task.kind, task.pad_id, task.decoder_start_id).to(shares.device)
     with behind_first_blocks([learner.cache for learner in learners], examples):
-        return sum_loss(task.attachment.model, task.kind, batch, rows, None, shares)
+        return sum_loss(task.attachment.model, task.kind, batch, rows, shares)
 
 
 def _parts(chosen: Sequence[Encoded], budget: int, device: torch.device) -> list[list[int]]:

@@ -22,9 +22,7 @@ from ia3.kernels.frozen_head import head_loss
 from ia3.names import Kind
 
 
-def sum_loss(
-    model: Any, kind: Kind, batch: Batch, rows: Any, weights: Tensor | None = None, shares: Tensor | None = None
-) -> Tensor:
+def sum_loss(model: Any, kind: Kind, batch: Batch, rows: Any, shares: Tensor | None = None) -> Tensor:
     """Return the cross-entropy summed over the targets of a micro-batch.
 
     Args:
@@ -32,33 +30,25 @@ def sum_loss(
         kind: Kind of the base.
         batch: The micro-batch, on the model's device.
         rows: Rows of its examples.
-        weights: Weight of each choice, shape (choices,), fp32; None for one each.
         shares: Weight of each example, shape (batch,), fp32; None for one each. If it requires a gradient, that is each
             example's summed loss: d(Σ share · loss) / d(share).
 
     Returns:
         A scalar in nats, fp32 (float64 on a float64 base).
     """
-    by_example = _by_example(batch, weights, shares)
     if kind == "encoder":
         logits = _wide(class_logits(model, {**batch.inputs, "rows": rows}))
-        return _weighted(logits, batch.choices, by_example)
+        return _weighted(logits, batch.choices, shares)
     positions = batch.labels != IGNORED
     inputs = {**batch.inputs, "use_cache": False, "rows": rows}
     targets = batch.labels[positions]
-    by_token = None if by_example is None else by_example.unsqueeze(1).expand_as(batch.labels)[positions]
+    by_token = None if shares is None else shares.unsqueeze(1).expand_as(batch.labels)[positions]
     acceleration = acceleration_of(model)
     if acceleration is not None and acceleration.has_head:
         head = model.get_output_embeddings()
         hidden, _ = acceleration.hidden_at(positions, inputs)
         return head_loss(hidden, head.weight, head.bias, targets, by_token)
     return _weighted(_wide(logits_at(model, positions, inputs)), targets, by_token)
-
-
-def _by_example(batch: Batch, weights: Tensor | None, shares: Tensor | None) -> Tensor | None:
-    """Return how much each example's targets count, shape (batch,)."""
-    by_choice = None if weights is None else weights[batch.choices]
-    return by_choice if shares is None else shares if by_choice is None else shares * by_choice
 
 
 def _weighted(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
@@ -68,12 +58,9 @@ def _weighted(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor
     return (functional.cross_entropy(logits, targets, reduction="none") * weights.to(logits.dtype)).sum()
 
 
-def count_targets(encoded: Sequence[Encoded], kind: Kind, weights: Tensor | None = None) -> float:
-    """Return what a summed loss is divided by: target tokens (for encoders examples), weighted."""
-    return sum(
-        (1 if kind == "encoder" else len(e.target_ids)) * (1.0 if weights is None else float(weights[e.choice]))
-        for e in encoded
-    )
+def count_targets(encoded: Sequence[Encoded], kind: Kind) -> int:
+    """Return what a summed loss is divided by: target tokens, for encoders examples."""
+    return sum(1 if kind == "encoder" else len(e.target_ids) for e in encoded)
 
 
 def class_weights(encoded: Sequence[Encoded], choices: int) -> Tensor:
