@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ia3.adapters.store import Store
+from ia3.adapters.store_tables import weight_of
 from ia3.errors import AdapterError, IA3Warning
 from tests.adapters.store_examples import assert_holds, damage, reads, small, small_store
 
@@ -162,3 +163,20 @@ def test_a_file_that_is_cut_while_it_is_open_is_told_and_ends_nothing(tmp_path: 
         file.truncate(4096)
     with pytest.raises(AdapterError, match=r"Reading adapter 'c' from .*s\.ia3: "):
         store.vector("c")
+
+
+@pytest.mark.parametrize("facts", [b"", b"\0" * 3, b"\xff" * 52])
+def test_facts_that_are_none_are_told_where_their_checksum_is_right(facts: bytes, tmp_path: Path) -> None:
+    """A stranger may write any checksum; facts that cannot be unpacked ended in a traceback."""
+    path = tmp_path / "s.ia3"
+    small_store(path, "a", "b").close()
+    checksum, weight = weight_of(b"b", facts)
+    with closing(sqlite3.connect(path)) as file:
+        [[before]] = file.execute("SELECT checksum FROM names WHERE name = 'b' OR name = x'62'").fetchall()
+        file.execute("UPDATE names SET facts = ?, checksum = ? WHERE name = 'b' OR name = x'62'", (facts, checksum))
+        file.execute("UPDATE store SET total = total - ? + ?", (before + (weight - checksum), weight))
+        file.commit()
+    with pytest.warns(IA3Warning, match="damaged at 'b'"):
+        store = Store.open(path)
+    with store, pytest.raises(AdapterError, match="its line in the list"):
+        store.adapter("b")

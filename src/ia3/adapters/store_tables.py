@@ -65,6 +65,9 @@ class Stored(IntEnum):
         return self.name.lower() if self is Stored.FLOAT32 else f"{self.name.lower()} of l − 1"
 
 
+_STORED, _STORED_AT = frozenset(map(int, Stored)), 8  # where the second of the facts lies
+
+
 class Facts(NamedTuple):
     """What is known of an adapter before it is read; lengths are in bytes, checksums are CRC-32."""
 
@@ -154,6 +157,7 @@ def _read_state(connection: sqlite3.Connection, doing: str, known: State | None)
     for place, name, facts, checksum in connection.execute("SELECT * FROM names ORDER BY place"):
         try:
             is_whole = zlib.crc32(facts, zlib.crc32(name)) == checksum
+            is_whole = is_whole and len(facts) == _FACTS.size and facts[_STORED_AT] in _STORED
         except TypeError:  # a damaged file may hold anything anywhere
             is_whole = False
         if is_whole:
