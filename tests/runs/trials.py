@@ -23,6 +23,7 @@ import torch
 
 import ia3.runs.plans.tasks
 import ia3.runs.run
+from ia3.runs.folder import LOCK
 from ia3.runs.plans.one import train_adapter
 from ia3.runs.plans.tasks import train_tasks
 from ia3.runs.results import OneResult, RunResult
@@ -75,11 +76,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Return what a run left, comparable: the bytes of every file, and the record without its speeds."""
+    """Return what a run left, comparable: the bytes of every file, and the record without its speeds.
+
+    The file of the lock is left out: it stays where a process is killed after its last write, and locks nothing.
+    """
     found: dict[str, Any] = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != LOCK
     }
     found["run.jsonl"] = [{k: v for k, v in event.items() if k != "examples_per_second"} for event in read(folder)]
     return found

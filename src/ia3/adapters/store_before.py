@@ -2,7 +2,8 @@
 
 A file ends with a copy of its last commit's head. A commit's text names the commit before it, up to one that has
 everything, and lists the heads and names of the blocks since then; a block is its head, its name, a text, a row and
-tensors. Nothing is mended: a file whose end or index is damaged is refused. This file knows bytes and names.
+tensors. Nothing is mended: a file whose end or index is damaged is refused. This file knows bytes and
+names; `cli.stores` puts what is read here into a store of today.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A table with a column that names each row's adapter: which ones there are, and a predictor that has them all.
 
 The adapters lie in a packed store, or in folders side by side (what `ia3 train --tasks` writes). Names are read before
-anything is loaded, and every one that is not there is told at once. This file knows tables and places; how rows of
-different adapters meet in a batch is `mixed`'s matter.
+anything is loaded, and every one that is not there is told at once. This file knows tables and places; which row
+goes to which adapter is `table_prediction`'s and `by_adapter`'s matter, how rows meet in a batch `asking`'s.
 """
 
 from __future__ import annotations
