@@ -160,7 +160,7 @@ class _Ready:
     base: Base
     whole: Draft | None
     seen: dict[str, tuple[int, ...]] = field(default_factory=dict)  # tasks of one table have the same texts
-    known: dict[Any, Known] = field(default_factory=dict)  # of searches, by what makes them comparable
+    known: Known = field(default_factory=dict)  # of searches on cuts of one table, which have one ranking
     answered: Answered = field(default_factory=dict)  # by starts
     made: dict[int, _Begun] = field(default_factory=dict)  # by the rows, which tasks may share
 
@@ -180,7 +180,8 @@ class _Ready:
             start = settled_start(spec.start, rows, base, asked, hear, tell, self.answered)
         own = settled(begun_settings(kind, start, draft.given, has_start=draft.has_start), base)
         words = settled_words(spec.template or (), start, rows, base, own, hear, tell)
-        known = self.known.setdefault((rows.labels, own.losses), {})
+        # a search on one task's rows owes nothing to another's: its numbers would hang on who was asked before
+        known = None if self.whole is None else self.known
         seen = self.seen if self.whole is None else None
         dataset = encode_worded(rows, base, own, words, spec.max_length, search, seen, known)
         if draft.name and self.whole is None:  # told with the others, once where they are all tasks'
