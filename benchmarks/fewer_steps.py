@@ -25,12 +25,14 @@ from torch.nn import functional
 
 import ia3
 from benchmarks.bases import find_table
+from ia3.bases.loading import Base
 from ia3.core.attach import Attachment, attach_bank
 from ia3.core.bank import Bank
 from ia3.core.discovery import find_plan
 from ia3.data.batches import collate, epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.fast.acceleration import accelerate
+from ia3.inference.asking import score_encoded
 from ia3.inference.logits import class_logits
 from ia3.runs.dataset import encode_rows, read_rows
 
@@ -71,11 +73,10 @@ WAYS = {
 class Pupil:
     """A MiniLM with a bank and the task it learns."""
 
-    model: Any
+    base: Base
     attachment: Attachment
     train: tuple[Encoded, ...]
     held_out: tuple[Encoded, ...]
-    pad_id: int
     head: nn.Linear
     row: nn.Parameter = field(init=False)
 
@@ -86,17 +87,13 @@ class Pupil:
 
     def logits(self, examples: Sequence[Encoded], rows: Any = "pupil") -> tuple[Tensor, Tensor]:
         """Return logits and right choices, shapes (batch, labels) and (batch,)."""
-        batch = collate(examples, "encoder", self.pad_id)
-        return class_logits(self.model, {**batch.inputs, "rows": rows}), batch.choices
+        batch = collate(examples, "encoder", self.base.pad_id)
+        return class_logits(self.base.model, {**batch.inputs, "rows": rows}), batch.choices
 
-    @torch.no_grad()
     def accuracy(self) -> float:
         """Return the share of held-out rows that are answered rightly."""
-        right = 0
-        for start in range(0, len(self.held_out), 32):
-            logits, choices = self.logits(self.held_out[start : start + 32])
-            right += int((logits.argmax(1) == choices).sum())
-        return right / len(self.held_out)
+        scores = score_encoded(self.base, self.held_out, None, "pupil")
+        return float((scores.argmax(axis=1) == [example.choice for example in self.held_out]).mean())
 
 
 def train(pupil: Pupil, way: Way, steps: int, seed: int) -> None:
@@ -203,7 +200,7 @@ def make_pupil(path: Path, seed: int) -> Pupil:
     base = ia3.load_base("minilm", labels=list(rows.labels), seed=seed)
     data = encode_rows(rows, base.tokenizer, base.limits, "encoder", template=None, max_length=128)
     attachment = attach_bank(base.model, Bank(find_plan(base.model)))
-    pupil = Pupil(base.model, attachment, data.train, data.held_out, base.pad_id, base.model.classifier)
+    pupil = Pupil(base, attachment, data.train, data.held_out, base.model.classifier)
     accelerate(attachment)
     return pupil
 

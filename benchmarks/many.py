@@ -59,8 +59,8 @@ requests (--requests): windows of 32 requests, each for an adapter drawn at rand
   peft-grouped      PEFT with 100 adapters, the requests of a window that have the same adapter together
   merged-copies     a copy of the model for each adapter, as many as fit in a quarter of the free memory (32 at most)
   Bases: minilm (classification), gemma-3-270m (both), mt5-small (generation; random weights of its shape). Encoders'
-  adapters bring their own head in every method but base. All take the same texts padded in the same way; generation
-  is the model's own generate, always the same number of tokens.
+  adapters bring their own head in every method but base. All take the same texts padded in the same way, and score and
+  generate through the functions that a predictor answers with; generation is always the same number of tokens.
 store (--store): a packed store of 10,000 adapters: opening it, and a request whose adapter is read first
 tasks (--tasks): 32 tasks from four tables, trained together and one after another
 

@@ -168,8 +168,8 @@ def answer_window(
     decode = 0.0
     began = time.perf_counter()
     for places in method.split(chosen):
-        model, options = method.serve([chosen[place] for place in places])
-        answers = answer(case, task, model, [window[place] for place in places], tokens, options)
+        model, rows = method.serve([chosen[place] for place in places])
+        answers = answer(case, task, model, [window[place] for place in places], tokens, rows)
         at = time.perf_counter() - began
         decode += answers.decode_seconds
         for place, value in zip(places, answers.values, strict=True):

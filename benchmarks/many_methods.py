@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bases import SEED, Case
-from benchmarks.many_requests import WINDOW, never_ends
+from benchmarks.many_requests import WINDOW
 from benchmarks.methods import NotAvailable, shared_copy
 from benchmarks.rivals import peft_targets, wrap
 from ia3.adapters.attached import attach
@@ -25,7 +25,9 @@ from ia3.core.discovery import find_plan
 from ia3.core.heads import Head
 from ia3.core.merge import merge
 from ia3.core.sites import Plan
+from ia3.core.strengths import AdapterRefs
 from ia3.fast.acceleration import accelerate
+from ia3.inference.shortcuts import shortcuts_of
 from ia3.names import BASE_NAME
 
 PEFT_ADAPTERS = 100
@@ -34,7 +36,7 @@ MOST_MERGED = WINDOW
 _SPREAD = 0.1  # of the random vectors around one, to both sides
 
 Split = Callable[[Sequence[int]], list[list[int]]]
-Serve = Callable[[Sequence[int]], tuple[Any, dict[str, Any]]]
+Serve = Callable[[Sequence[int]], tuple[Any, AdapterRefs | None]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Method:
 
     Attributes:
         split: Places of a window's requests that are answered together, from the adapter of each.
-        serve: Makes a model ready for the adapters of such requests; returns it with what it is told beside inputs.
+        serve: Makes a model ready for the adapters of such requests; returns it with the bank's rows, if it has one.
     """
 
     split: Split
@@ -165,7 +167,7 @@ def _by_adapter(adapters: Sequence[int]) -> list[list[int]]:
 
 def _base(case: Case, adapters: Adapters) -> Method:
     """The frozen base, with no adapter at all."""
-    return Method(_together, lambda _: (case.model, {}))
+    return Method(_together, lambda _: (case.model, None))
 
 
 def _ia3(case: Case, adapters: Adapters) -> Method:
@@ -174,7 +176,7 @@ def _ia3(case: Case, adapters: Adapters) -> Method:
     """
     accelerate(attach_bank(case, adapters))
     names = adapters.names or [BASE_NAME]
-    return Method(_together, lambda chosen: (case.model, {"rows": [names[number] for number in chosen]}))
+    return Method(_together, lambda chosen: (case.model, [names[number] for number in chosen]))
 
 
 def _peft(case: Case, adapters: Adapters, split: Split) -> Method:
@@ -190,9 +192,9 @@ def _peft(case: Case, adapters: Adapters, split: Split) -> Method:
     inside = model.get_base_model().eval()  # without PEFT's wrapper around each call
     _fill_peft(inside, adapters)
 
-    def serve(chosen: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    def serve(chosen: Sequence[int]) -> tuple[Any, None]:
         model.set_adapter(name_of(chosen[0]))
-        return inside, {}
+        return inside, None
 
     return Method(split, serve)
 
@@ -215,16 +217,15 @@ def _merged(case: Case, adapters: Adapters) -> Method:
     attachment = attach_bank(case, adapters)
     copies = [merge(attachment, name) for name in adapters.names]
     attachment.detach()
-    return Method(_by_adapter, lambda chosen: (copies[chosen[0]], {}))
+    if case.kind != "encoder":
+        for copy in copies:  # what a first pass tries out is not to be timed; the warm-up asks a few of them alone
+            shortcuts_of(copy, case.kind, pad_id=case.pad_id, decoder_start_id=case.decoder_start_id)
+    return Method(_by_adapter, lambda chosen: (copies[chosen[0]], None))
 
 
 def build(recipe: Recipe, case: Case, adapters: Adapters) -> Method:
     """Return a method on a copy of a base that shares its weights."""
-    model = shared_copy(case.model)
-    if model.can_generate():
-        never_ends(model)
-    own = replace(case, model=model)
-    return recipe.build(own, adapters.first(recipe.adapters))
+    return recipe.build(replace(case, model=shared_copy(case.model)), adapters.first(recipe.adapters))
 
 
 def make_recipes(counts: Sequence[int], merged: int, peft: int = PEFT_ADAPTERS) -> tuple[Recipe, ...]:

@@ -1,29 +1,31 @@
 """What many adapters are asked: the same texts in the same windows of 32, each request for an adapter of its own.
 
-The texts of a window stay the same in every repeat; the adapters are drawn anew. One function answers for every method,
-so that the methods differ by their adapters alone. This file knows token ids and models; it knows nothing of banks,
-PEFT or clocks other than that of a token.
+The texts of a window stay the same in every repeat; the adapters are drawn anew. Every method answers through the
+functions that a predictor scores and generates with, so that the methods differ by their adapters alone. This file
+knows token ids and models; it knows nothing of banks, PEFT or clocks other than that of a token.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks.bases import SEED, Case
-from ia3.data.batches import pad_left, pad_right
+from ia3.core.strengths import AdapterRefs
 from ia3.data.encoding import Encoded
+from ia3.inference.generate import generate_tokens
+from ia3.inference.scoring import score_choices
 
 WINDOW = 32  # requests that arrive together
 Task = Literal["classification", "generation"]
 TASKS: tuple[Task, ...] = ("classification", "generation")
+_NEVER = -1  # a token that no answer ends with
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Answers:
     """What a model answered to some requests.
 
     Attributes:
-        values: Of classification the scores of the choices, fp32, shape (requests, choices); of generation the new
-            token ids, int64, shape (requests, tokens).
+        values: Of classification the log-probabilities of the choices, fp32, shape (requests, choices); of generation
+            the new token ids, int64, shape (requests, tokens).
         decode_seconds: From the first new token to the last; 0 for classification.
     """
 
@@ -73,9 +75,8 @@ def draw_adapters(adapters: int, windows: int, repeat: int, *, is_distinct: bool
     return tuple(tuple(random.integers(0, max(1, adapters), WINDOW).tolist()) for _ in range(windows))
 
 
-@torch.inference_mode()
 def answer(
-    case: Case, task: Task, model: Any, examples: Sequence[Encoded], tokens: int, options: Mapping[str, Any]
+    case: Case, task: Task, model: Any, examples: Sequence[Encoded], tokens: int, rows: AdapterRefs | None
 ) -> Answers:
     """Return what a model answers to requests in one batch, padded to the longest.
 
@@ -85,59 +86,22 @@ def answer(
         model: The base, with or without adapters.
         examples: The requests.
         tokens: New tokens of each answer, for generation: always as many, whatever they are.
-        options: What the model is told beside its inputs, such as the rows.
+        rows: Adapter of each request, on a model with a bank.
     """
-    inputs = _pad(case, examples)
-    if task == "generation":
-        return _generate(model, inputs, tokens, options)
-    if case.kind == "encoder":
-        return Answers(model(**inputs, **options).logits, 0.0)
-    positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-    logits = model(**inputs, position_ids=positions, use_cache=False, logits_to_keep=1, **options).logits[:, -1]
-    return Answers(logits[:, first_choice_ids(case)], 0.0)
+    ids: dict[str, Any] = {"pad_id": case.pad_id, "decoder_start_id": case.decoder_start_id}
+    if task == "classification":
+        choices = None if case.kind == "encoder" else [[first] for first in first_choice_ids(case)]
+        return Answers(score_choices(model, case.kind, examples, choices, rows=rows, **ids), 0.0)
+    times: list[float] = []
+    handle = model.register_forward_hook(lambda *_: times.append(time.perf_counter()))
+    ids["token_budget"] = len(examples) * (max(len(example.prompt_ids) for example in examples) + tokens)  # one batch
+    try:
+        found = generate_tokens(model, case.kind, examples, max_new_tokens=tokens, end_id=_NEVER, adapter=rows, **ids)
+    finally:
+        handle.remove()
+    return Answers(torch.tensor(found), times[-1] - times[0])
 
 
 def first_choice_ids(case: Case) -> list[int]:
     """Return the first tokens of the answers of a language model's rows, each once."""
     return sorted({example.target_ids[0] for example in case.examples})
-
-
-def _pad(case: Case, examples: Sequence[Encoded]) -> dict[str, Tensor]:
-    """Return the prompts' ids and mask, shape (requests, longest); a decoder's end at the same place."""
-    pad = pad_left if case.kind == "causal" else pad_right
-    prompts = [example.prompt_ids for example in examples]
-    ones = [[1] * len(prompt) for prompt in prompts]
-    return {"input_ids": pad(prompts, case.pad_id), "attention_mask": pad(ones, 0)}
-
-
-def _generate(model: Any, inputs: Mapping[str, Tensor], tokens: int, options: Mapping[str, Any]) -> Answers:
-    """Generate greedily by the model's own method, no answer ending before it has all its tokens."""
-    clock = _TokenClock()
-    ids = model.generate(
-        **inputs,
-        **options,
-        max_new_tokens=tokens,
-        do_sample=False,
-        num_beams=1,
-        stopping_criteria=StoppingCriteriaList([clock]),
-    )
-    return Answers(ids[:, -tokens:], clock.times[-1] - clock.times[0])
-
-
-def never_ends(model: Any) -> None:
-    """Let a model's generation go on to its limit: no token ends it, nothing of the base's own defaults is left."""
-    model.generation_config = type(model.generation_config)(
-        pad_token_id=model.generation_config.pad_token_id or 0,
-        decoder_start_token_id=model.config.to_dict().get("decoder_start_token_id"),
-    )
-
-
-class _TokenClock(StoppingCriteria):  # type: ignore[misc]
-    """Notes when each token is there, and never stops."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.times.append(time.perf_counter())
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

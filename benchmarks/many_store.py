@@ -22,7 +22,7 @@ import torch
 from benchmarks.bases import Case
 from benchmarks.many_methods import name_of
 from benchmarks.many_report import Row, goal
-from benchmarks.many_requests import Task, answer, make_windows, never_ends
+from benchmarks.many_requests import Task, answer, make_windows
 from benchmarks.measure import Say, still_collector
 from benchmarks.memory import resident_bytes
 from ia3.adapters.adapter import Adapter
@@ -50,8 +50,6 @@ def measure_store(case: Case, task: Task, count: int, requests: int, tokens: int
         say: Told what goes on.
     """
     where = f"{case.name}, a store of {count:,}"
-    if case.model.can_generate():
-        never_ends(case.model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "adapters.ia3")
         say(f"{where}: writing")
@@ -135,7 +133,7 @@ def _request_times(case: Case, task: Task, count: int, requests: int, tokens: in
     names = [name_of(number * count // (requests + 1)) for number in range(requests + 1)]
 
     def run(name: str) -> None:
-        answer(case, task, case.model, window[:1], tokens, {"rows": [name]})
+        answer(case, task, case.model, window[:1], tokens, [name])
 
     run(names[0])  # so that all find the machine warm
     run(names[0])
