@@ -29,3 +29,23 @@ def test_a_start_that_is_none_ends_in_one_sentence_before_the_base_is_loaded(
     assert main(["train", table, *place, "--start", str(tmp_path / "empty")]) == 2
     assert capsys.readouterr().err.startswith(f"ia3: Starting from {tmp_path / 'empty'}: Loading adapter from ")
     assert not (tmp_path / "o").exists()
+
+
+def test_a_start_of_no_name_is_told_once_which_there_are(
+    table: str, encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every folder beside it was listed as well, and then the starts, as "Known:" twice."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "adapter_config.json").write_bytes((Path(encoder) / "adapter_config.json").read_bytes())
+    (tmp_path / "pictures").mkdir()
+    told = {}
+    for name in ("nothere", "busines", "min"):
+        assert main(["train", table, "--base", "no base", "--output", "o", "--start", name]) == 2
+        told[name] = capsys.readouterr().err
+    assert told["nothere"] == (
+        "ia3: Starting from nothere: there is no such folder, and no such start comes with ia3. Known: 'business', "
+        "'mine', 'sentiment'.\n"
+    )
+    assert told["busines"].endswith(" comes with ia3. Did you mean 'business'?\n")
+    assert told["min"].endswith(" comes with ia3. Did you mean 'mine'?\n")

@@ -24,6 +24,7 @@ from ia3.bases.pooling import pooling_of
 from ia3.core.attach import Attachment
 from ia3.core.heads import Head
 from ia3.errors import AdapterError, near_matches
+from ia3.names import CONFIG_FILE
 from ia3.starts.packaged import origin_of, packaged_start, start_folders, start_names
 
 
@@ -87,11 +88,16 @@ def read_start(given: str | Path, base: Base | None = None) -> Start:
     if packaged is not None and base is not None:
         return _read_named(str(given), base)
     folder = packaged or given
+    if not Path(folder).exists() and not set("/:@") & set(str(given)):  # neither on the hub nor in a packed store
+        beside = [path.name for path in Path().iterdir() if (path / CONFIG_FILE).exists()]
+        raise AdapterError(
+            f"Starting from {given}: there is no such folder, and no such start comes with ia3."
+            f"{near_matches(str(given), [*start_names(), *beside])}"
+        )
     try:
         return _read(given, folder, base)
     except AdapterError as error:
-        hint = "" if Path(folder).exists() or "/" in str(given) else near_matches(str(given), start_names())
-        raise AdapterError(f"Starting from {given}: {error}{hint}") from error
+        raise AdapterError(f"Starting from {given}: {error}") from error
 
 
 def _read(given: str | Path, folder: str | Path, base: Base | None, *, of_any_weights: bool = False) -> Start:
