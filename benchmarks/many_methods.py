@@ -219,7 +219,7 @@ def _merged(case: Case, adapters: Adapters) -> Method:
     attachment.detach()
     if case.kind != "encoder":
         for copy in copies:  # what a first pass tries out is not to be timed; the warm-up asks a few of them alone
-            shortcuts_of(copy, case.kind, pad_id=case.pad_id, decoder_start_id=case.decoder_start_id)
+            shortcuts_of(replace(case, model=copy))
     return Method(_by_adapter, lambda chosen: (copies[chosen[0]], None))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -88,15 +88,15 @@ def answer(
         tokens: New tokens of each answer, for generation: always as many, whatever they are.
         rows: Adapter of each request, on a model with a bank.
     """
-    ids: dict[str, Any] = {"pad_id": case.pad_id, "decoder_start_id": case.decoder_start_id}
+    base = replace(case, model=model)
     if task == "classification":
         choices = None if case.kind == "encoder" else [[first] for first in first_choice_ids(case)]
-        return Answers(score_choices(model, case.kind, examples, choices, rows=rows, **ids), 0.0)
+        return Answers(score_choices(base, examples, choices, rows), 0.0)
     times: list[float] = []
     handle = model.register_forward_hook(lambda *_: times.append(time.perf_counter()))
-    ids["token_budget"] = len(examples) * (max(len(example.prompt_ids) for example in examples) + tokens)  # one batch
+    whole = len(examples) * (max(len(example.prompt_ids) for example in examples) + tokens)  # one batch
     try:
-        found = generate_tokens(model, case.kind, examples, max_new_tokens=tokens, end_id=_NEVER, adapter=rows, **ids)
+        found = generate_tokens(base, examples, max_new_tokens=tokens, end_id=_NEVER, adapter=rows, token_budget=whole)
     finally:
         handle.remove()
     return Answers(torch.tensor(found), times[-1] - times[0])

@@ -279,6 +279,23 @@ def _make_model(name: str, dtype: torch.dtype, seed: int) -> Any:
     return model
 
 
+@dataclass(frozen=True)
+class TinyBase:
+    """A model as scoring and generating take it."""
+
+    model: Any
+    kind: Any
+    pad_id: int = 0
+    decoder_start_id: int | None = None
+
+
+def tiny_base(model: Any, **given: Any) -> TinyBase:
+    """Return a language model or classifier as scoring and generating take it; what is given replaces what is found."""
+    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
+    kind = "encoder" if model.get_output_embeddings() is None else "causal" if start is None else "seq2seq"
+    return TinyBase(model, **{"kind": kind, "decoder_start_id": start, **given})
+
+
 def make_inputs(name: str, batch: int = 3, seq: int = 7, seed: int = 1, *, padded: bool = False) -> dict[str, Tensor]:
     """Return random token ids (and decoder ids); with `padded` the later examples end in padding."""
     generator = torch.Generator().manual_seed(seed)

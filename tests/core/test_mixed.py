@@ -22,7 +22,7 @@ from ia3.data.encoding import Encoded
 from ia3.fast.acceleration import accelerate
 from ia3.inference.scoring import score_choices
 from tests.core.banks import attached_model, largest, random_row
-from tests.families import CASES, VOCABULARY
+from tests.families import CASES, VOCABULARY, tiny_base
 from tests.fast.passes import loss_and_gradients, make_batch, mixed_model, take_onednn
 
 FAMILIES = pytest.mark.parametrize("family", CASES)
@@ -115,13 +115,11 @@ def test_logits_are_those_of_each_example_alone(family: str, faster: bool) -> No
 @FAMILIES
 def test_scores_of_choices_are_those_of_each_example_alone(family: str, faster: bool) -> None:
     model, _ = _attached(family, faster)
-    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
     is_encoder = CASES[family].kind == "encoder"
     bound = 1e-5 * torch.tensor([1 if is_encoder else len(choice) for choice in CHOICES])  # for each token
 
     def score(prompts: list[Encoded], rows: Any) -> Tensor:
-        kind: Any = CASES[family].kind
-        return score_choices(model, kind, prompts, CHOICES, pad_id=0, decoder_start_id=start, rows=rows)
+        return score_choices(tiny_base(model), prompts, CHOICES, rows)
 
     @settings(max_examples=2, deadline=None, database=None)
     @given(st.lists(st.sampled_from(ROWS), min_size=3, max_size=4, unique=True), st.integers(2, SEQ))
@@ -207,7 +205,7 @@ def test_classifiers_with_different_numbers_of_labels_share_a_batch(family: str,
     found = loss_and_gradients(model, attachment, family, whole, [row if row != "broken" else "two" for row in rows])
     with torch.no_grad():
         mixed = model(**whole.inputs, rows=rows).logits
-        scores = score_choices(model, "encoder", prompts, [], pad_id=0, rows=rows)
+        scores = score_choices(tiny_base(model), prompts, [], rows)
         assert mixed.shape == scores.shape == (5, 5)
         for place, row in enumerate(rows):
             alone = model(**_only(whole, [place]).inputs, rows=row).logits[0]
@@ -218,7 +216,7 @@ def test_classifiers_with_different_numbers_of_labels_share_a_batch(family: str,
                 assert bool(mixed[place, :labels].isnan().all())
                 continue
             assert largest(mixed[place, :labels] - alone) <= 1e-5
-            expected = score_choices(model, "encoder", prompts[place : place + 1], [], pad_id=0, rows=row)[0]
+            expected = score_choices(tiny_base(model), prompts[place : place + 1], [], row)[0]
             assert largest(scores[place, :labels] - expected) <= 1e-5
     for name, own in (("two", [0, 1, 4]), ("five", [3])):
         alone_of = loss_and_gradients(model, attachment, family, _only(whole, own), name)

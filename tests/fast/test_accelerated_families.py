@@ -19,7 +19,7 @@ from ia3.inference.logits import class_logits, logits_at
 from ia3.inference.scoring import score_choices
 from ia3.kernels.norms import rms_norm_plain
 from tests.core.banks import tiny_model
-from tests.families import CASES, make_inputs
+from tests.families import CASES, make_inputs, tiny_base
 from tests.fast.passes import (
     MIXED,
     assert_same,
@@ -111,18 +111,14 @@ def _outputs(model: Any, family: str) -> Iterator[Tensor]:
     """Yield logits of a whole pass, logits at positions and scores of choices, a row for each example."""
     inputs = make_inputs(family, batch=4, padded=True)
     prompts = [Encoded(i, tuple(range(3, 4 + 3 * i)), (), -1, truncated=False) for i in range(4)]
-    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
-    kind: Any = CASES[family].kind
     yield model(**inputs, rows=MIXED).logits
-    if kind == "encoder":
+    if CASES[family].kind == "encoder":
         yield class_logits(model, {**inputs, "rows": MIXED})
     else:
         side = inputs.get("decoder_input_ids", inputs["input_ids"])
         positions = torch.rand(side.shape, generator=torch.Generator().manual_seed(3)) < 0.4
         yield logits_at(model, positions, {**inputs, "rows": MIXED})
-    yield score_choices(
-        model, kind, prompts, [(5, 1), (5, 6, 7, 1), (9,)], pad_id=0, decoder_start_id=start, rows=MIXED
-    )
+    yield score_choices(tiny_base(model), prompts, [(5, 1), (5, 6, 7, 1), (9,)], MIXED)
 
 
 @FAMILIES

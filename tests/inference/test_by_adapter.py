@@ -151,7 +151,7 @@ def test_free_text_is_measured_by_what_each_adapter_writes(home: Path, monkeypat
 
     rose = own["writer"].base.tokenizer("rose", add_special_tokens=False)["input_ids"]
 
-    def write(model: Any, kind: str, encoded: Sequence[Any], *, adapter: Any, **options: Any) -> list[Any]:
+    def write(base: Any, encoded: Sequence[Any], *, adapter: Any, **options: Any) -> list[Any]:
         asked.extend(adapter if isinstance(adapter, list) else [])
         return [rose] * len(encoded)
 

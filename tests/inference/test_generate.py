@@ -15,7 +15,7 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.generate import Tokens, generate_tokens
 from ia3.inference.shortcuts import shortcuts_of
-from tests.families import CASES, make_model
+from tests.families import CASES, TinyBase, make_model, tiny_base
 
 LANGUAGE_MODELS = [name for name, case in CASES.items() if case.kind != "encoder"]
 PROMPTS = [(7,), (3, 9, 4, 40, 11), tuple(range(47, 35, -1)), (21, 30)]
@@ -23,11 +23,8 @@ END = 1
 
 
 def generate(model: Any, prompts: Sequence[Tokens] = PROMPTS, most: int = 6, **options: Any) -> list[Tokens]:
-    kind = "seq2seq" if model.config.is_encoder_decoder else "causal"
     rows = [Encoded(i, prompt, (), -1, truncated=False) for i, prompt in enumerate(prompts)]
-    start = model.config.decoder_start_token_id if kind == "seq2seq" else None
-    settings = {"max_new_tokens": most, "end_id": END, "pad_id": 0, "decoder_start_id": start, **options}
-    return generate_tokens(model, kind, rows, **settings)  # type: ignore[arg-type]
+    return generate_tokens(tiny_base(model), rows, max_new_tokens=most, end_id=END, **options)
 
 
 @torch.inference_mode()
@@ -156,7 +153,7 @@ def test_an_answer_ends_at_the_limit() -> None:
 
 def test_finished_rows_leave_the_batch() -> None:
     model = make_ending("gpt_neo")
-    shortcuts_of(model, "causal", pad_id=0)  # its passes are not of the prompts
+    shortcuts_of(tiny_base(model))  # its passes are not of the prompts
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
 
@@ -187,5 +184,5 @@ def test_progress_and_order_are_those_of_the_prompts() -> None:
 )
 def test_what_cannot_be_generated_is_told(kind: Any, options: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        generate_tokens(None, kind, [], **{"max_new_tokens": 3, "end_id": 1, "pad_id": 0, **options})
+        generate_tokens(TinyBase(None, kind), [], **{"max_new_tokens": 3, "end_id": 1, **options})
     assert str(caught.value) == f"Generating: {told}"

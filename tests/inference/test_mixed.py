@@ -91,10 +91,9 @@ def test_adapters_meet_in_a_batch_where_their_choices_allow(
     rows: list[Any] = []
     original = asking.score_choices
 
-    def score(model: Any, kind: Any, encoded: Any, *args: Any, **options: Any) -> Any:
-        given = options["rows"]
+    def score(base: Any, encoded: Any, choice_ids: Any, given: Any) -> Any:
         rows.append([given] * len(encoded) if isinstance(given, str) else given)  # one name where all have the same
-        return original(model, kind, encoded, *args, **options)
+        return original(base, encoded, choice_ids, given)
 
     monkeypatch.setattr(asking, "score_choices", score)
     monkeypatch.setattr(asking, "pass_cost", lambda device, budget: budget, raising=False)  # as few as fit

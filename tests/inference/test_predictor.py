@@ -408,7 +408,7 @@ def test_a_right_free_text_counts_and_a_wrong_one_does_not(
     tokenizer: Any = predictor.base.tokenizer
     answers = {3: "rose by 3 %", 2: "fell"}
 
-    def answer(model: Any, kind: str, encoded: Sequence[Any], **options: Any) -> list[tuple[int, ...]]:
+    def answer(base: Any, encoded: Sequence[Any], **options: Any) -> list[tuple[int, ...]]:
         assert options["max_new_tokens"] == len("rose by 3 %") + 1
         return [tuple(tokenizer(answers[3 - e.index], add_special_tokens=False)["input_ids"]) for e in encoded]
 

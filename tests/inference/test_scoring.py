@@ -18,7 +18,7 @@ from ia3.errors import SettingsError
 from ia3.inference import scoring
 from ia3.inference.scoring import score_choices
 from ia3.inference.shortcuts import shortcuts_of
-from tests.families import CASES, make_model
+from tests.families import CASES, make_model, tiny_base
 
 LANGUAGE_MODELS = [name for name, case in CASES.items() if case.kind != "encoder"]
 CAUSAL = [name for name, case in CASES.items() if case.kind == "causal"]
@@ -36,21 +36,22 @@ def as_prompts(prompts: Sequence[Sequence[int]]) -> list[Encoded]:
     return [Encoded(i, tuple(ids), (), -1, truncated=False) for i, ids in enumerate(prompts)]
 
 
-def start_of(model: Any) -> int | None:
-    return model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
-
-
-def score(model: Any, kind: str, prompts: Sequence[Sequence[int]] = PROMPTS, **options: Any) -> Tensor:
-    settings = {"pad_id": 0, "decoder_start_id": start_of(model), **options}
-    choices = settings.pop("choices", CHOICES)
-    return score_choices(model, kind, as_prompts(prompts), choices, **settings)  # type: ignore[arg-type]
+def score(
+    model: Any,
+    kind: str,
+    prompts: Sequence[Sequence[int]] = PROMPTS,
+    choices: Any = CHOICES,
+    rows: Any = None,
+    **own: Any,
+) -> Tensor:
+    return score_choices(tiny_base(model, kind=kind, **own), as_prompts(prompts), choices, rows)
 
 
 @torch.inference_mode()
 def score_one_alone(model: Any, prompt: Sequence[int], choice: Sequence[int], **rows: Any) -> Tensor:
     """The definition: one pass over the whole prompt and the whole choice, no padding, no cache."""
     if model.config.is_encoder_decoder:
-        decoder = torch.tensor([[start_of(model), *choice[:-1]]])
+        decoder = torch.tensor([[model.config.decoder_start_token_id, *choice[:-1]]])
         logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=decoder, **rows).logits[0]
     else:
         logits = model(input_ids=torch.tensor([[*prompt, *choice]]), **rows).logits[0, len(prompt) - 1 : -1]
@@ -105,7 +106,7 @@ def test_choices_in_chunks_score_the_same(name: str, monkeypatch: pytest.MonkeyP
 
 def test_chunks_are_as_large_as_the_bounds_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [scoring._Pair(0, (5, 1))] * 7
-    passes = scoring._Passes(make_model("gpt2"), "causal", as_prompts([(7,)]), pairs, 0, None, None)  # 48 tokens
+    passes = scoring._Passes(tiny_base(make_model("gpt2")), as_prompts([(7,)]), pairs, None)  # 48 tokens
 
     def size(logits: int, copied: int) -> int:
         monkeypatch.setattr(scoring, "MOST_LOGITS", logits)
@@ -128,7 +129,7 @@ def test_every_example_may_bring_its_own_choices(name: str, most: int, monkeypat
     own = [CHOICES, ((9, 1),), ((4, 4, 1), (6, 1))]
     encoded = [replace(e, choices=tuple(c)) for e, c in zip(as_prompts(PROMPTS), own, strict=True)]
 
-    found = score_choices(model, CASES[name].kind, encoded, None, pad_id=0, decoder_start_id=start_of(model))
+    found = score_choices(tiny_base(model), encoded, None)
 
     assert found.shape == (3, 4)
     for scores, prompt, choices in zip(found, PROMPTS, own, strict=True):
@@ -174,8 +175,7 @@ def count_calls(model: Any) -> list[tuple[int, int]]:
     """Collect the shape of the token ids of every pass through the model or its encoder, but of those that try it."""
     shapes: list[tuple[int, int]] = []
     if model.get_output_embeddings() is not None:
-        kind = "seq2seq" if model.config.is_encoder_decoder else "causal"
-        shortcuts_of(model, kind, pad_id=0, decoder_start_id=start_of(model))
+        shortcuts_of(tiny_base(model))
 
     def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids")

@@ -25,7 +25,7 @@ from ia3.inference.generate import generate_tokens
 from ia3.inference.logits import logits_at
 from ia3.inference.scoring import choice_logprobs
 from ia3.inference.shortcuts import Shortcuts, shortcuts_of
-from tests.families import make_model
+from tests.families import make_model, tiny_base
 from tests.inference.test_scoring import CHOICES, PROMPTS, as_prompts, score, score_alone
 from tests.models import VOCABULARY, tiny_tokenizer
 
@@ -107,7 +107,7 @@ def test_answers_are_those_of_whole_passes(name: str) -> None:
     model = MADE[name]()
     trained(model)
     found = generate_tokens(
-        model, "causal", as_prompts(PROMPTS), max_new_tokens=5, end_id=1, pad_id=0, adapter=["a", "__base__", "a"]
+        tiny_base(model), as_prompts(PROMPTS), max_new_tokens=5, end_id=1, adapter=["a", "__base__", "a"]
     )
     for prompt, answer, row in zip(PROMPTS, found, ("a", "__base__", "a"), strict=True):
         assert answer == _greedily(model, prompt, row, 5), name
@@ -132,9 +132,7 @@ def test_choices_are_trained_on_as_whole_passes_give_them(name: str, budget: int
     bank = trained(model)
     encoded = [replace(example, choices=tuple(CHOICES)) for example in as_prompts(PROMPTS)]
 
-    found = choice_logprobs(
-        model, "causal", encoded, pad_id=0, decoder_start_id=None, rows="a", token_budget=budget
-    ).values.sum()
+    found = choice_logprobs(tiny_base(model), encoded, rows="a", token_budget=budget).values.sum()
     wanted = torch.stack([_sum_alone(model, one) for one in encoded]).sum()
 
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
@@ -158,23 +156,23 @@ def _trainable(bank: Bank) -> list[Tensor]:
 
 def test_what_a_base_can_do_is_found_by_trying() -> None:
     """Most take every shortcut, with their cache's graph kept."""
-    assert shortcuts_of(make_model("llama"), "causal", pad_id=0) == Shortcuts(True, True, True, True, True)
-    assert shortcuts_of(make_model("bloom"), "causal", pad_id=0).continues
-    found = shortcuts_of(lfm2(), "causal", pad_id=0)
+    assert shortcuts_of(tiny_base(make_model("llama"))) == Shortcuts(True, True, True, True, True)
+    assert shortcuts_of(tiny_base(make_model("bloom"))).continues
+    found = shortcuts_of(tiny_base(lfm2()))
     assert found.continues and not found.keeps_graph
-    assert not shortcuts_of(jamba(), "causal", pad_id=0).continues
-    found = shortcuts_of(recurrent_gemma(), "causal", pad_id=0)
+    assert not shortcuts_of(tiny_base(jamba())).continues
+    found = shortcuts_of(tiny_base(recurrent_gemma()))
     assert not found.continues and not found.steps
-    assert not shortcuts_of(roberta(), "causal", pad_id=1).pads
+    assert not shortcuts_of(tiny_base(roberta(), pad_id=1)).pads
 
 
 def test_a_base_is_tried_once_and_forgotten_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model, passes = make_model("gpt2"), []
     model.register_forward_pre_hook(lambda *_: passes.append(1))
-    first = shortcuts_of(model, "causal", pad_id=0)
+    first = shortcuts_of(tiny_base(model))
     count = len(passes)
     assert 0 < count <= 8
-    assert shortcuts_of(model, "causal", pad_id=0) is first and len(passes) == count
+    assert shortcuts_of(tiny_base(model)) is first and len(passes) == count
     assert not model.training
     known = len(shortcuts._FOUND)
     del model
@@ -202,7 +200,7 @@ def test_a_base_that_sees_what_stands_behind_a_token_is_refused(family: str) -> 
     with pytest.raises(BaseError, match=r"^Reading with \w+: its logits for a token change with what stands behind it"):
         score(model, kind)
     with pytest.raises(BaseError, match="reads from left to right"):
-        generate_tokens(model, kind, as_prompts(PROMPTS), max_new_tokens=2, end_id=1, pad_id=0, decoder_start_id=0)
+        generate_tokens(tiny_base(model), as_prompts(PROMPTS), max_new_tokens=2, end_id=1)
 
 
 def prophetnet() -> Any:
@@ -244,5 +242,4 @@ def test_a_decoder_that_asks_for_its_encoders_routers_is_scored_and_generates() 
     )  # fmt: skip
     model = transformers.SwitchTransformersForConditionalGeneration(config).eval()
     torch.testing.assert_close(score(model, "seq2seq"), score_alone(model), atol=1e-5, rtol=0)
-    options: dict[str, Any] = {"max_new_tokens": 2, "end_id": 1, "pad_id": 0, "decoder_start_id": 0}
-    assert len(generate_tokens(model, "seq2seq", as_prompts(PROMPTS), **options)) == len(PROMPTS)
+    assert len(generate_tokens(tiny_base(model), as_prompts(PROMPTS), max_new_tokens=2, end_id=1)) == len(PROMPTS)

@@ -58,14 +58,7 @@ def test_the_metrics_are_those_of_the_choices_scores(kind: str, folder: Path) ->
     zero_shot = load_zero_shot(base, table)
     metrics = zero_shot.evaluate(table)
     encoded = list(zero_shot.encoding.encode(table.examples))
-    scores = score_choices(
-        base.model,
-        base.kind,
-        encoded,
-        zero_shot.encoding.choice_ids,
-        pad_id=base.pad_id,
-        decoder_start_id=base.decoder_start_id,
-    ).numpy()
+    scores = score_choices(base, encoded, zero_shot.encoding.choice_ids).numpy()
     gold = np.array([e.choice for e in encoded])
     assert metrics.labels == ("down", "up") and metrics.rows == len(ROWS)
     assert metrics.accuracy == pytest.approx((scores.argmax(axis=1) == gold).mean())

@@ -25,7 +25,7 @@ from ia3.fast.acceleration import accelerated
 from ia3.inference.scoring import ChoiceLogprobs, choice_logprobs
 from ia3.training.t_few import Factors, check_choices, few_shot_loss, step_factors, t_few_terms
 from ia3.training.tasks import Task, trained_tensors
-from tests.families import CASES, VOCABULARY, make_model
+from tests.families import CASES, VOCABULARY, TinyBase, make_model
 from tests.training.tasks import ADAPTER, LABELS, ROWS, make_task
 
 LANGUAGE = ("causal", "seq2seq")
@@ -234,9 +234,7 @@ def test_every_family_gives_its_choices_the_log_probabilities_that_they_have_alo
     kind, start = CASES[name].kind, 0 if CASES[name].kind == "seq2seq" else None
     vector = trained_tensors(attachment, ADAPTER)["vectors"]
     for token_budget in (WIDE, 12):
-        found = choice_logprobs(
-            model, kind, rows, pad_id=0, decoder_start_id=start, rows=ADAPTER, token_budget=token_budget
-        )
+        found = choice_logprobs(TinyBase(model, kind, 0, start), rows, rows=ADAPTER, token_budget=token_budget)
         (gradient,) = torch.autograd.grad(found.values.sum(), vector)
         alone = [
             [_choice_by_the_book(model, kind, row.prompt_ids, own, start, ADAPTER) for own in row.choices]

@@ -96,13 +96,10 @@ def write_shares(shares: Sequence[Share], limit: int, on_progress: Progress | No
     base: Any = shares[0].own.base
     prompts = [share.own.encode(share.examples, limit)[1] for share in shares]
     found = generate_tokens(
-        base.model,
-        base.kind,
+        base,
         [prompt for own in prompts for prompt in own],
         max_new_tokens=limit,
         end_id=base.tokenizer.eos_token_id,
-        pad_id=base.pad_id,
-        decoder_start_id=base.decoder_start_id,
         adapter=adapters_of([share.adapter for share in shares], list(map(len, prompts))),
         token_budget=shares[0].own.token_budget,
         on_progress=on_progress,

@@ -25,7 +25,7 @@ from ia3.data.batches import IGNORED, PASS_TOKENS, collate, pass_cost, split_by_
 from ia3.data.encoding import Encoded
 from ia3.inference.logits import logits_at
 from ia3.inference.ranking import count_own_tokens, count_tokens, rank_scores
-from ia3.inference.scoring import rows_input, score_choices
+from ia3.inference.scoring import rows_input, rows_of, score_choices
 from ia3.names import BASE_NAME, Ranking
 
 Array = npt.NDArray[np.float64]
@@ -140,11 +140,10 @@ def score_encoded(
     if not encoded:
         return np.empty((0, 0 if choice_ids is None else len(choice_ids)))
     found: dict[int, Array] = {}
-    ids: dict[str, Any] = {"pad_id": base.pad_id, "decoder_start_id": base.decoder_start_id}
     with evaluating(base.model):
         for part in batches_of(base.model, [len(e.prompt_ids) for e in encoded], token_budget, on_progress):
-            ids |= rows_input(adapter, part)
-            scored = score_choices(base.model, base.kind, [encoded[i] for i in part], choice_ids, **ids)
+            rows = None if adapter is None else rows_of(adapter, part)
+            scored = score_choices(base, [encoded[i] for i in part], choice_ids, rows)
             found |= zip(part, scored.double().cpu().numpy(), strict=True)
     width = max(map(len, found.values()))
     whole = np.full((len(encoded), width), -np.inf)

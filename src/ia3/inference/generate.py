@@ -21,24 +21,20 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.inference.asking import TOKEN_BUDGET, Progress, batches_of
 from ia3.inference.logits import cache_input, cache_of, encoder_output, run_at
-from ia3.inference.prompts import causal_prompts, encoder_states, whole_inputs
+from ia3.inference.prompts import TokenModel, causal_prompts, encoder_states, whole_inputs
 from ia3.inference.scoring import rows_of
 from ia3.inference.shortcuts import selected, shortcuts_of
-from ia3.names import Kind
 
 Tokens = tuple[int, ...]
 
 
 @torch.inference_mode()
 def generate_tokens(
-    model: Any,
-    kind: Kind,
+    base: TokenModel,
     encoded: Sequence[Encoded],
     *,
     max_new_tokens: int,
     end_id: int,
-    pad_id: int,
-    decoder_start_id: int | None = None,
     adapter: AdapterRefs | None = None,
     token_budget: int = TOKEN_BUDGET,
     on_progress: Progress | None = None,
@@ -46,13 +42,10 @@ def generate_tokens(
     """Return what the base answers to each prompt.
 
     Args:
-        model: A causal or seq2seq base, perhaps with a bank.
-        kind: Its kind.
+        base: A causal or seq2seq base, perhaps with a bank.
         encoded: The prompts; targets are not read.
         max_new_tokens: Most tokens of an answer, the end token included.
         end_id: Token that ends an answer.
-        pad_id: Token id of padding.
-        decoder_start_id: First decoder token; seq2seq only.
         adapter: Name or row of the adapter, or one for each prompt; None uses the active one.
         token_budget: Most tokens of a batch, padding and answers included.
         on_progress: Told the number of rows done, and of all rows.
@@ -64,13 +57,14 @@ def generate_tokens(
         SettingsError: For an encoder, a limit below one, or a seq2seq base without a first decoder token.
         BaseError: If the base's logits depend on what stands behind them.
     """
-    if kind == "encoder":
+    model, start_id = base.model, base.decoder_start_id
+    if base.kind == "encoder":
         raise SettingsError("Generating: the base is an encoder, which has no words to answer with. Use classify.")
     if max_new_tokens < 1:
         raise SettingsError(f"Generating: max_new_tokens is {max_new_tokens}, expected at least 1.")
-    if kind == "seq2seq" and decoder_start_id is None:
+    if base.kind == "seq2seq" and start_id is None:
         raise SettingsError("Generating: the base names no decoder_start_token_id, expected one in its config.")
-    shortcuts = shortcuts_of(model, kind, pad_id=pad_id, decoder_start_id=decoder_start_id)
+    shortcuts = shortcuts_of(base)
     answers: dict[int, Tokens] = {}
     with evaluating(model):
         lengths = [len(e.prompt_ids) + max_new_tokens for e in encoded]
@@ -79,19 +73,19 @@ def generate_tokens(
             with still(model):  # an adapter that is replaced meanwhile answers to the end as it began
                 rows = {} if adapter is None else {"rows": _rows_of(model, adapter, part)}
                 batch = [encoded[i] for i in part]
-                if kind == "seq2seq":
-                    assert decoder_start_id is not None
-                    hidden, mask = encoder_states(model, batch, pad_id, rows)
-                    start = torch.full((len(batch), 1), decoder_start_id, device=mask.device)
+                if base.kind == "seq2seq":
+                    assert start_id is not None
+                    hidden, mask = encoder_states(base, batch, rows)
+                    start = torch.full((len(batch), 1), start_id, device=mask.device)
                     inputs = {"encoder_outputs": hidden, "attention_mask": mask, "decoder_input_ids": start}
                 elif shortcuts.pads and shortcuts.steps:
-                    inputs = causal_prompts(model, batch, pad_id, shortcuts.has_positions)
+                    inputs = causal_prompts(base, batch, shortcuts.has_positions)
                 else:
                     inputs = {}
                 if inputs:
                     found = _run_greedily(model, inputs | rows, max_new_tokens, end_id)
                 else:
-                    found = _run_whole(model, batch, rows, max_new_tokens, end_id, pad_id)
+                    found = _run_whole(base, batch, rows, max_new_tokens, end_id)
                 answers |= zip(part, found, strict=True)
     return [answers[i] for i in range(len(encoded))]
 
@@ -129,17 +123,17 @@ def _run_greedily(model: Any, inputs: dict[str, Any], max_new_tokens: int, end_i
 
 
 def _run_whole(
-    model: Any, encoded: Sequence[Encoded], rows: dict[str, Any], max_new_tokens: int, end_id: int, pad_id: int
+    base: TokenModel, encoded: Sequence[Encoded], rows: dict[str, Any], max_new_tokens: int, end_id: int
 ) -> list[Tokens]:
     """Return the answers of one batch, without the end token; every token has a pass of its own over all before it."""
     answers: list[list[int]] = [[] for _ in encoded]
     alive = list(range(len(encoded)))
     for _ in range(max_new_tokens):
         # whatever stands in the answer's last place is not read, but predicted
-        inputs, wanted = whole_inputs(model, encoded, [(row, (*answers[row], 0)) for row in alive], pad_id)
+        inputs, wanted = whole_inputs(base, encoded, [(row, (*answers[row], 0)) for row in alive])
         last = (wanted >= 0).cumsum(dim=1) == (wanted >= 0).sum(dim=1, keepdim=True)
         own = {name: _cut(value, torch.tensor(alive), alive) for name, value in rows.items()}
-        logits, _ = run_at(model, last & (wanted >= 0), {**inputs, "use_cache": False, **own})
+        logits, _ = run_at(base.model, last & (wanted >= 0), {**inputs, "use_cache": False, **own})
         chosen = logits.argmax(dim=-1).tolist()
         for row, token in zip(alive, chosen, strict=True):
             if token != end_id:

@@ -26,10 +26,9 @@ from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
 from ia3.fast.acceleration import acceleration_of
 from ia3.inference.logits import cache_input, cache_of, class_logits, encoder_output, run_at
-from ia3.inference.prompts import causal_prompts, encoder_states, pad_prompts, whole_inputs
+from ia3.inference.prompts import TokenModel, causal_prompts, encoder_states, pad_prompts, whole_inputs
 from ia3.inference.shortcuts import copied, shortcuts_of
 from ia3.kernels.frozen_head import head_logprobs
-from ia3.names import Kind
 
 # Choices are scored in chunks that stay below both: numbers of logits (256 MB in fp32), and numbers of the prompts'
 # cached keys and values (or the encoder's output), which every choice of a chunk has a copy of.
@@ -49,25 +48,18 @@ class ChoiceLogprobs:
 
 @torch.inference_mode()
 def score_choices(
-    model: Any,
-    kind: Kind,
+    base: TokenModel,
     encoded: Sequence[Encoded],
     choice_ids: Sequence[Sequence[int]] | None,
-    *,
-    pad_id: int,
-    decoder_start_id: int | None = None,
     rows: AdapterRefs | None = None,
 ) -> Tensor:
     """Return the log-probability of every choice for every example.
 
     Args:
-        model: The base, perhaps with a bank.
-        kind: Kind of the base.
+        base: The base, perhaps with a bank.
         encoded: The examples; their own targets are not read.
         choice_ids: Token ids of each choice, end token included; None for those that each example brings. Not used
             for encoders.
-        pad_id: Token id of padding.
-        decoder_start_id: First decoder token; seq2seq only.
         rows: Row or name for each example on a model with a bank, or one for all; None uses the active adapter.
 
     Returns:
@@ -79,15 +71,15 @@ def score_choices(
         SettingsError: If there are no choices, one is empty, or a seq2seq base has no first decoder token.
         BaseError: If the base's logits depend on what stands behind them.
     """
-    if kind == "encoder":
-        return _score_with_head(model, encoded, pad_id, rows)
+    if base.kind == "encoder":
+        return _score_with_head(base, encoded, rows)
     choices = [example.choices for example in encoded] if choice_ids is None else [choice_ids] * len(encoded)
     if not all(own and all(own) for own in choices):
         raise SettingsError("Scoring choices: the label set is empty or a choice has no tokens, expected some of both.")
-    if kind == "seq2seq" and decoder_start_id is None:
+    if base.kind == "seq2seq" and base.decoder_start_id is None:
         raise SettingsError("Scoring choices: the base names no decoder_start_token_id, expected one in its config.")
-    passes = _Passes(model, kind, encoded, _paired(choices), pad_id, decoder_start_id, rows)
-    with still(model):  # an adapter that is replaced meanwhile scores all choices as it began
+    passes = _Passes(base, encoded, _paired(choices), rows)
+    with still(base.model):  # an adapter that is replaced meanwhile scores all choices as it began
         first, sums = passes.run()
     is_choice = (_lengths(choices) > 0).to(sums.device)
     scores = sums.new_full(is_choice.shape, -torch.inf).masked_scatter(is_choice, sums)
@@ -95,14 +87,7 @@ def score_choices(
 
 
 def choice_logprobs(
-    model: Any,
-    kind: Kind,
-    encoded: Sequence[Encoded],
-    *,
-    pad_id: int,
-    decoder_start_id: int | None,
-    rows: AdapterRefs,
-    token_budget: int,
+    base: TokenModel, encoded: Sequence[Encoded], *, rows: AdapterRefs, token_budget: int
 ) -> ChoiceLogprobs:
     """Return the log-probability of every token of every example's choices, differentiable in what is trained.
 
@@ -110,16 +95,13 @@ def choice_logprobs(
     again in the backward pass, so that memory does not grow with the number of choices, and the numbers stay the same.
 
     Args:
-        model: The base with a bank.
-        kind: `causal` or `seq2seq`.
+        base: The base with a bank, `causal` or `seq2seq`.
         encoded: The examples; each brings its choices, of any number and length.
-        pad_id: Token id of padding.
-        decoder_start_id: First decoder token; seq2seq only.
         rows: Row of each example, or one for all.
         token_budget: Most tokens of choices, with the prompts that they go on from, that are worked on at once.
     """
     choices = [example.choices for example in encoded]
-    passes = _Passes(model, kind, encoded, _paired(choices), pad_id, decoder_start_id, rows, token_budget)
+    passes = _Passes(base, encoded, _paired(choices), rows, token_budget)
     first, flat = passes.run()
     lengths = _lengths(choices)
     is_token = (torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)).to(flat.device)  # batch choices tokens
@@ -131,9 +113,10 @@ def choice_logprobs(
     return ChoiceLogprobs(torch.cat([begin.unsqueeze(-1), later], dim=-1), is_token)
 
 
-def _score_with_head(model: Any, encoded: Sequence[Encoded], pad_id: int, rows: AdapterRefs | None) -> Tensor:
-    ids, mask = pad_prompts(model, encoded, pad_id, pad_right)
-    logits = class_logits(model, {"input_ids": ids, "attention_mask": mask, **rows_input(rows, range(len(encoded)))})
+def _score_with_head(base: TokenModel, encoded: Sequence[Encoded], rows: AdapterRefs | None) -> Tensor:
+    ids, mask = pad_prompts(base, encoded, pad_right)
+    own = rows_input(rows, range(len(encoded)))
+    logits = class_logits(base.model, {"input_ids": ids, "attention_mask": mask, **own})
     return _wide(logits).log_softmax(dim=-1)
 
 
@@ -163,12 +146,9 @@ class _Passes:
             without it there is one sum for each choice.
     """
 
-    model: Any
-    kind: Kind
+    base: TokenModel
     encoded: Sequence[Encoded]
     pairs: Sequence[_Pair]
-    pad_id: int
-    start_id: int | None
     rows: AdapterRefs | None
     token_budget: int | None = None
 
@@ -182,8 +162,8 @@ class _Passes:
 
     def run(self) -> tuple[Tensor | None, Tensor]:
         """Return the first tokens' values, (batch, choices), where they are apart, and those of the others in order."""
-        shortcuts = shortcuts_of(self.model, self.kind, pad_id=self.pad_id, decoder_start_id=self.start_id)
-        if self.kind == "seq2seq":
+        shortcuts = shortcuts_of(self.base)
+        if self.base.kind == "seq2seq":
             return None, self._seq2seq()
         is_shared = shortcuts.continues or self._longest == 1
         if shortcuts.pads and is_shared and (shortcuts.keeps_graph or not self._has_graph):
@@ -194,7 +174,7 @@ class _Passes:
 
     def _causal(self, has_positions: bool) -> tuple[Tensor, Tensor]:
         """Return the first tokens' values and those of all later ones; prompts are run once."""
-        inputs = causal_prompts(self.model, self.encoded, self.pad_id, has_positions)
+        inputs = causal_prompts(self.base, self.encoded, has_positions)
         mask, places = inputs["attention_mask"], inputs.get("position_ids")
         last = torch.zeros_like(mask, dtype=torch.bool)
         last[:, -1] = True
@@ -216,7 +196,7 @@ class _Passes:
         `ends` are the positions of the prompts' last tokens, (batch, 1), where the base is given positions.
         """
         owners = _owners(pairs, mask.device)
-        given = pad_right([pair.ids[:-1] for pair in pairs], self.pad_id).to(mask.device)  # pairs steps
+        given = pad_right([pair.ids[:-1] for pair in pairs], self.base.pad_id).to(mask.device)  # pairs steps
         wanted = pad_right([pair.ids[1:] for pair in pairs], _NONE).to(mask.device)
         steps = given.shape[1]
         if steps == 0:  # a chunk of choices of one token each
@@ -225,7 +205,7 @@ class _Passes:
             "input_ids": given,
             "attention_mask": torch.cat([mask[owners], (wanted >= 0).to(mask.dtype)], dim=1),
             "use_cache": True,
-            **cache_input(self.model, copied(cache, owners)),
+            **cache_input(self.base.model, copied(cache, owners)),
         }
         if ends is not None:
             behind = torch.arange(1, steps + 1, device=mask.device)
@@ -238,7 +218,7 @@ class _Passes:
 
         def run(pairs: Sequence[_Pair]) -> Tensor:
             answers = [(pair.owner, pair.ids) for pair in pairs]
-            inputs, wanted = whole_inputs(self.model, self.encoded, answers, self.pad_id)
+            inputs, wanted = whole_inputs(self.base, self.encoded, answers)
             return self._read(wanted, {**inputs, "use_cache": False}, pairs)
 
         return self._in_chunks(run, tokens, MOST_COPIED // len(self.encoded))
@@ -248,7 +228,7 @@ class _Passes:
     def _seq2seq(self) -> Tensor:
         """Return what is found of all choices; the encoder is run once."""
         own = rows_input(self.rows, range(len(self.encoded)))
-        hidden, mask = encoder_states(self.model, self.encoded, self.pad_id, own)
+        hidden, mask = encoder_states(self.base, self.encoded, own)
         run = partial(self._decode, hidden, mask)
         return self._in_chunks(run, mask.shape[1] + self._longest, hidden.numel() // len(self.encoded))
 
@@ -256,8 +236,8 @@ class _Passes:
         """Return what is found of the tokens of some choices, from their examples' encoder output."""
         owners = _owners(pairs, mask.device)
         wanted = pad_right([pair.ids for pair in pairs], _NONE).to(mask.device)  # pairs steps
-        start: Any = self.start_id
-        given = pad_right([(start, *pair.ids[:-1]) for pair in pairs], self.pad_id)
+        start: Any = self.base.decoder_start_id
+        given = pad_right([(start, *pair.ids[:-1]) for pair in pairs], self.base.pad_id)
         inputs = {
             "encoder_outputs": encoder_output(hidden.index_select(0, owners)),
             "attention_mask": mask[owners],
@@ -287,7 +267,7 @@ class _Passes:
         """Return the most choices of a chunk, at least one: with a graph its activations count, else its logits."""
         if self.token_budget is not None:
             return max(1, self.token_budget // tokens)
-        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        vocabulary = self.base.model.get_output_embeddings().weight.shape[0]
         return max(1, min(MOST_LOGITS // (self._longest * vocabulary), MOST_COPIED // max(1, numbers)))
 
     def _read(self, wanted: Tensor, inputs: dict[str, Any], pairs: Sequence[_Pair]) -> Tensor:
@@ -309,12 +289,12 @@ class _Passes:
         self, positions: Tensor, inputs: dict[str, Any], tokens: Tensor, *, is_first: bool = False
     ) -> tuple[Tensor, Any]:
         """Return the log-probabilities of tokens at each position, shape of `tokens`, and the model's output."""
-        acceleration = acceleration_of(self.model)
+        acceleration = acceleration_of(self.base.model)
         if self._has_graph and acceleration is not None and acceleration.has_head:
-            head = self.model.get_output_embeddings()
+            head = self.base.model.get_output_embeddings()
             hidden, output = acceleration.hidden_at(positions, inputs)
             return head_logprobs(hidden, head.weight, head.bias, tokens), output
-        logits, output = run_at(self.model, positions, inputs)
+        logits, output = run_at(self.base.model, positions, inputs)
         wide = _wide(logits)
         if is_first and not self._has_graph:  # apart in the last bit; both keep what they have always given
             return wide.log_softmax(dim=1).gather(1, tokens), output

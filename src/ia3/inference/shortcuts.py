@@ -30,7 +30,7 @@ from ia3.data.batches import pad_left, pad_right
 from ia3.errors import BankError, BaseError
 from ia3.fast.trial import EXACT
 from ia3.inference.logits import cache_input, cache_of, known_inputs
-from ia3.names import Kind
+from ia3.inference.prompts import TokenModel
 
 # Of a shortcut's logits, and of those that a base is refused for, relative to the largest: in fp32 and float64, and in
 # half precision and int8, where a batch differs from each alone.
@@ -62,28 +62,23 @@ class Shortcuts:
 _FOUND: WeakKeyDictionary[Any, Shortcuts] = WeakKeyDictionary()
 
 
-def shortcuts_of(model: Any, kind: Kind, *, pad_id: int, decoder_start_id: int | None = None) -> Shortcuts:
+def shortcuts_of(base: TokenModel) -> Shortcuts:
     """Return what the passes of a language model may leave out; of one that is not causal nothing.
-
-    Args:
-        model: The base, perhaps with a bank.
-        kind: Its kind.
-        pad_id: Token id of padding.
-        decoder_start_id: First decoder token; seq2seq only.
 
     Raises:
         BaseError: If its logits depend on what stands behind them.
     """
+    model = base.model
     if model not in _FOUND:
         with _base_alone(model):
-            trial = _Trial(model, pad_id, decoder_start_id)
-            is_forward = trial.reads_forward_alone() if kind == "causal" else trial.decodes_forward_alone()
+            trial = _Trial(base)
+            is_forward = trial.reads_forward_alone() if base.kind == "causal" else trial.decodes_forward_alone()
             if not is_forward:
                 raise BaseError(
                     f"Reading with {_name(model)}: its logits for a token change with what stands behind it, or with "
                     "padding there, so no answer has one probability. Use a base that reads from left to right."
                 )
-            _FOUND[model] = trial.shortcuts() if kind == "causal" else Shortcuts()
+            _FOUND[model] = trial.shortcuts() if base.kind == "causal" else Shortcuts()
     return _FOUND[model]
 
 
@@ -108,14 +103,14 @@ def _base_alone(model: Any) -> Iterator[None]:
 class _Trial:
     """A prompt and an answer, read in every way that is asked for, and their logits from a pass of their own."""
 
-    def __init__(self, model: Any, pad_id: int, decoder_start_id: int | None) -> None:
-        self.model, self.pad_id, self.start = model, pad_id, decoder_start_id
-        self.device = input_device(model)
-        tokens = _tokens(model, pad_id)
+    def __init__(self, base: TokenModel) -> None:
+        self.model, self.pad_id, self.start = base.model, base.pad_id, base.decoder_start_id
+        self.device = input_device(self.model)
+        tokens = _tokens(self.model, self.pad_id)
         self.prompt, self.answer = tokens[:_PROMPT], tokens[_PROMPT : _PROMPT + _ANSWER]
         self.longer = tokens[::-1][:_LONGER]
-        self.is_exact = all(p.dtype in EXACT for p in model.parameters()) and not any(
-            isinstance(module, Int8Linear) for module in model.modules()
+        self.is_exact = all(p.dtype in EXACT for p in self.model.parameters()) and not any(
+            isinstance(module, Int8Linear) for module in self.model.modules()
         )
         self.whole = torch.empty(0)
 

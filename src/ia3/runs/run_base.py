@@ -82,7 +82,7 @@ def load_for(
         placed = {"kind": kind, **asdict(placement), "pooling": pooling, "seed": settings[0].seed, "say": say}
         loaded = _load(base, kind, labels, placed, say)
     if loaded.kind != "encoder":  # tried here, before anything is written
-        shortcuts_of(loaded.model, loaded.kind, pad_id=loaded.pad_id, decoder_start_id=loaded.decoder_start_id)
+        shortcuts_of(loaded)
     return loaded
 
 

@@ -82,15 +82,7 @@ def few_shot_loss(
     Returns:
         A scalar in nats, fp32 (float64 on a float64 base).
     """
-    found = choice_logprobs(
-        task.attachment.model,
-        task.kind,
-        examples,
-        pad_id=task.pad_id,
-        decoder_start_id=task.decoder_start_id,
-        rows=rows,
-        token_budget=token_budget,
-    )
+    found = choice_logprobs(task, examples, rows=rows, token_budget=token_budget)
     right = torch.tensor([example.choice for example in examples], device=found.values.device)
     lm, ul, ln = t_few_terms(found, right)
     by_ul, by_ln = (found.values.new_tensor(f) for f in zip(*((f.ul, f.ln) for f in factors), strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -46,6 +47,11 @@ class Task:
     name: str = ""
     starts_from: str | None = None
     variants: tuple[tuple[Encoded, ...], ...] = ()
+
+    @property
+    def model(self) -> Any:
+        """The base with its bank."""
+        return self.attachment.model
 
 
 @dataclass(frozen=True)
