@@ -262,15 +262,16 @@ def make_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
     It is a copy of one that is made once in a process: copying takes a third of the time.
     """
     if (name, dtype, seed) not in _MADE:
-        _MADE[name, dtype, seed] = _make_model(name, dtype, seed), torch.get_rng_state()
+        _MADE[name, dtype, seed] = with_large_weights(lambda: CASES[name].make().to(dtype), seed), torch.get_rng_state()
     model, state = _MADE[name, dtype, seed]
     torch.set_rng_state(state)
     return copy.deepcopy(model)
 
 
-def _make_model(name: str, dtype: torch.dtype, seed: int) -> Any:
+def with_large_weights(make: Callable[[], Any], seed: int = 0) -> Any:
+    """Return a model with weights that are large enough to matter, the same at every call."""
     torch.manual_seed(seed)
-    model = CASES[name].make().to(dtype).eval()
+    model = make().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

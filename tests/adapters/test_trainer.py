@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,9 @@ from ia3.adapters.attached import attach, load
 from ia3.core.attach import attachment_of
 from tests.families import CASES, VOCABULARY, make_inputs, make_model
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # accelerate asks torch for a GPU, which warns where there is none
+
 HEADS = {"bert": ("classifier",), "t5": (), "llama": ()}
-
-
-@pytest.fixture(autouse=True)
-def quiet_trainer() -> Iterator[None]:
-    """Accelerate asks torch for a GPU, which warns where there is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 class Rows(torch.utils.data.Dataset):

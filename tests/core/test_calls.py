@@ -24,8 +24,8 @@ from ia3.core.discovery import find_plan
 from ia3.core.sites import Channels, Plan, Site
 from ia3.errors import BankError, PlanError
 from tests.core.banks import attached_model, example, largest, random_row, tiny_model
-from tests.core.unknown_models import DISCOVERED, longformer, made
-from tests.families import VOCABULARY, make_inputs
+from tests.core.unknown_models import DISCOVERED, longformer
+from tests.families import VOCABULARY, make_inputs, with_large_weights
 
 KNOWN, FLAT, UNKNOWN = ExampleAxis.of("llama"), ExampleAxis.of("opt"), "nobody's"
 WHOLE = Channels.span(0, 4, 4)
@@ -187,7 +187,7 @@ def test_parts_that_read_images_never_take_different_rows() -> None:
 
 def test_a_sequence_first_model_is_never_silently_wrong() -> None:
     """Longformer projects (seq, batch, features): with four examples of four tokens each token took its own row."""
-    model = made(longformer)
+    model = with_large_weights(longformer)
     bank = Bank(find_plan(model, target_modules=["key", "value"]))
     attach_bank(model, bank)
     bank.add("a", random_row(bank))
@@ -201,7 +201,7 @@ def test_a_sequence_first_model_is_never_silently_wrong() -> None:
 
 
 def test_a_discovered_model_mixes_rows_in_square_batches_once_it_has_run_another() -> None:
-    model = made(DISCOVERED["cohere"])
+    model = with_large_weights(DISCOVERED["cohere"])
     bank = Bank(find_plan(model))
     attach_bank(model, bank)
     bank.add("a", random_row(bank))

@@ -14,8 +14,8 @@ from ia3.core.discovery import find_plan
 from ia3.core.projections import find_projections, match_modules, projection_sizes, whole_site
 from ia3.errors import PlanError
 from tests.core.banks import attached_model, largest, random_row, tiny_model
-from tests.core.unknown_models import EXPERTS, REFUSED, made
-from tests.families import CASES, VOCABULARY, make_inputs
+from tests.core.unknown_models import EXPERTS, REFUSED
+from tests.families import CASES, VOCABULARY, make_inputs, with_large_weights
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_target_whose_side_is_not_known_in_an_unknown_model_type_is_refused() 
 def test_the_keys_and_values_of_experts_equal_merged_weights() -> None:
     from ia3.core.merge import merge
 
-    model = made(EXPERTS["mixtral"])
+    model = with_large_weights(EXPERTS["mixtral"])
     bank = Bank(find_plan(model, target_modules=["k_proj", "v_proj"]))
     attachment = attach_bank(model, bank)
     bank.add("news", random_row(bank))
@@ -180,7 +180,7 @@ def test_the_keys_and_values_of_experts_equal_merged_weights() -> None:
 
 
 def test_an_unknown_model_takes_the_lines_its_refusal_shows() -> None:
-    model = made(REFUSED["blenderbot"][0])
+    model = with_large_weights(REFUSED["blenderbot"][0])
     plan = find_plan(model, target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"])
     assert [site.role for site in plan.sites].count("feedforward") == 2
 

@@ -17,8 +17,7 @@ from ia3.core.experts import find_mixtures
 from ia3.errors import PlanError
 from ia3.peft import IA3Config, get_peft_model
 from tests.core.banks import random_row
-from tests.core.unknown_models import made
-from tests.families import VOCABULARY
+from tests.families import VOCABULARY, with_large_weights
 
 _SMALL = {
     "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -89,7 +88,7 @@ def test_targets_on_the_part_that_is_not_routed_are_refused_everywhere(name: str
 @pytest.mark.parametrize("name", [*SHARED, *LATENT])
 def test_what_the_refusal_advises_is_there_and_accepted_and_every_vector_learns(name: str) -> None:
     """DeepSeek has no `k_proj`, which its refusal advised; a lone `wk` of an indexer is no key of an attention."""
-    model = made(SHARED[name][0] if name in SHARED else LATENT[name])
+    model = with_large_weights(SHARED[name][0] if name in SHARED else LATENT[name])
     with pytest.raises(PlanError, match="is a mixture of experts, and vectors for each expert are not built") as caught:
         find_plan(model)
     advised = re.search(r"alone can carry vectors: target_modules=\[(.*)\]", str(caught.value))

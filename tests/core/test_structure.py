@@ -22,14 +22,14 @@ from ia3.core.projections import is_fused
 from ia3.errors import PlanError
 from tests.core.banks import largest, random_row
 from tests.core.hand_scaled import Hand
-from tests.core.unknown_models import DISCOVERED, REFUSED, made, vit, wavlm
-from tests.families import VOCABULARY
+from tests.core.unknown_models import DISCOVERED, REFUSED, vit, wavlm
+from tests.families import VOCABULARY, with_large_weights
 
 
 @pytest.mark.parametrize("name", DISCOVERED)
 def test_an_unknown_model_is_discovered_and_equals_hand_scaled_weights(name: str) -> None:
     # in float64: nemotron squares its activations, and its rounding in fp32 depends on the processor
-    base, model = made(DISCOVERED[name]).double(), made(DISCOVERED[name]).double()
+    base, model = with_large_weights(DISCOVERED[name]).double(), with_large_weights(DISCOVERED[name]).double()
     bank = Bank(find_plan(model), dtype=torch.float64)
     assert bank.plan.source == "structure"
     assert Counter(site.role for site in bank.plan.sites) == {"key": 2, "value": 2, "feedforward": 2}
@@ -253,7 +253,7 @@ def test_every_model_type_of_transformers_is_discovered_or_refused_in_words() ->
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole"])
 def test_a_compiled_model_follows_the_rows_of_each_call(whole: bool) -> None:
-    model = made(DISCOVERED["olmo2"])
+    model = with_large_weights(DISCOVERED["olmo2"])
     bank = Bank(find_plan(model))
     attach_bank(model, bank)
     for place, name in enumerate("ab"):

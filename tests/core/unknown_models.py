@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import transformers as hf
 
 from tests.families import VOCABULARY
@@ -123,15 +122,3 @@ def vit() -> Any:
 def longformer() -> Any:
     """Return a model that runs its key and value projections on (seq, batch, features)."""
     return hf.LongformerModel(hf.LongformerConfig(attention_window=4, **_BERT)).eval()
-
-
-def made(make: Callable[[], Any]) -> Any:
-    """Return a model with weights that are large enough to matter, the same at every call."""
-    torch.manual_seed(0)
-    model = make().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.3)
-    model.tie_weights()
-    return model

@@ -15,16 +15,11 @@ from hypothesis import strategies as st
 from ia3.data.examples import Fault
 from ia3.data.tables import read_table, stream_table
 from ia3.errors import SettingsError, TableError
-
-
-def _write(folder: Path, content: str, name: str = "t.csv") -> Path:
-    path = folder / name
-    path.write_text(content, encoding="utf-8")
-    return path
+from tests.data.written import write
 
 
 def test_all_bad_rows_are_told_at_once_and_the_message_shows_the_first_twenty(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\na,x\n" + ",\n" * 15)
+    path = write(tmp_path, "text,label\na,x\n" + ",\n" * 15)
     with pytest.raises(TableError) as caught:
         read_table(path)
     lines = str(caught.value).split("\n")
@@ -36,7 +31,7 @@ def test_all_bad_rows_are_told_at_once_and_the_message_shows_the_first_twenty(tm
 
 
 def test_one_bad_row_is_told_in_the_singular(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\na,x\n,y\n")
+    path = write(tmp_path, "text,label\na,x\n,y\n")
     with pytest.raises(TableError) as caught:
         read_table(path)
     assert str(caught.value) == (
@@ -47,7 +42,7 @@ def test_one_bad_row_is_told_in_the_singular(tmp_path: Path) -> None:
 
 
 def test_skipped_rows_are_listed_in_the_table(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\na,x\n ,y\nb,z\n")
+    path = write(tmp_path, "text,label\na,x\n ,y\nb,z\n")
     table = read_table(path, skip_bad_rows=True)
     assert [(e.text, e.origin.line) for e in table.examples] == [("a", 2), ("b", 4)]
     assert [str(fault) for fault in table.faults] == [f"{path}:3, column 'text': text is empty"]
@@ -55,14 +50,14 @@ def test_skipped_rows_are_listed_in_the_table(tmp_path: Path) -> None:
 
 
 def test_a_table_of_bad_rows_only_is_an_error_even_when_they_are_skipped(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\n,x\n,y\n")
+    path = write(tmp_path, "text,label\n,x\n,y\n")
     with pytest.raises(TableError) as caught:
         read_table(path, skip_bad_rows=True)
     assert str(caught.value).split("\n")[0] == f"Reading {path}: all 2 rows are bad, so nothing is left to use."
 
 
 def test_labels_that_are_not_known_are_faults_with_near_names(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\na,positive\nb,postive\nc,\n")
+    path = write(tmp_path, "text,label\na,positive\nb,postive\nc,\n")
     with pytest.raises(TableError) as caught:
         read_table(path, known_labels=["negative", "positive"])
     assert [str(fault).removeprefix(f"{path}:") for fault in caught.value.faults] == [
@@ -96,7 +91,7 @@ def test_whatever_stands_in_a_file_ends_in_a_table_or_in_one_error(
 
 
 def test_fields_hold_every_column_as_a_string(tmp_path: Path) -> None:
-    table = read_table(_write(tmp_path, "id,text,label\n007,a,x\n"))
+    table = read_table(write(tmp_path, "id,text,label\n007,a,x\n"))
     assert table.columns == ("id", "text", "label")
     assert table.examples[0].fields == {"id": "007", "text": "a", "label": "x"}
 
@@ -109,7 +104,7 @@ def test_a_stream_gives_what_reading_gives(tmp_path: Path, suffix: str) -> None:
         if suffix == "csv"
         else [f'{{"text":"{t}","label":"{n}"}}' for t, n in rows]
     )
-    path = _write(tmp_path, "\n".join(lines), f"t.{suffix}")
+    path = write(tmp_path, "\n".join(lines), f"t.{suffix}")
     stream, table = stream_table(path), read_table(path)
     assert (stream.columns, stream.text_column, stream.label_column) == (("text", "label"), "text", "label")
     assert stream.notes == table.notes
@@ -153,7 +148,7 @@ def test_a_stream_reads_a_pipe_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_a_stream_takes_the_same_memory_for_every_size_of_table(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\n" + f"{'word ' * 60},x\n" * 8_000)
+    path = write(tmp_path, "text,label\n" + f"{'word ' * 60},x\n" * 8_000)
     assert path.stat().st_size > 2_400_000
     tracemalloc.start()
     try:
@@ -166,7 +161,7 @@ def test_a_stream_takes_the_same_memory_for_every_size_of_table(tmp_path: Path) 
 
 
 def test_a_stream_stops_at_a_bad_row_with_its_line(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\na,x\n,y\nb,z\n")
+    path = write(tmp_path, "text,label\na,x\n,y\nb,z\n")
     stream = iter(stream_table(path))
     assert next(stream).text == "a"
     with pytest.raises(TableError) as caught:
@@ -179,29 +174,29 @@ def test_a_stream_stops_at_a_bad_row_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_stream_hands_over_the_faults_of_skipped_rows(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\na,x\n,y\nb\nc,z\n")
+    path = write(tmp_path, "text,label\na,x\n,y\nb\nc,z\n")
     faults: list[Fault] = []
     stream = stream_table(path, skip_bad_rows=True, on_fault=faults.append)
     assert [e.text for e in stream] == ["a", "c"]
     assert [fault.origin.line for fault in faults] == [3, 4]
 
 
-def test_a_stream_that_skips_rows_needs_someone_to_take_their_faults(tmp_path: Path) -> None:
+def test_a_stream_that_skips_rows_needs_someone_to_take_theirfaults(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nothing takes their faults, got on_fault=None"):
-        stream_table(_write(tmp_path, "text\na\n"), skip_bad_rows=True)
+        stream_table(write(tmp_path, "text\na\n"), skip_bad_rows=True)
 
 
 def test_a_stream_without_a_good_row_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="there are no rows, expected at least one below the header"):
-        list(stream_table(_write(tmp_path, "text,label\n")))
+        list(stream_table(write(tmp_path, "text,label\n")))
     faults: list[Fault] = []
     with pytest.raises(TableError, match="the only row is bad, so nothing is left to use"):
-        list(stream_table(_write(tmp_path, "text,label\n,x\n"), skip_bad_rows=True, on_fault=faults.append))
+        list(stream_table(write(tmp_path, "text,label\n,x\n"), skip_bad_rows=True, on_fault=faults.append))
     assert len(faults) == 1
 
 
 def test_a_stream_that_was_read_says_so_instead_of_being_empty(tmp_path: Path) -> None:
-    path = _write(tmp_path, "text,label\na,x\n")
+    path = write(tmp_path, "text,label\na,x\n")
     stream = stream_table(path)
     assert len(list(stream)) == 1
     with pytest.raises(TableError, match="the stream was read already"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,10 +19,11 @@ from ia3.adapters.attached import attach
 from ia3.bases.loading import load_base
 from ia3.data.encoding import Encoding
 from ia3.data.templates import Template
-from ia3.errors import IA3Error, RunError, TableError, TemplateError
+from ia3.errors import RunError, TableError, TemplateError
 from ia3.inference.column_types import ColumnTypes
 from ia3.inference.predictor import Predictor
 from ia3.inference.table_prediction import PredictSummary, predict_table
+from tests.inference.test_predictor import refused
 from tests.models import save_tiny_base
 
 LABELS = ("down", "up")
@@ -62,12 +63,6 @@ def table(tmp_path: Path) -> Path:
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def refused(kind: type[IA3Error], run: Callable[[], Any]) -> str:
-    with pytest.raises(kind) as caught:
-        run()
-    return str(caught.value)
 
 
 def never(self: Predictor, texts: Sequence[Any], *rest: Any, **options: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from ia3.inference.template_search import search_template
 from ia3.inference.zero_shot import load_zero_shot
 from ia3.runs.plans.one import train_adapter
 from tests.models import save_tiny_base
+from tests.runs.trials import draw_nothing
 
 ROWS = [(f"{what} in week {week}", label) for week in range(9) for what, label in (("gains", "Up"), ("losses", "Down"))]
 LABELS = ("Down", "Up")
@@ -117,8 +118,7 @@ def test_what_is_chosen_on_other_rows_is_what_cross_validation_measures() -> Non
 
 
 def test_a_run_records_the_search(base_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("draw_curves", "draw_confusion"):
-        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
+    draw_nothing(monkeypatch)
     told: list[str] = []
 
     train_adapter(ROWS, base_of("causal"), tmp_path / "o", template="auto", max_steps=1, say=told.append)

@@ -26,6 +26,16 @@ def random_vector(shape: tuple[int, ...] | torch.Size, seed: int) -> Tensor:
     return torch.where(chance < 0.2, -values, torch.where(chance > 0.95, torch.zeros(()), values))
 
 
+@torch.no_grad()
+def draw_adapters(model: Any) -> None:
+    """Give the adapters of a model of PEFT's random vectors and heads."""
+    for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
+        if ".ia3_l." in name:
+            parameter.copy_(random_vector(parameter.shape, number))
+        elif ".modules_to_save." in name:
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+
+
 def run_with_peft(base: Any, folder: Path, inputs: dict[str, Tensor]) -> Tensor:
     """Return the logits of a copy of a base with the adapter of a folder, as PEFT loads it."""
     with listening():
@@ -38,12 +48,7 @@ def save_with_peft(base: Any, folder: Path, inputs: dict[str, Tensor], **config:
     """Save a PEFT adapter with random vectors and heads for a base; return the logits of PEFT's model."""
     with listening():
         model = get_peft_model(copy.deepcopy(base), IA3Config(**config)).eval()
-        with torch.no_grad():
-            for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
-                if ".ia3_l." in name:
-                    parameter.copy_(random_vector(parameter.shape, number))
-                elif ".modules_to_save." in name:
-                    parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+        draw_adapters(model)
         model.save_pretrained(str(folder))
     with torch.no_grad():
         return model(**inputs).logits

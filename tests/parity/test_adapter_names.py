@@ -12,7 +12,8 @@ from torch import Tensor
 import ia3.peft
 from ia3.errors import BankError
 from tests.families import CASES, make_inputs, make_model
-from tests.parity.peft_side import difference, listening, random_vector
+from tests.parity.peft_side import difference, draw_adapters, listening
+from tests.peft.test_adapter_names import each_alone as run_alone
 
 pytestmark = pytest.mark.parity
 
@@ -31,12 +32,7 @@ def their_model(family: str) -> Any:
     with listening():
         model = peft.get_peft_model(make_model(family), peft.IA3Config(**config), adapter_name="news")
         model.add_adapter("wire", peft.IA3Config(**config))
-    with torch.no_grad():
-        for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
-            if ".ia3_l." in name:
-                parameter.copy_(random_vector(parameter.shape, number))
-            elif ".modules_to_save." in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+    draw_adapters(model)
     model.set_adapter("news")
     return model.eval()
 
@@ -52,14 +48,7 @@ def our_model(family: str, theirs: Any, folder: Path) -> Any:
 
 def each_alone(theirs: Any, run: Any) -> list[Tensor]:
     """Return what PEFT gives for each example with its adapter set for the whole model, `news` active afterwards."""
-    found = []
-    for place, name in enumerate(NAMES):
-        if name == "__base__":
-            with theirs.disable_adapter():
-                found.append(run(place))
-        else:
-            theirs.set_adapter(name)
-            found.append(run(place))
+    found = run_alone(theirs, NAMES, run)
     theirs.set_adapter("news")
     return found
 

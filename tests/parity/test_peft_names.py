@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,12 @@ from ia3.errors import IA3Error
 from ia3.peft.targets import FEEDFORWARD_MODULES
 from tests.families import CASES, make_inputs, make_model
 
-pytestmark = pytest.mark.parity
+# PEFT warns of fan_in_fan_out and of excluded modules; that is its own matter
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 peft = pytest.importorskip("peft")
 
 TASKS = {"seq2seq": "SEQ_2_SEQ_LM", "causal": "CAUSAL_LM", "encoder": "SEQ_CLS"}
-
-
-@pytest.fixture(autouse=True)
-def _peft_may_warn() -> Iterator[None]:
-    """PEFT warns of fan_in_fan_out and of excluded modules; that is its own matter."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def their_model(family: str, **arguments: Any) -> Any:

@@ -17,7 +17,6 @@ from PIL import Image
 
 from ia3.errors import IA3Error, RunError
 from ia3.inference.reliability import CalibrationBin
-from ia3.report import plots
 from ia3.report.plots import draw_confusion, draw_curves
 from ia3.report.reliability_plot import draw_reliability
 
@@ -49,14 +48,6 @@ def epoch(number: int, at: int, train: float, held_out: float | None, accuracy: 
 STEPS = [step(i, 4.0 * math.exp(-i / 20) + 0.1 * (1 + i % 3)) for i in range(1, 91)]
 EPOCHS = [epoch(1, 30, 2.0, 0.9, 0.81), epoch(2, 60, 0.6, 0.4, 0.9), epoch(3, 90, 0.2, 0.5, 0.92)]
 BINS = [CalibrationBin(0.8, 0.9, 20, 0.86, 0.75), CalibrationBin(0.9, 1.0, 80, 0.97, 0.95)]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that would be written; nothing is written."""
-    figures: list[Any] = []
-    monkeypatch.setattr(plots, "write_figure", lambda figure, path: figures.append(figure))
-    return figures
 
 
 def texts(figure: Any) -> list[str]:

@@ -8,19 +8,10 @@ import pytest
 
 from ia3.errors import RunError
 from ia3.inference.reliability import CalibrationBin
-from ia3.report import reliability_plot
 from ia3.report.reliability_plot import draw_reliability
 from tests.report.test_plots import texts
 
 BINS = [CalibrationBin(0.8, 0.9, 20, 0.86, 0.75), CalibrationBin(0.9, 1.0, 80, 0.97, 0.95)]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that would be written; nothing is written."""
-    figures: list[Any] = []
-    monkeypatch.setattr(reliability_plot, "write_figure", lambda figure, path: figures.append(figure))
-    return figures
 
 
 def test_reliability_shows_error_rows_and_one_dot_for_each_bin_that_has_rows(drawn: list[Any]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from ia3.errors import RunError
-from ia3.report import repeats_plot
 from ia3.report.repeats_plot import draw_repeats
 from tests.report.test_plots import texts
 
@@ -15,13 +14,6 @@ RUNS = [
     {"seed": seed, "accuracy": share, "accuracy_interval": [share - 0.1, share + 0.05], "loss": 1 - share}
     for seed, share in ((0, 0.8), (1, 0.6), (2, 0.7))
 ]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    figures: list[Any] = []
-    monkeypatch.setattr(repeats_plot, "write_figure", lambda figure, path: figures.append(figure))
-    return figures
 
 
 def test_each_run_has_a_dot_and_an_interval_and_all_have_a_median(drawn: list[Any]) -> None:

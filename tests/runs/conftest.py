@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs.trials import draw_nothing
 from tests.training.tasks import save_base
 
 
@@ -23,15 +24,5 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no pictures: they take two thirds of a tiny run's time."""
-    for name in ("draw_curves", "draw_confusion"):
-        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw none in any kind of run."""
-    for name in ("run.draw_curves", "run.draw_confusion", "run.draw_reliability", "plans.repeats.draw_repeats"):
-        monkeypatch.setattr(f"ia3.runs.{name}", lambda *args: None)
-    for name in ("tasks", "folds"):
-        monkeypatch.setattr(f"ia3.runs.plans.{name}.draw_tasks", lambda *args: None)
+    """Draw no pictures."""
+    draw_nothing(monkeypatch)

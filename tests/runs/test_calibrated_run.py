@@ -45,12 +45,8 @@ USUAL = find_recipe("t-few-small").temperatures["causal", True]
 
 
 @pytest.fixture
-def started(base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def started(base: Callable[..., Path], tmp_path: Path, undrawn: None) -> dict[str, Any]:
     """Return what a run of the recipe from a start is given, on a tiny language model; no pictures are drawn."""
-    for name in ("draw_curves", "draw_confusion", "draw_reliability"):
-        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
-    for room in ("plans.folds", "plans.tasks"):
-        monkeypatch.setattr(f"ia3.runs.{room}.draw_tasks", lambda *args: None)
     trials.run(base("causal"), tmp_path / "start", source=ROWS, eval_fraction=0.0, max_steps=2)
     return {"start": tmp_path / "start", "recipe": "t-few-small", "base": base("causal")}
 

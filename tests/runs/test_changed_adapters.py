@@ -16,7 +16,7 @@ from tests.runs.trials import run
 
 BaseFolder = Callable[..., Path]
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.mark.slow

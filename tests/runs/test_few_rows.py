@@ -52,7 +52,7 @@ def taken_by(base: Any, kind: Any, *tasks: Draft) -> tuple[bool, list[str]]:
     return bool(found), said
 
 
-@pytest.mark.usefixtures("no_pictures", "short")
+@pytest.mark.usefixtures("undrawn", "short")
 @pytest.mark.parametrize("kind", ["causal", "encoder"])
 def test_a_run_on_few_rows_has_the_recipe_for_them_and_says_so(kind: str, base: BaseFolder, tmp_path: Path) -> None:
     said: list[str] = []
@@ -68,7 +68,7 @@ def test_a_run_on_few_rows_has_the_recipe_for_them_and_says_so(kind: str, base: 
     assert (tmp_path / "left" / numbers).read_bytes() == (tmp_path / "named" / numbers).read_bytes()
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_given_decides(base: BaseFolder, tmp_path: Path) -> None:
     said: list[str] = []
     train_adapter(ROWS, base("causal"), tmp_path / "default", recipe="default", say=said.append)
@@ -136,7 +136,7 @@ def test_of_several_tasks_all_must_leave_it_open(base: BaseFolder) -> None:
         assert taken_by(folder, "causal", short, open_one) == (False, [f"short: {note.format(2)} So it is with one."])
 
 
-@pytest.mark.usefixtures("no_pictures", "short")
+@pytest.mark.usefixtures("undrawn", "short")
 def test_a_start_has_the_settings_for_a_start(base: BaseFolder, tmp_path: Path) -> None:
     said: list[str] = []
     train_adapter(ROWS, base("causal"), tmp_path / "start", max_steps=1)
@@ -146,7 +146,7 @@ def test_a_start_has_the_settings_for_a_start(base: BaseFolder, tmp_path: Path) 
     assert said.count(TAKEN.format("", 2, "", 2)) == 1
 
 
-@pytest.mark.usefixtures("no_pictures", "short")
+@pytest.mark.usefixtures("undrawn", "short")
 def test_folds_and_repeats_have_it_too(base: BaseFolder, tmp_path: Path) -> None:
     said: list[str] = []
     train_folds(ROWS, base("encoder"), tmp_path / "folds", folds=2, say=said.append)
@@ -161,7 +161,7 @@ def test_folds_and_repeats_have_it_too(base: BaseFolder, tmp_path: Path) -> None
     assert record_of(tmp_path / "all")["settings"]["recipe"] == "default"
 
 
-@pytest.mark.usefixtures("no_pictures", "short")
+@pytest.mark.usefixtures("undrawn", "short")
 def test_several_tasks_have_it_where_all_are_small(base: BaseFolder, tmp_path: Path) -> None:
     said: list[str] = []
     few: list[dict[str, Any]] = [{"name": name, "table": ROWS} for name in ("one", "two")]
@@ -181,7 +181,7 @@ def test_several_tasks_have_it_where_all_are_small(base: BaseFolder, tmp_path: P
     assert record_of(tmp_path / "alone")["settings"]["recipe"] == "t-few-small"
 
 
-@pytest.mark.usefixtures("no_pictures", "short")
+@pytest.mark.usefixtures("undrawn", "short")
 def test_free_text_is_no_case_for_it(base: BaseFolder, tmp_path: Path) -> None:
     train_adapter(FREE, base("causal"), tmp_path / "o", answers="text")
     assert record_of(tmp_path / "o")["settings"]["recipe"] == "default"

@@ -17,7 +17,7 @@ from ia3.runs.plans.one import train_adapter
 from ia3.runs.plans.sweep import sweep
 from ia3.runs.results import RunResult
 from tests.runs.test_own_choices import QUIZ, TEMPLATE
-from tests.runs.trials import TASKS, run_many
+from tests.runs.trials import TASKS, draw_nothing, run_many
 
 BaseFolder = Callable[..., Path]
 COLUMNS = {"text": "question", "label": "answer"}
@@ -33,8 +33,7 @@ ALONE: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True, scope="module")
 def undrawn_all() -> Any:
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("plans.tasks.draw_tasks", "run.draw_curves", "run.draw_confusion", "plans.sweep.draw_groups"):
-            patched.setattr(f"ia3.runs.{name}", lambda *args: None)
+        draw_nothing(patched)
         yield
 
 

@@ -20,6 +20,7 @@ from ia3.data.tables import read_table
 from ia3.errors import SettingsError, TableError, TemplateError
 from ia3.inference.zero_shot import load_zero_shot
 from ia3.runs.plans.one import train_adapter
+from tests.runs.trials import draw_nothing
 
 QUIZ = [
     {"question": f"Number {n}: which is {what}?", "answer": right, "options": options}
@@ -43,8 +44,7 @@ def trained(request: Any, base: Callable[..., Path], tmp_path_factory: pytest.Te
     options: dict[str, Any] = {"losses": "lm+ul+ln", "epochs": 6, "batch_size": 4, "learning_rate": 0.05}
     options |= {"text": "question", "label": "answer", "choices": "options", "template": TEMPLATE, "device": "cpu"}
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("draw_curves", "draw_confusion"):
-            patched.setattr(f"ia3.runs.run.{name}", lambda *args: None)
+        draw_nothing(patched)
         result = train_adapter(QUIZ, base(request.param), folder, eval_source=QUIZ, **options)
     return result, folder
 

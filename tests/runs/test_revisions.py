@@ -23,7 +23,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
     return two_commits(ID, "encoder", tmp_path, monkeypatch)
 
 
-@pytest.mark.usefixtures("cache", "no_pictures")
+@pytest.mark.usefixtures("cache", "undrawn")
 def test_a_run_keeps_the_revision_of_its_base_in_every_file(tmp_path: Path) -> None:
     run(f"{ID}@v1", tmp_path / "o")
     config = json.loads((tmp_path / "o" / "adapter_config.json").read_text())
@@ -34,7 +34,7 @@ def test_a_run_keeps_the_revision_of_its_base_in_every_file(tmp_path: Path) -> N
     assert load_predictor(tmp_path / "o").base.revision == "v1"
 
 
-@pytest.mark.usefixtures("cache", "no_pictures")
+@pytest.mark.usefixtures("cache", "undrawn")
 def test_a_run_goes_on_with_the_same_commit_only(tmp_path: Path) -> None:
     run(f"{ID}@v1", tmp_path / "o", **stop_after(4))
     shutil.copytree(tmp_path / "o", tmp_path / "again")
@@ -44,7 +44,7 @@ def test_a_run_goes_on_with_the_same_commit_only(tmp_path: Path) -> None:
     assert load_adapter(tmp_path / "again").config.revision == "same"
 
 
-@pytest.mark.usefixtures("cache", "no_pictures")
+@pytest.mark.usefixtures("cache", "undrawn")
 def test_every_task_of_a_run_keeps_the_revision(tmp_path: Path) -> None:
     run_many(f"{ID}@v1", tmp_path / "o", epochs=1)
     found = sorted((tmp_path / "o").glob("*/adapter_config.json"))

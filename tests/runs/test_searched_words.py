@@ -25,16 +25,7 @@ SETTINGS: dict[str, Any] = {"epochs": 1, "batch_size": 4, "template": "auto"}
 WORDS = (Template("{{ text }} A:", "{{ label }}"), Template("{{ text }} B:", "it is {{ label | upper }}"))
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        "plans.folds.draw_tasks",
-        "plans.repeats.draw_repeats",
-        "run.draw_confusion",
-        "run.draw_reliability",
-        "run.draw_curves",
-    ):
-        monkeypatch.setattr(f"ia3.runs.{name}", lambda *args: None)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture

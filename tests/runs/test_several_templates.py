@@ -16,7 +16,7 @@ from ia3.cli.main import main
 from ia3.data.tables import read_table
 from ia3.data.templates import Template
 from ia3.errors import SettingsError, TemplateError
-from tests.runs.trials import ROWS, run
+from tests.runs.trials import ROWS, draw_nothing, run
 
 TEMPLATES = ["{{ text }}\\nMood:", "News: {{ text }} It goes ||| {{ label }}ward", "{{ text }} ("]
 TEXTS = ["good news", "a bad day", "x"]
@@ -31,8 +31,7 @@ def _quietly(line: str) -> None:
 def folder(base: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("several")
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("draw_curves", "draw_confusion"):
-            patched.setattr(f"ia3.runs.run.{name}", lambda *args: None)
+        draw_nothing(patched)
         run(base("causal"), home / "o", template=TEMPLATES, losses="lm+ul+ln", recipe="t-few-small", max_steps=4)
     return home / "o"
 

@@ -24,13 +24,6 @@ STILL = {"max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "eva
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.runs.plans.tasks.draw_tasks", lambda *args: None)
-    for name in ("draw_curves", "draw_confusion", "draw_reliability"):
-        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
-
-
 @pytest.fixture(scope="module")
 def source(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return the folder of an adapter of a kind of base, trained once."""

@@ -39,7 +39,7 @@ SWAPPED = [(text, {"up": "down", "down": "up"}[label]) for text, label in NEW]
 FEW = {"epochs": None, "max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "recipe": "t-few-small"}
 FEW |= {"template": "{{ text }} =", "batch_size": 5}
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,14 @@ from ia3.training.settings import Settings
 from ia3.training.tasks import Outcome, Task, trained_tensors
 from tests.training.tasks import KINDS, ROWS, SHORT, TOTAL, Watcher, copy_trained, make_task, run_loop, same_bits
 
+# kinds with something off and on; the other half is slow
+SWITCHED = [
+    ("causal", False),
+    ("seq2seq", True),
+    ("encoder", True),
+    *(pytest.param(*pair, marks=pytest.mark.slow) for pair in zip(KINDS, (True, False, False), strict=True)),
+]
+
 
 def _before_each_step(monkeypatch: pytest.MonkeyPatch, look: Callable[[torch.optim.Optimizer], None]) -> None:
     original = torch.optim.AdamW.step
@@ -66,15 +74,7 @@ def test_every_epoch_takes_each_example_once_in_an_order_of_seed_and_epoch_alone
 # -- the same bits ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "dropout"),
-    [
-        ("causal", False),
-        ("seq2seq", True),
-        ("encoder", True),
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in zip(KINDS, (True, False, False), strict=True)),
-    ],
-)
+@pytest.mark.parametrize(("kind", "dropout"), SWITCHED)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(kind: str, dropout: bool, bases: Path) -> None:
     def train(seed: int) -> dict[str, Tensor]:
         task = make_task(bases, kind, dtype="float32", dropout=True)
@@ -160,15 +160,7 @@ def test_every_step_draws_masks_of_its_own_and_of_its_number_alone(bases: Path) 
     assert states(resume=watcher.checkpoints[-1]) == whole[2:]
 
 
-@pytest.mark.parametrize(
-    ("kind", "weighted"),
-    [
-        ("causal", False),
-        ("seq2seq", True),
-        ("encoder", True),
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in zip(KINDS, (True, False, False), strict=True)),
-    ],
-)
+@pytest.mark.parametrize(("kind", "weighted"), SWITCHED)
 def test_the_split_into_micro_batches_changes_neither_losses_nor_the_adapter(
     kind: str, weighted: bool, bases: Path
 ) -> None:

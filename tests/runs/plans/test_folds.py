@@ -40,12 +40,6 @@ def whole(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[O
     return run(base("encoder"), folder, say=said.append, head_learning_rate=5.0), folder, said
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ia3.runs.plans.folds.draw_tasks", "ia3.runs.run.draw_confusion", "ia3.runs.run.draw_reliability"):
-        monkeypatch.setattr(name, lambda *args: None)
-
-
 def test_every_row_is_measured_once_and_the_record_says_how(whole: tuple[OneResult, Path, list[str]]) -> None:
     result, folder, said = whole
     assert "3 folds of 24 rows, and one adapter of all of them." in said

@@ -37,11 +37,6 @@ def whole(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     return run(base("encoder"), folder, say=said.append), folder, said
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.runs.plans.repeats.draw_repeats", lambda *args: None)
-
-
 def test_each_run_learns_from_a_draw_of_its_own_and_is_measured_on_the_other_rows(
     whole: tuple[RepeatsResult, Path, list[str]],
 ) -> None:

@@ -31,11 +31,6 @@ def run(base: Path, output: Path, **options: Any) -> SweepResult:
     return sweep(ROWS, base, output, **{**given, **SETTINGS, **options})
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.runs.plans.sweep.draw_groups", lambda *args: None)
-
-
 def test_every_combination_is_run_for_every_seed() -> None:
     variants = make_variants({"learning_rate": [0.01, 0.02], "batch_size": [4, 8]}, [0, 7])
     assert len(variants) == 8 and len({variant.name for variant in variants}) == 8

@@ -26,13 +26,6 @@ from tests.runs.trials import run_many as run
 BaseFolder = Callable[..., Path]
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia3.runs.plans.tasks.draw_tasks", lambda *args: None)
-    for name in ("draw_curves", "draw_confusion"):
-        monkeypatch.setattr(f"ia3.runs.run.{name}", lambda *args: None)
-
-
 def _vectors(folder: Path) -> dict[str, torch.Tensor]:
     adapter = load_adapter(folder)
     return {**adapter.vectors, **adapter.head}
