@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -23,11 +22,28 @@ from transformers.utils import logging as transformers_logging
 
 import ia3
 from benchmarks.bases import find_table
-from benchmarks.fewshot_data import BASES, DRAWS, PER_LABEL, TASKS, Cell, Parts, make_cells, read_parts, rows_of
-from benchmarks.fewshot_methods import METHODS, OURS, RATES, STARTS, method_version
+from benchmarks.fewshot_data import (
+    ALL,
+    BASES,
+    DRAWS,
+    MOST_TEST,
+    PER_LABEL,
+    SENTIMENT,
+    TASKS,
+    Cell,
+    Parts,
+    find_tables,
+    make_cells,
+    read_parts,
+    rows_of,
+    spell_count,
+    template_for,
+)
+from benchmarks.fewshot_methods import METHODS, OURS, RIVALS, STARTS, method_version
+from benchmarks.fewshot_picture import draw_summary
 from benchmarks.fewshot_report import (
     Result,
-    draw_summary,
+    comparison_lines,
     missing_cells,
     missing_lines,
     skipped_lines,
@@ -35,6 +51,9 @@ from benchmarks.fewshot_report import (
     table_lines,
 )
 from benchmarks.fewshot_rivals import Trial
+from benchmarks.fewshot_setfit import make_environment
+from benchmarks.fewshot_tuning import TASKS as TUNING_TASKS
+from benchmarks.fewshot_tuning import best_rates, cells_of_rate, rate_beyond, tuning_cells
 from benchmarks.measure import reason_of
 from benchmarks.methods import NotAvailable
 from benchmarks.report import describe_machine, machine_line, write_json
@@ -45,29 +64,36 @@ from ia3.errors import IA3Error, SettingsError
 from ia3.fast.memory import keep_freed_memory
 
 _QUICK_TEST = 300  # rows
-_TUNING_DRAWS = (100, 101)
-_TUNING_TASK, _TUNING_ROWS = "phrasebank", 16
-_FIRST, _MOST_FURTHER = 3, 3  # rates of a method that are tried, and beyond these
 _WHAT = """\
-Compare few-shot methods: gemma-3-270m and minilm, four tables of sentiment, 4 to 64 rows a label, five draws each.
+Compare few-shot methods on tables of text and label: gemma-3-270m and minilm, 4 to 64 rows a label and all, five draws
+each. --tasks takes tables of your own as well, NAME=FILE, a name for one table in a file of results.
 
   zero-shot          the template alone, calibrated (language models)
-  lm                 ia3, recipe t-few-small with the answer's loss alone (language models)
-  lm+ul+ln           ia3, the recipe with the paper's three losses (a head: its cross-entropy)
-  start              ia3, the recipe, from vectors trained on the VADER tables without the one compared
+  auto               ia3 as a user gets it who gives a table and a base, and nothing else
+  head               ia3 by part, an encoder's head alone
+  contrast, cross-entropy, both    ia3 by part: recipe t-few-small with one of an encoder's two losses, with both
+  lm                 ia3, the recipe with the answer's loss alone (language models)
+  lm+ul+ln           ia3, the recipe with the paper's three losses (language models)
+  start              ia3, the recipe, from vectors trained on the VADER tables without the one compared (sentiment)
   start-business     the same from vectors trained on the bundled business news as well (phrasebank)
-  chosen             ours, the recipe with the one of the two that it chooses (phrasebank)
+  chosen             ia3, the recipe with the start that it chooses (sentiment)
   peft-ia3           PEFT's (IA)3, its default targets
   peft-lora          PEFT's LoRA of rank 16 on every linear
-  setfit             SetFit's way with sentence-transformers (minilm)
+  peft-road          PEFT's RoAd on every linear
+  full               all weights
   logistic           logistic regression on the frozen base's mean last hidden state
+  setfit             SetFit 1.2, the library, in an environment of its own (--setfit-venv, made with pip; encoders)
 
-All get the same rows, words, batch size and steps, and are measured on the same rows. --tune first tries three learning
-rates of every method on rows of their own (two draws of 16 a label of phrasebank; nothing of them is reported), and up
-to three further ones while the best lies at the edge of what was tried; later runs with the same --results take the
-best. Without it the middle one is taken, and the table says so.
+All get the same rows and are measured on the same rows. PEFT's and the whole model take the steps of the recipe for few
+rows, or four passes over the rows where these are more, and SetFit its own, 500 at most. A label with fewer rows than
+asked for gives all it has. Seconds are those of learning; SetFit's have its start and its answers in them.
+
+--tune first tries three learning rates of every method that has one on rows of their own (two draws of 16 a label of
+phrasebank and of trec; nothing of them is reported), and up to three further ones while the best lies at the edge of
+what was tried; later runs with the same --results take the one with the best mean. Without it the middle one is taken,
+and the report says so.
 Each finished run is a line of --results and is not run again, so the command can be stopped and given again. Runs of
-ours with an earlier recipe, or from an earlier start, do not count."""
+ours with earlier settings, or from an earlier start, do not count."""
 
 
 @dataclass
@@ -75,43 +101,48 @@ class Bench:
     """What is loaded once: tables and bases; and where results go.
 
     Attributes:
-        data: Folder of the tables.
+        data: Folder of the tables of sentiment, which starts are made of.
         results: File of finished runs.
         starts: Folder of the starts.
+        tables: Files of the tables by name.
         most_test: Most rows that are measured on; None for all.
-        bases: Bases by name and by whether they are for ours, loaded when they are needed.
+        setfit: Environment of SetFit, made when it is needed.
+        bases: Bases by name, labels and whether they are for ours, loaded when they are needed.
         parts: Tables by name.
     """
 
     data: Path
     results: Path
     starts: Path
+    tables: Mapping[str, Path]
     most_test: int | None = None
-    bases: dict[tuple[str, bool], Base] = field(default_factory=dict)
+    setfit: Path = Path("fewshot-setfit")
+    bases: dict[tuple[str, tuple[str, ...], bool], Base] = field(default_factory=dict)
     parts: dict[str, Parts] = field(default_factory=dict)
 
     def base(self, name: str, labels: Sequence[str], *, is_ours: bool) -> Base:
-        """Return a base, loaded once; the others are given up, since two may not fit into memory.
+        """Return a base, loaded once; those of another name or labels are given up, for memory.
 
         Args:
             name: Of the base.
-            labels: Of its head.
+            labels: Of an encoder's head; a language model is the same for all.
             is_ours: Whether an encoder's head reads what t-few-small lets it read; the rivals' is transformers' own.
         """
-        if self.bases and next(iter(self.bases))[0] != name:
+        key = (name, tuple(labels), is_ours)
+        for (other, *_), loaded in self.bases.items():
+            if other == name and loaded.kind != "encoder":
+                return loaded
+        if any(held[:2] != key[:2] for held in self.bases):
             self.bases.clear()
-        if (name, is_ours) not in self.bases:
-            other = self.bases.get((name, not is_ours))
-            if other is not None and other.kind != "encoder":
-                return other
+        if key not in self.bases:
             placed: dict[str, Any] = {"dtype": "float32", "device": "cpu", "pooling": "auto" if is_ours else "own"}
-            self.bases[name, is_ours] = ia3.load_base(name, labels=list(labels), **placed)
-        return self.bases[name, is_ours]
+            self.bases[key] = ia3.load_base(name, labels=list(labels), **placed)
+        return self.bases[key]
 
     def parts_of(self, task: str) -> Parts:
         """Return the parts of a table, read once."""
         if task not in self.parts:
-            self.parts[task] = read_parts(self.data, task, self.most_test)
+            self.parts[task] = read_parts(self.tables[task], self.most_test)
         return self.parts[task]
 
 
@@ -127,26 +158,30 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
     labels = label_set(parts.pool)
     train, test = rows_of(parts, cell)
     base = bench.base(cell.base, labels, is_ours=cell.method in OURS)
-    name = STARTS.get(cell.method)
-    start = None if name is None or not _has_start(name, cell.task) else partial(_find_start, bench, base, cell.task)
-    trial = Trial(base, train, test, labels, cell.draw, rate, start)
+    start = partial(_find_start, bench, base, cell.task) if _has_start(cell.method, cell.task) else None
+    trial = Trial(base, train, test, labels, cell.draw, rate, start, template_for(cell.task), bench.setfit)
     told: dict[str, Any] = {**asdict(cell), "key": cell.key, "used_rate": rate, "test_rows": len(test.examples)}
-    told["version"] = method_version(cell.method)
-    if name is not None and start is not None:
-        start(name)  # not part of a run's seconds
+    told |= {"train_rows": len(train.examples), "version": method_version(cell.method)}
+    if cell.method in STARTS and start is not None:
+        start(STARTS[cell.method])  # not part of a run's seconds, nor is the next
+    if cell.method == "setfit" and base.kind == "encoder":
+        make_environment(bench.setfit, _say)
     began = time.perf_counter()
     try:
-        metrics = METHODS[cell.method](trial)
+        if cell.method == "chosen" and start is None:
+            raise NotAvailable("the starts are for tables of sentiment")
+        measure = METHODS[cell.method](trial)
+        seconds = time.perf_counter() - began
+        metrics = measure()
     except NotAvailable as error:
         return {**told, "accuracy": None, "skipped": reason_of(error)}
     numbers = ("accuracy", "macro_f1", "calibration_error", "temperature")  # the last is in the one before
-    told |= {name: getattr(metrics, name) for name in numbers}
-    return told | {"seconds": time.perf_counter() - began, "skipped": None}
+    return told | {name: getattr(metrics, name) for name in numbers} | {"seconds": seconds, "skipped": None}
 
 
-def _has_start(name: str, task: str) -> bool:
-    """Whether a start is compared on a table: the one for business news on the table of business news alone."""
-    return name != "business" or task not in SOURCES
+def _has_start(method: str, task: str) -> bool:
+    """Whether a start is compared on a table: of sentiment, and the one for business news on that of business news."""
+    return task in SENTIMENT and (STARTS.get(method) != "business" or task not in SOURCES)
 
 
 def _find_start(bench: Bench, base: Base, task: str, name: str) -> Path:
@@ -200,44 +235,7 @@ def tune_rates(bench: Bench, bases: Sequence[str], methods: Sequence[str], say: 
     for base in bases:
         for method in methods:
             while (rate := rate_beyond(results, base, method)) is not None:
-                results = run_cells(bench, [_tuning_cell(base, method, draw, rate) for draw in _TUNING_DRAWS], say)
-
-
-def tuning_cells(bases: Sequence[str], methods: Sequence[str]) -> Iterator[Cell]:
-    """Yield the runs that try learning rates: three for each method that has one, on the same two draws."""
-    for draw in _TUNING_DRAWS:
-        for base in bases:
-            kind = "encoder" if base == "minilm" else "causal"
-            for method in methods:
-                for rate in RATES.get(method, {}).get(kind, ()):
-                    yield _tuning_cell(base, method, draw, rate)
-
-
-def _tuning_cell(base: str, method: str, draw: int, rate: float) -> Cell:
-    return Cell(base, _TUNING_TASK, _TUNING_ROWS, draw, method, rate)
-
-
-def rate_beyond(results: Mapping[str, Result], base: str, method: str) -> float | None:
-    """Return the rate that comes after the best one where that is the lowest or highest tried; None where it is not, or
-    where as many as there may be were tried.
-    """
-    own = [r for r in results.values() if (r["base"], r["method"]) == (base, method) and r["accuracy"] is not None]
-    tried = sorted({result["rate"] for result in own if result.get("rate") is not None})
-    if not 2 <= len(tried) < _FIRST + _MOST_FURTHER:
-        return None
-    ends = {tried[0]: tried[0] ** 2 / tried[1], tried[-1]: tried[-1] ** 2 / tried[-2]}
-    beyond = ends.get(best_rates(results)[base, method])
-    return None if beyond is None else float(f"{beyond:.3g}")
-
-
-def best_rates(results: Mapping[str, Result]) -> dict[tuple[str, str], float]:
-    """Return the rate of the best mean accuracy on the tuning rows, by base and method; of equal ones the lower."""
-    scores: dict[tuple[str, str], dict[float, list[float]]] = {}
-    for result in results.values():
-        if result.get("rate") is not None and result["accuracy"] is not None:
-            own = scores.setdefault((result["base"], result["method"]), {})
-            own.setdefault(result["rate"], []).append(result["accuracy"])
-    return {key: max(sorted(own), key=lambda rate: statistics.fmean(own[rate])) for key, own in scores.items()}
+                results = run_cells(bench, cells_of_rate(base, method, rate), say)
 
 
 def report(
@@ -249,7 +247,8 @@ def report(
     rows, missing = summarise(reported), missing_cells(wanted, results)
     rates = best_rates(results)
     told = [f"{base}, {method}: {rate:g}" for (base, method), rate in rates.items()]
-    lines = [*table_lines(rows), "", f"rates found on the tuning rows: {'; '.join(told) or 'none, the middle ones'}"]
+    lines = [*table_lines(rows), "", *comparison_lines(rows, reported, RIVALS)]
+    lines += [f"rates found on the tuning rows: {'; '.join(told) or 'none, the middle ones'}"]
     lines += [*skipped_lines(reported), *missing_lines(missing), machine_line(machine)]
     content = {"machine": machine, "rows": rows, "runs": reported, "rates": told, "missing": [c.key for c in missing]}
     return content, lines
@@ -261,13 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     keep_freed_memory()  # as `ia3` does; for every method alike
     try:
-        methods = _known(options.methods, METHODS, "method")
-        bases, tasks = _known(options.bases, None, "base"), _known(options.tasks, TASKS, "table")
-        wanted = list(make_cells(bases, tasks, options.per_label, options.draws, methods, is_quick=options.quick))
-        most = _QUICK_TEST if options.quick else None
-        bench = Bench(find_table(options.data).parent.parent, options.results, options.starts, most)
+        wanted, bench = _prepared(options)
         if options.tune and not options.report:
-            tune_rates(bench, bases, methods, _say)
+            tune_rates(bench, options.bases, options.methods, _say)
         results = read_results(options.results) if options.report else run_cells(bench, wanted, _say)
     except IA3Error as error:
         print(f"benchmarks.fewshot: {error}", file=sys.stderr)
@@ -285,13 +280,36 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _known(given: Sequence[str], known: Mapping[str, Any] | None, what: str) -> list[str]:
-    unknown = [name for name in given if known is not None and name not in known]
+def _prepared(options: argparse.Namespace) -> tuple[list[Cell], Bench]:
+    """Return the grid and what it needs, after every check that takes no base."""
+    unknown = [name for name in options.methods if name not in METHODS]
     if unknown:
-        raise SettingsError(
-            f"Reading the arguments: there is no {what} {unknown[0]!r}, expected some of {', '.join(known or ())}."
-        )
-    return [*dict.fromkeys(given)]
+        expected = f"expected some of {', '.join(METHODS)}"
+        raise SettingsError(f"Reading the arguments: there is no method {unknown[0]!r}, {expected}.")
+    named = [*options.tasks, *(TUNING_TASKS if options.tune else ())]
+    data = find_table(options.data).parent.parent if any("=" not in task for task in named) else Path()
+    most = _QUICK_TEST if options.quick else options.most_test or None
+    bench = Bench(data, options.results, options.starts, find_tables(named, data), most, options.setfit_venv)
+    if not options.report:
+        for task in bench.tables:
+            bench.parts_of(task)
+    tasks = find_tables(options.tasks, data)
+    axes = (
+        [*dict.fromkeys(options.bases)],
+        [*tasks],
+        options.per_label,
+        options.draws,
+        [*dict.fromkeys(options.methods)],
+    )
+    return list(make_cells(*axes, most_test=most)), bench
+
+
+def _read_count(given: str) -> int:
+    if given == "all":
+        return ALL
+    if not given.isdecimal() or not int(given):
+        raise argparse.ArgumentTypeError(f"got {given!r}, expected a number from 1, or all")
+    return int(given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -301,17 +319,23 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", help="folder with financial_phrasebank/ and vader/ (or IA3_DATA)")
     add("--bases", nargs="+", default=[*BASES], metavar="BASE", help="named bases (%(default)s)")
-    add("--tasks", nargs="+", default=[*TASKS], metavar="TABLE", help="tables (%(default)s)")
+    add("--tasks", nargs="+", default=[*TASKS], metavar="TABLE", help="tables, NAME=FILE for your own (%(default)s)")
     add("--methods", nargs="+", default=[*METHODS], metavar="METHOD", help="methods (all)")
-    add("--per-label", nargs="+", type=int, default=[*PER_LABEL], metavar="N", help="rows of each label (%(default)s)")
+    counts = " ".join(map(spell_count, PER_LABEL))
+    add(
+        "--per-label", nargs="+", type=_read_count, default=[*PER_LABEL], metavar="N",
+        help=f"rows of each label, or all ({counts})",
+    )  # fmt: skip
     add("--draws", type=int, default=DRAWS, metavar="N", help="draws of each (%(default)s)")
-    add("--quick", action="store_true", help=f"measure on {_QUICK_TEST} rows at most")
+    add("--most-test", type=int, default=MOST_TEST, metavar="N", help="measure on N rows at most, 0 all (%(default)s)")
+    add("--quick", action="store_true", help=f"the same as --most-test {_QUICK_TEST}")
     add("--tune", action="store_true", help="try learning rates of each method first, on rows of their own")
     add("--report", action="store_true", help="run nothing, tell what is there")
     add("--results", type=Path, default=Path("fewshot.jsonl"), help="file of finished runs (%(default)s)")
     add("--starts", type=Path, default=Path("fewshot-starts"), help="folder of pre-trained starts (%(default)s)")
+    add("--setfit-venv", type=Path, default=Path("fewshot-setfit"), help="environment of SetFit (%(default)s)")
     add("--json", type=Path, help="write everything to this file")
-    add("--png", type=Path, help="draw medians and quartiles into this file")
+    add("--png", type=Path, help="draw medians and ranges into this file; of several bases one for each")
     return parser
 
 

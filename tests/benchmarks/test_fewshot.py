@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import fewshot, fewshot_data, fewshot_methods, fewshot_rivals, starts
-from benchmarks.fewshot import Bench, best_rates, main, rate_beyond, read_results, run_cells, tune_rates, tuning_cells
-from benchmarks.fewshot_data import TASKS, Cell, make_cells, read_parts, rows_of
-from benchmarks.fewshot_report import missing_lines, quartiles, summarise, table_lines
-from benchmarks.fewshot_rivals import draw_pairs
+from benchmarks import fewshot, fewshot_data, fewshot_methods, fewshot_rivals, fewshot_tuning, starts
+from benchmarks.fewshot import Bench, main, read_results, run_cells, tune_rates
+from benchmarks.fewshot_data import ALL, TASKS, Cell, draw_at_most, find_tables, make_cells, read_parts, rows_of
+from benchmarks.fewshot_report import comparison_lines, missing_lines, summarise, table_lines
+from benchmarks.fewshot_rivals import pace
+from benchmarks.fewshot_tuning import best_rates, rate_beyond, tuning_cells
+from ia3.data.draws import draw_per_label
 from ia3.data.duplicates import normal_text
 from ia3.data.examples import Table
+from ia3.data.tables import read_table
+from ia3.errors import SettingsError
 from ia3.inference.measures import score_predictions
 from tests.models import save_tiny_base
 
@@ -27,7 +31,7 @@ LABELS = ("negative", "neutral", "positive")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with four small tables."""
+    """Return a folder with small tables."""
     folder = tmp_path_factory.mktemp("data")
     for task, path in TASKS.items():
         (folder / path).parent.mkdir(exist_ok=True)
@@ -61,7 +65,7 @@ def _texts(table: Table) -> set[str]:
 
 
 def test_sixteen_a_label_comes_first_and_one_draw_of_everything_before_the_next() -> None:
-    cells = list(make_cells(["a", "b"], ["x"], [4, 64, 16], 2, ["zero-shot", "lm"]))
+    cells = list(make_cells(["a", "b"], ["x"], [ALL, 4, 64, 16], 2, ["zero-shot", "lm"]))
     assert cells[:2] == [Cell("a", "x", 0, 0, "zero-shot"), Cell("b", "x", 0, 0, "zero-shot")]
     assert [(c.per_label, c.draw, c.base) for c in cells[2:6]] == [
         (16, 0, "a"),
@@ -69,12 +73,12 @@ def test_sixteen_a_label_comes_first_and_one_draw_of_everything_before_the_next(
         (16, 1, "a"),
         (16, 1, "b"),
     ]
-    assert [c.per_label for c in cells[6:]] == [64] * 4 + [4] * 4
+    assert [c.per_label for c in cells[6:]] == [64] * 4 + [4] * 4 + [ALL] * 4
     assert len({cell.key for cell in cells}) == len(cells)
 
 
 def test_no_row_is_in_two_parts_and_every_draw_is_measured_on_the_same_rows(data: Path) -> None:
-    parts = read_parts(data, "tweets")
+    parts = read_parts(data / TASKS["tweets"])
     tuning, pool, test = (_texts(part) for part in (parts.tuning, parts.pool, parts.test))
     assert not tuning & pool and not tuning & test and not pool & test and len(tuning | pool | test) == 90
     first, second = (rows_of(parts, Cell("b", "tweets", 4, draw, "lm")) for draw in (0, 1))
@@ -82,19 +86,37 @@ def test_no_row_is_in_two_parts_and_every_draw_is_measured_on_the_same_rows(data
     assert len(first[0].examples) == 12 and _texts(first[0]) <= pool and _texts(first[0]) != _texts(second[0])
     tried = rows_of(parts, Cell("b", "tweets", 4, 100, "lm", rate=0.1))
     assert _texts(tried[0]) | _texts(tried[1]) <= tuning
-    quick = read_parts(data, "tweets", 15).test
+    assert rows_of(parts, Cell("b", "tweets", ALL, 1, "lm"))[0] is parts.pool
+    quick = read_parts(data / TASKS["tweets"], 15).test
     assert len(quick.examples) <= 15 and {e.label for e in quick.examples} == set(LABELS) and _texts(quick) <= test
 
 
-def test_pairs_are_as_often_of_one_label_as_of_two() -> None:
-    labels = ["a", "a", "b", "b", "b"]
-    pairs = draw_pairs(labels, seed=1)
-    assert len(pairs) == 2 * 20 * 5 and pairs == draw_pairs(labels, seed=1) != draw_pairs(labels, seed=2)
-    assert all((labels[one] == labels[other]) == bool(similar) and one != other for one, other, similar in pairs)
-    assert sum(similar for *_, similar in pairs) == 100
+def test_a_label_with_fewer_rows_gives_all_it_has_and_the_draw_is_the_usual_one_where_there_are_enough() -> None:
+    table = read_table([*((f"a {i}", "a") for i in range(9)), ("b 1", "b"), ("B  1", "b"), ("b 2", "b")])
+    drawn, rest = draw_at_most(table, 4, seed=3)
+    assert [example.label for example in drawn.examples] == ["a"] * 4 + ["b"] * 2
+    assert len(_texts(drawn)) == 6 and not _texts(drawn) & _texts(rest) and len(rest.examples) == 5
+    assert draw_at_most(table, 2, seed=3)[0] == draw_per_label(table, 2, seed=3)[0]
+
+
+def test_a_table_of_the_users_has_a_name_and_a_file(tmp_path: Path) -> None:
+    found = find_tables(["trec", "mine=x/y.csv"], tmp_path)
+    assert found == {"trec": tmp_path / TASKS["trec"], "mine": Path("x/y.csv")}
+    for wrong in ("mine", "=x.csv", "mine=", "trec=x.csv"):
+        with pytest.raises(SettingsError, match=r"Reading the arguments: .*expected .*NAME=FILE"):
+            find_tables([wrong], tmp_path)
+
+
+def test_rivals_take_the_recipes_steps_and_four_passes_over_many_rows() -> None:
+    assert pace("encoder", 96) == pace("encoder", 12) == (8, 100)
+    assert pace("encoder", 1600) == (16, 400)
 
 
 # -- runs that end and go on ------------------------------------------------------------------------------------------
+
+
+def _bench(data: Path, folder: Path) -> Bench:
+    return Bench(data, folder / "r.jsonl", folder / "starts", find_tables([*TASKS], data))
 
 
 @pytest.fixture
@@ -106,7 +128,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
         rates.append(trial.rate)
         chosen = [[0.8, 0.1, 0.1]] * len(trial.test.examples)
         gold = [trial.labels.index(example.label) for example in trial.test.examples]
-        return score_predictions(trial.labels, gold, np.array(chosen), None)
+        return lambda: score_predictions(trial.labels, gold, np.array(chosen), None)
 
     monkeypatch.setattr(fewshot, "METHODS", {"lm": method})
     monkeypatch.setattr(Bench, "base", lambda self, name, labels, is_ours: None)
@@ -116,7 +138,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
 def test_a_finished_run_is_not_done_again_and_a_line_cut_off_is(
     data: Path, tmp_path: Path, counted: list[float | None]
 ) -> None:
-    bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
+    bench = _bench(data, tmp_path)
     cells = [Cell("b", "reviews", 2, draw, "lm") for draw in range(3)]
     run_cells(bench, cells[:2], lambda line: None)
     whole = bench.results.read_text(encoding="utf-8")
@@ -129,14 +151,14 @@ def test_a_finished_run_is_not_done_again_and_a_line_cut_off_is(
 def test_a_run_of_an_earlier_recipe_or_start_does_not_count(
     data: Path, tmp_path: Path, counted: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
+    bench = _bench(data, tmp_path)
     cell = Cell("b", "reviews", 2, 0, "lm")
     run_cells(bench, [cell], lambda line: None)
     versions = {method: fewshot_methods.method_version(method) for method in fewshot_methods.METHODS}
     monkeypatch.setattr(starts, "PER_LABEL", 5)
     changed = {m for m in versions if versions[m] != fewshot_methods.method_version(m)}
-    assert changed == {"start", "start-business", "chosen"}
-    assert {m for m in versions if versions[m]} == {"lm", "lm+ul+ln", *changed}
+    assert changed == {"start", "start-business", "chosen", "auto"}
+    assert {m for m in versions if versions[m]} == {"lm", "lm+ul+ln", *fewshot_methods.PARTS, *changed}
     run_cells(bench, [cell], lambda line: None)
     assert len(counted) == 1
     monkeypatch.setattr(fewshot_methods, "RECIPE", "t-few")
@@ -147,9 +169,10 @@ def test_a_run_of_an_earlier_recipe_or_start_does_not_count(
 def test_the_rate_that_is_best_on_the_tuning_rows_is_taken(
     data: Path, tmp_path: Path, counted: list[float | None]
 ) -> None:
-    bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
+    bench = _bench(data, tmp_path)
     own = {"base": "b", "method": "lm", "version": fewshot_methods.method_version("lm")}
-    tried = [{**own, "rate": r, "accuracy": a, "key": f"{r}{a}"} for r, a in ((0.1, 0.5), (0.2, 0.7))]
+    numbers = ((0.1, "x", 0.5), (0.1, "y", 0.9), (0.2, "x", 0.7), (0.2, "y", 0.8))
+    tried = [{**own, "rate": r, "task": t, "accuracy": a, "key": f"{r}{t}"} for r, t, a in numbers]
     bench.results.write_text("".join(json.dumps(one) + "\n" for one in tried), encoding="utf-8")
     assert best_rates(read_results(bench.results)) == {("b", "lm"): 0.2}
     run_cells(bench, [Cell("b", "reviews", 2, 0, "lm")], lambda line: None)
@@ -159,46 +182,66 @@ def test_the_rate_that_is_best_on_the_tuning_rows_is_taken(
 def test_every_method_with_a_rate_tries_as_many() -> None:
     cells = list(tuning_cells(["minilm", "gemma-3-270m"], list(fewshot_methods.METHODS)))
     tried = {(c.base, c.method): sum((o.base, o.method) == (c.base, c.method) for o in cells) for c in cells}
-    assert set(tried.values()) == {6} and ("minilm", "setfit") in tried and ("gemma-3-270m", "peft-lora") in tried
+    assert set(tried.values()) == {3 * 2 * 2} and {("minilm", "setfit"), ("gemma-3-270m", "peft-lora")} <= set(tried)
+    assert {method for base, method in tried if base == "minilm"} >= {*fewshot_methods.RIVALS, "both"}
 
 
 def test_rates_go_on_while_the_best_lies_at_their_edge(
     data: Path, tmp_path: Path, counted: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def results(*accuracies: tuple[float, float]) -> dict[str, Any]:
-        return {str(r): {"base": "b", "method": "lm", "rate": r, "accuracy": a} for r, a in accuracies}
+        return {str(r): {"base": "b", "method": "lm", "task": "x", "rate": r, "accuracy": a} for r, a in accuracies}
 
     assert rate_beyond(results((0.004, 0.5), (0.008, 0.6), (0.016, 0.7)), "b", "lm") == 0.032
     assert rate_beyond(results((0.004, 0.7), (0.008, 0.6), (0.016, 0.7)), "b", "lm") == 0.002
     assert rate_beyond(results((0.004, 0.6), (0.008, 0.7), (0.016, 0.6)), "b", "lm") is None
     assert rate_beyond(results((0.004, 0.6)), "b", "lm") is rate_beyond({}, "b", "lm") is None
     assert rate_beyond(results((0.004, 0.7), (0.008, 0.6)), "b", "peft-ia3") is None
-    monkeypatch.setattr(fewshot, "_TUNING_TASK", "reviews")
-    monkeypatch.setattr(fewshot, "_TUNING_ROWS", 2)
-    bench = Bench(data, tmp_path / "r.jsonl", tmp_path / "starts")
+    monkeypatch.setattr(fewshot_tuning, "TASKS", ("reviews", "snips"))
+    monkeypatch.setattr(fewshot_tuning, "ROWS", 2)
+    bench = _bench(data, tmp_path)
     tune_rates(bench, ["b"], ["lm"], lambda line: None)  # all rates are equally good, so the lower one is, three times
-    assert counted == [0.01, 0.02, 0.04] * 2 + [0.005] * 2 + [0.0025] * 2 + [0.00125] * 2
+    assert counted == [rate for rate in (0.01, 0.02, 0.04, 0.005, 0.0025, 0.00125) for _ in range(4)]
     tune_rates(bench, ["b"], ["lm"], lambda line: None)  # stopped and given again it tries no more
-    assert len(counted) == 12
+    assert len(counted) == 24
 
 
 # -- what is told -----------------------------------------------------------------------------------------------------
 
 
-def _result(draw: int, accuracy: float | None, method: str = "lm") -> dict[str, Any]:
-    cell = {"base": "b", "task": "x", "per_label": 16, "draw": draw, "method": method}
+def _result(draw: int, accuracy: float | None, method: str = "auto", per_label: int = 16) -> dict[str, Any]:
+    cell = {"base": "b", "task": "x", "per_label": per_label, "draw": draw, "method": method}
     return {**cell, "accuracy": accuracy, "calibration_error": 0.1, "seconds": 2.0}
 
 
-def test_medians_and_quartiles_are_those_of_the_draws_and_missing_ones_are_named() -> None:
-    rows = summarise([*(_result(i, i / 10) for i in range(1, 6)), _result(0, None, "setfit")])
-    assert [(row["method"], row["runs"], row["median"], row["lower"], row["upper"]) for row in rows] == [
-        ("lm", 5, 0.3, 0.2, 0.4)
+def test_medians_and_ranges_are_those_of_the_draws_and_missing_ones_are_named() -> None:
+    results = [*(_result(i, i / 10) for i in range(1, 6)), _result(0, None, "setfit"), _result(0, 0.7, "full", ALL)]
+    rows = summarise(results)
+    assert [(row["method"], row["runs"], row["median"], row["lowest"], row["highest"]) for row in rows] == [
+        ("auto", 5, 0.3, 0.1, 0.5),
+        ("full", 1, 0.7, 0.7, 0.7),
     ]
-    assert quartiles([0.5]) == (0.5, 0.5, 0.5)
-    assert "lm                     30.0 %    20.0 to 40.0     5" in "\n".join(table_lines(rows))
-    told = missing_lines([Cell("b", "x", 16, draw, "lm") for draw in (1, 2)])
-    assert told == ["missing: 2 runs", "  b, x, 16 a label: lm (draws 1, 2)"]
+    assert [" ".join(line.split()) for line in table_lines(rows)[1:]] == [
+        "16 all",
+        "auto 30.0 (10.0 to 50.0)",
+        "full 70.0 (70.0 to 70.0)",
+        "auto, calibration 0.100",
+        "auto, seconds 2",
+    ]
+    told = missing_lines([Cell("b", "x", ALL, draw, "lm") for draw in (1, 2)])
+    assert told == ["missing: 2 runs", "  b, x, all a label: lm (draws 1, 2)"]
+
+
+def test_every_cell_is_named_where_a_rival_is_above_what_a_user_gets_and_the_worst_draw_beside_a_regression() -> None:
+    ours = [_result(0, 0.5), _result(1, 0.7), _result(0, 0.8, per_label=ALL)]
+    rivals = [_result(0, 0.55, "logistic"), _result(1, 0.6, "logistic"), _result(0, 0.9, "full", ALL)]
+    results = [*ours, *rivals, _result(0, 0.99, "both")]
+    assert comparison_lines(summarise(results), results, ("logistic", "full")) == [
+        "rivals above auto, points: b, x, all a label: full +10.0",
+        "auto minus logistic, in each draw: at least 0 in 1 of 2, the worst -5.0 points (b, x, 16 a label, draw 0)",
+    ]
+    assert comparison_lines(summarise(ours), ours, ("full",)) == ["rivals above auto, points: none"]
+    assert comparison_lines(summarise(rivals), rivals, ("full",)) == []
 
 
 # -- starts -----------------------------------------------------------------------------------------------------------
@@ -243,7 +286,7 @@ def test_a_grid_gives_a_table_a_picture_and_what_is_missing(
     methods = ["--methods", "zero-shot", "lm+ul+ln", "start", "start-business", "logistic", "setfit"]
     assert grid(*methods, "--json", str(tmp_path / "o.json"), "--png", str(tmp_path / "o.png")) == 0
     out = capsys.readouterr().out
-    assert "reviews, no rows" in out and "reviews, 2 rows a label" in out and "nothing is missing" in out
+    assert "reviews: median of the draws" in out and "nothing is missing" in out
     assert "not available: SetFit is for sentence encoders" in out
     assert "not available: there is no such start for this base and table" in out
     content = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
@@ -273,16 +316,26 @@ def test_the_start_of_a_table_that_no_start_has_seen_is_the_one_that_comes_with_
 
 def test_an_unknown_method_is_one_sentence(grid: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert grid("--methods", "tfew") == 2
-    assert "there is no method 'tfew', expected some of zero-shot, lm, " in capsys.readouterr().err
+    assert "there is no method 'tfew', expected some of zero-shot, auto, " in capsys.readouterr().err
+
+
+def test_a_bad_table_of_the_users_is_told_as_everywhere(
+    grid: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.csv").write_text("text,label\nfine,a\n,b\n", encoding="utf-8")
+    assert grid("--tasks", f"mine={tmp_path / 'bad.csv'}", "--methods", "logistic") == 2
+    assert "bad.csv:3, column 'text': text is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parity
 def test_pefts_adapters_learn_from_the_same_batches(grid: Callable[..., int], tmp_path: Path) -> None:
-    assert grid("--methods", "peft-ia3", "peft-lora", "--json", str(tmp_path / "o.json")) == 0
+    methods = ["peft-ia3", "peft-lora", "peft-road", "full"]
+    assert grid("--methods", *methods, "--json", str(tmp_path / "o.json")) == 0
     rows = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["method"] for row in rows] == ["peft-ia3", "peft-lora"] and rows[0]["median"] is not None
+    assert [row["method"] for row in rows] == methods and rows[0]["median"] is not None
 
 
 def test_the_parts_of_a_table_are_the_same_in_every_run(data: Path) -> None:
-    assert read_parts(data, "reviews").test.fingerprint == read_parts(data, "reviews").test.fingerprint
+    path = data / TASKS["reviews"]
+    assert read_parts(path).test.fingerprint == read_parts(path).test.fingerprint
     assert fewshot_data.PER_LABEL[0] == 16
