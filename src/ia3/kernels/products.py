@@ -74,7 +74,10 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
+        y = _product(x, weight, bias)
+        # of more than two axes it is a view, and autograd lets no model write over one (OLMo clips its keys in place)
+        storage = y.untyped_storage()
+        return y.new_empty(0).set_(storage, y.storage_offset(), y.shape, y.stride()) if y._is_view() else y
 
     @staticmethod
     @once_differentiable
