@@ -108,7 +108,7 @@ def test_a_table_of_the_users_has_a_name_and_a_file(tmp_path: Path) -> None:
 
 
 def test_rivals_take_the_recipes_steps_and_four_passes_over_many_rows() -> None:
-    assert pace("encoder", 96) == pace("encoder", 12) == (8, 100)
+    assert pace("encoder", 96) == pace("encoder", 12) == (64, 40)
     assert pace("encoder", 1600) == (16, 400)
 
 

@@ -59,14 +59,16 @@ def test_json_is_one_document_and_settings_are_those_of_the_options(
     given = {
         "epochs": 9, "max_steps": 2, "learning_rate": 0.01, "feedforward_rate": 3.0, "head_learning_rate": 0.02,
         "pooling": "mean", "batch_size": 4, "token_budget": 64, "warmup": 0.1, "beta1": 0.8, "beta2": 0.95,
-        "weight_decay": 0.5, "clip": 0.5, "frozen_blocks": 0.5, "interpolation": 0.75, "compile": "off",
-        "eval_strategy": "end", "seed": 7,
+        "weight_decay": 0.5, "clip": 0.5, "frozen_blocks": 0.5, "interpolation": 0.0, "compile": "off",
+        "eval_strategy": "end", "seed": 7, "contrast_temperature": 0.5,
     }  # fmt: skip
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    assert train(*options, "--dropout", "--class-weights", "--fit-head", "--max-length", "20", "--json") == 0
+    switched = ("dropout", "class_weights", "fit_head", "label_texts", "judge")
+    options += [f"--{name.replace('_', '-')}" for name in switched]
+    assert train(*options, "--max-length", "20", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     rest = {"recipe": "default", "losses": "lm", "optimizer": "adamw", "patience": 0}
-    assert found["settings"] == {**given, **rest, "dropout": True, "class_weights": True, "fit_head": True}
+    assert found["settings"] == {**given, **rest, **dict.fromkeys(switched, True)}
     assert (found["steps"], found["stopped"], found["labels"]) == (2, False, ["down", "up"])
     assert json.loads((tmp_path / "out" / "ia3.json").read_text())["max_length"] == 20
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ia3.data.batches import (
     IGNORED,
     PASS_TOKENS,
+    balanced_batches,
     collate,
     epoch_batches,
     pad_left,
@@ -97,6 +98,58 @@ def test_batches_do_not_come_by_length() -> None:
 def test_impossible_arguments_are_refused(size: int, seed: int, epoch: int, told: str) -> None:
     with pytest.raises(SettingsError, match=f"Making batches: {told}"):
         epoch_batches([1, 2], size, seed, epoch)
+
+
+# -- an epoch of labels that meet their own ----------------------------------------------------------------------------
+
+CHOICES = st.lists(st.integers(0, 9), min_size=1, max_size=120)
+
+
+@settings(deadline=None)
+@given(CHOICES, st.integers(1, 70), SEEDS, st.integers(0, 9))
+def test_one_balanced_epoch_is_every_example_once_in_batches_of_about_one_size(
+    choices: list[int], size: int, seed: int, epoch: int
+) -> None:
+    batches = balanced_batches(choices, size, seed, epoch)
+    sizes = [len(batch) for batch in batches]
+
+    assert sorted(i for batch in batches for i in batch) == list(range(len(choices)))
+    assert len(batches) == len(epoch_batches([1] * len(choices), size, seed, epoch))
+    assert not sizes or (min(sizes) > 0 and max(sizes) <= 3 * size)  # groups are not cut
+
+
+@settings(deadline=None)
+@given(CHOICES, st.integers(4, 70), SEEDS, st.integers(0, 9))
+def test_each_label_of_two_rows_meets_its_own(choices: list[int], size: int, seed: int, epoch: int) -> None:
+    batches = balanced_batches(choices, size, seed, epoch)
+    met = {choices[i] for batch in batches for i in batch if [choices[j] for j in batch].count(choices[i]) > 1}
+
+    assert met == {label for label in choices if choices.count(label) > 1}
+
+
+@settings(deadline=None)
+@given(CHOICES, st.integers(1, 70), SEEDS, st.integers(0, 9))
+def test_a_balanced_order_depends_on_nothing_but_the_arguments(
+    choices: list[int], size: int, seed: int, epoch: int
+) -> None:
+    first = balanced_batches(choices, size, seed, epoch)
+    random.seed(1)
+    torch.manual_seed(2)
+
+    assert balanced_batches(tuple(choices), size, seed, epoch) == first
+
+
+def test_balanced_epochs_and_seeds_differ() -> None:
+    orders = {str(balanced_batches([0, 1, 2] * 9, 6, seed, epoch)) for seed in range(3) for epoch in range(3)}
+
+    assert len(orders) == 9
+
+
+def test_a_batch_has_labels_in_their_shares() -> None:
+    batches = balanced_batches([0] * 48 + [1] * 48 + [2] * 48, 12, seed=0, epoch=0)
+    counts = [[i // 48 for i in batch].count(label) for batch in batches for label in range(3)]
+
+    assert min(counts) >= 2 and max(counts) <= 6
 
 
 # -- micro-batches -----------------------------------------------------------------------------------------------------

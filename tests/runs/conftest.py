@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bases.test_pooling import say_mean
+from tests.models import save_tiny_base
 from tests.runs.trials import draw_nothing
 from tests.training.tasks import save_base
 
@@ -20,6 +22,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return save_base(folder / f"{kind}{'-dropout' * dropout}", kind, dropout=dropout)
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny encoder that was trained for the mean, by its own word."""
+    return say_mean(save_tiny_base(tmp_path_factory.mktemp("sentences") / "base", "encoder"))
 
 
 @pytest.fixture

@@ -21,13 +21,11 @@ from ia3.bases.loading import load_base
 from ia3.cli.main import main
 from ia3.data.encoding import Encoded
 from ia3.errors import AdapterError, RunError, SettingsError
-from ia3.runs.beginning import STRENGTH, fit_head, fit_linear
 from ia3.runs.dataset import encode_rows, read_rows
+from ia3.runs.fitted_head import STRENGTH, fit_head, fit_linear
 from ia3.runs.plans.sweep import sweep
 from ia3.starts.start import read_start
-from tests.bases.test_pooling import say_mean
 from tests.cli.conftest import write_table
-from tests.models import save_tiny_base
 from tests.runs.trials import ROWS, TASKS, run, run_many, stop_after
 from tests.training.tasks import save_base
 
@@ -35,14 +33,6 @@ LABELS = ("down", "up")
 STILL = {"max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "eval_fraction": 0.0}
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-@pytest.fixture(scope="module")
-def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny encoder that was trained for the mean, by its own word."""
-    folder = tmp_path_factory.mktemp("sentences") / "base"
-    save_tiny_base(folder, "encoder")
-    return say_mean(folder)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
@@ -56,7 +46,8 @@ def test_a_fitted_layer_has_no_slope_left_whatever_the_inputs_size(scale: float)
     wrong = nn.functional.cross_entropy(unit @ wide.T + bias, labels, reduction="sum")
     (wrong + wide.square().sum() / (2 * STRENGTH)).backward()
     assert wide.grad is not None and bias.grad is not None
-    assert float(wide.grad.abs().max()) < 1e-4 and float(bias.grad.abs().max()) < 1e-4
+    # float32 steps end where the largest slope of the mean loss is 1e-5, that of the sum 40 times that and its rounding
+    assert float(wide.grad.abs().max()) < 40 * 1.1e-5 and float(bias.grad.abs().max()) < 40 * 1.1e-5
     assert float(wide.detach().abs().max()) > 0.1
 
 
@@ -77,8 +68,13 @@ def test_a_head_is_fitted_on_what_its_own_row_gives_it(sentences: Path) -> None:
     inputs = torch.cat([args[0] for args in caught])
     weight, bias = fit_linear(inputs, torch.tensor([example.choice for example in examples]), 2)
     head = attachment.bank.heads["row1"]
-    torch.testing.assert_close(head.parts[0].weight.detach().double(), weight, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(head.parts[0].bias.detach().double(), bias, rtol=1e-3, atol=1e-4)
+    # inputs that differ in their last bits end at other places within the tolerance: a slope of the summed loss of
+    # 17 · 1e-5 at a bend of at least 1 / C, on inputs of length one
+    within = 17 * 1e-5 * STRENGTH
+    length = float(torch.linalg.vector_norm(inputs, dim=1).mean())
+    torch.testing.assert_close(head.parts[0].weight.detach().double(), weight, rtol=0, atol=within / length)
+    torch.testing.assert_close(head.parts[0].bias.detach().double(), bias, rtol=0, atol=within)
+    assert float(weight.abs().max()) > 20 * within / length
     attachment.detach()
 
 
@@ -140,7 +136,7 @@ def test_of_a_head_of_several_layers_the_last_is_fitted(base: Callable[..., Path
 def test_without_a_layer_for_a_text_nothing_is_fitted_and_the_user_told(base: Callable[..., Path]) -> None:
     loaded = load_base(base("encoder"), labels=LABELS)
     attachment = attach(loaded.model, name="row")  # the head is the base's own
-    assert fit_head(loaded, attachment, "row", ()).startswith("No head is fitted beforehand")
+    assert fit_head(loaded, attachment, "row", ()).startswith("No head is fitted, since")
     attachment.detach()
 
 
@@ -158,17 +154,17 @@ def test_a_head_on_every_token_is_not_fitted(per_token: bool, tmp_path: Path) ->
     examples = [Encoded(i, (1, 2, 3 + i)[: 3 - i % 2], (), i % 2, truncated=False) for i in range(4)]
     attachment = attach(model, head_modules=["score"], name="row")
     before = attachment.bank.heads["row1"].parts[0].weight.detach().clone()
-    assert fit_head(loaded, attachment, "row", examples).startswith("No head is fitted beforehand")
+    assert fit_head(loaded, attachment, "row", examples).startswith("No head is fitted, since")
     assert torch.equal(attachment.bank.heads["row1"].parts[0].weight, before)
     attachment.detach()
 
 
 def test_a_start_of_another_pooling_gives_its_vectors_and_the_head_is_fitted(sentences: Path, tmp_path: Path) -> None:
-    run(sentences, tmp_path / "own", max_steps=3, eval_fraction=0.0)
+    run(sentences, tmp_path / "own", pooling="own", max_steps=3, eval_fraction=0.0)
     told: list[str] = []
     run(sentences, tmp_path / "o", start=tmp_path / "own", pooling="mean", fit_head=True, say=told.append, **STILL)
     assert not any("head as well" in sentence or "drawn anew" in sentence for sentence in told)  # it is fitted
-    run(sentences, tmp_path / "p", start=tmp_path / "own", pooling="mean", say=told.append, **STILL)
+    run(sentences, tmp_path / "p", start=tmp_path / "own", pooling="mean", fit_head=False, say=told.append, **STILL)
     assert any("no head that reads what this base's reads (mean): drawn anew" in sentence for sentence in told)
     digests = [json.loads((tmp_path / name / "ia3.json").read_text())["start"]["vectors"] for name in ("o", "p")]
     assert digests == [read_start(tmp_path / "own").digest] * 2
@@ -218,7 +214,7 @@ def test_a_store_holds_heads_of_one_pooling(
 ) -> None:
 
     run(sentences, tmp_path / "mean", pooling="mean", **STILL)
-    run(sentences, tmp_path / "own", **STILL)
+    run(sentences, tmp_path / "own", pooling="own", **STILL)
     store = str(tmp_path / "all.ia3")
     assert main(["adapters", "pack", store, str(tmp_path / "mean"), str(tmp_path / "own")]) != 0
     assert "its head reads another place of the base (own) than those of the store (mean)" in capsys.readouterr().err
@@ -230,13 +226,13 @@ def test_a_recipes_fitted_head_can_be_turned_off(sentences: Path, tmp_path: Path
 
     table = write_table(tmp_path / "table.csv", ROWS)
     common = [str(table), "--base", str(sentences), "--recipe", "t-few-small", "--max-steps", "1"]
-    assert main(["train", *common, "--no-fit-head", "--output", str(tmp_path / "o")]) == 0
+    assert main(["train", *common, "--no-fit-head", "--losses", "lm", "--output", str(tmp_path / "o")]) == 0
     assert json.loads((tmp_path / "o" / "ia3.json").read_text())["settings"]["fit_head"] is False
 
 
 def test_heads_that_read_different_places_are_not_combined(sentences: Path, tmp_path: Path) -> None:
     run(sentences, tmp_path / "mean", pooling="mean", **STILL)
-    run(sentences, tmp_path / "own", **STILL)
+    run(sentences, tmp_path / "own", pooling="own", **STILL)
     both = {name: load_adapter(tmp_path / name) for name in ("mean", "own")}
     with pytest.raises(AdapterError, match="that of 'mean' reads 'mean' and that of 'own' reads 'own'"):
         average(both, head_from="own")

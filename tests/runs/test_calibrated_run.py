@@ -26,7 +26,7 @@ EVAL = [(f"{text} again", label) for text, label in ROWS]
 def test_the_temperature_of_the_saved_epoch_is_recorded_drawn_and_used(
     base: Callable[..., Path], tmp_path: Path
 ) -> None:
-    given = {**SETTINGS, "head_learning_rate": 5.0, "epochs": 1}
+    given = {**SETTINGS, "head_learning_rate": 5.0, "epochs": 1, "fit_head": False}
     result = trials.run(base("encoder"), tmp_path / "o", source=ROWS, eval_source=EVAL, **given)
     assert result.metrics is not None and (scaling := result.metrics.scaling) is not None
     record = json.loads((tmp_path / "o" / "ia3.json").read_text())

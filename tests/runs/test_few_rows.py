@@ -147,37 +147,41 @@ def test_a_start_has_the_settings_for_a_start(base: BaseFolder, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("undrawn", "short")
-def test_folds_and_repeats_have_it_too(base: BaseFolder, tmp_path: Path) -> None:
+def test_folds_and_repeats_have_it_too(sentences: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    train_folds(ROWS, base("encoder"), tmp_path / "folds", folds=2, say=said.append)
+    train_folds(ROWS, sentences, tmp_path / "folds", folds=2, say=said.append)
     assert record_of(tmp_path / "folds")["settings"]["recipe"] == "t-few-small"
+    assert record_of(tmp_path / "folds")["worth"]["rows"] == 4  # a fifth of the 17
     assert said.count(TAKEN.format("", 2, "", 2)) == 1
     many = [(f"{text} {number}", label) for number in range(5) for text, label in ROWS]
     given: dict[str, Any] = {"repeats": 2, "say": said.append}
-    train_repeats(many, base("encoder"), tmp_path / "drawn", per_label=4, **given)
+    train_repeats(many, sentences, tmp_path / "drawn", per_label=4, **given)
     assert record_of(tmp_path / "drawn")["settings"]["recipe"] == "t-few-small"
+    assert record_of(tmp_path / "drawn")["worth"]["rows"] == 8  # few of a label: all of them
     assert said.count(TAKEN.format("", 2, "", 2)) == 2
-    train_repeats(many, base("encoder"), tmp_path / "all", eval_fraction=0.2, **given)  # 68 to learn from
+    train_repeats(many, sentences, tmp_path / "all", eval_fraction=0.2, **given)  # 68 to learn from
     assert record_of(tmp_path / "all")["settings"]["recipe"] == "default"
 
 
 @pytest.mark.usefixtures("undrawn", "short")
-def test_several_tasks_have_it_where_all_are_small(base: BaseFolder, tmp_path: Path) -> None:
+def test_several_tasks_have_it_where_all_are_small(sentences: Path, tmp_path: Path) -> None:
     said: list[str] = []
     few: list[dict[str, Any]] = [{"name": name, "table": ROWS} for name in ("one", "two")]
-    train_tasks(few, base("encoder"), tmp_path / "few", say=said.append)
+    train_tasks(few, sentences, tmp_path / "few", say=said.append)
     records = [record_of(tmp_path / "few" / name) for name in ("one", "two")]
     assert [record["settings"]["recipe"] for record in records] == ["t-few-small"] * 2
     assert [record["data"]["eval_rows"] for record in records] == [0, 0]
+    assert [record["worth"]["rows"] for record in records] == [4, 4]
+    assert [sum(line.startswith(f"{name}: The frozen base") for line in said) for name in ("one", "two")] == [1, 1]
     assert said.count(TAKEN.format(" in all 2 tasks", 2, " in one", 2)) == 1
     many = [(f"{text} {number}", label) for number in range(5) for text, label in ROWS]
-    train_tasks([*few, {"name": "many", "table": many}], base("encoder"), tmp_path / "mixed", say=said.append)
+    train_tasks([*few, {"name": "many", "table": many}], sentences, tmp_path / "mixed", say=said.append)
     assert record_of(tmp_path / "mixed" / "one")["settings"]["recipe"] == "default"
     assert sum("so few rows. So it is with two." in line for line in said) == 1
     half = [{"name": "many", "table": many, "eval_fraction": 0.5}]  # 42 to learn from
-    train_tasks(half, base("encoder"), tmp_path / "half")
+    train_tasks(half, sentences, tmp_path / "half")
     assert record_of(tmp_path / "half" / "many")["settings"]["recipe"] == "t-few-small"
-    train_adapter(many, base("encoder"), tmp_path / "alone", eval_fraction=0.5)
+    train_adapter(many, sentences, tmp_path / "alone", eval_fraction=0.5)
     assert record_of(tmp_path / "alone")["settings"]["recipe"] == "t-few-small"
 
 

@@ -14,7 +14,7 @@ from ia3.adapters.folder import load_adapter
 from tests.runs.trials import ROWS, TASKS, content, read, run, run_many, stop_after
 
 BaseFolder = Callable[..., Path]
-SHORT: dict[str, Any] = {"epochs": 2, "eval_fraction": 0.0}
+SHORT: dict[str, Any] = {"epochs": 2, "eval_fraction": 0.0, "fit_head": False}
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -13,7 +13,7 @@ import torch
 import ia3
 from ia3.errors import BaseError, RunError, SettingsError, TableError, TemplateError
 from ia3.inference.metrics import MetricsError
-from ia3.training import loop
+from ia3.training import backward
 from tests.runs.trials import ADAPTER_FILES, ROWS, content, read, run, stop_after
 
 BaseFolder = Callable[..., Path]
@@ -96,13 +96,13 @@ def test_class_weights_of_free_text_are_refused(base: BaseFolder, tmp_path: Path
 def test_a_run_that_diverges_names_the_step_and_keeps_the_best_adapter(
     base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = loop.sum_loss, []
+    original, calls = backward.sum_loss, []
 
     def diverge(*args: Any) -> Any:
         calls.append(1)
         return original(*args) * (float("nan") if len(calls) > 4 else 1.0)
 
-    monkeypatch.setattr(loop, "sum_loss", diverge)
+    monkeypatch.setattr(backward, "sum_loss", diverge)
     told = r"the loss is nan at step 5, .*Lower the learning rate \(0\.05\).*epoch 1, the best so far, is kept"
     with pytest.raises(RunError, match=told):
         run(base("causal"), tmp_path)

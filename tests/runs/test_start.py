@@ -19,7 +19,9 @@ from tests.runs.trials import ROWS, TASKS, read, run, run_many, stop_after
 
 BaseFolder = Callable[..., Path]
 OTHER = [(text, {"up": "good", "down": "bad"}[label]) for text, label in ROWS]
-STILL = {"max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "eval_fraction": 0.0}  # stays where it is
+STILL: dict[str, Any] = {  # stays where it is
+    "max_steps": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9, "fit_head": False, "eval_fraction": 0.0,
+}  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

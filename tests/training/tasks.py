@@ -64,9 +64,10 @@ def make_task(
     rows: Any = ROWS,
     labels: tuple[str, ...] = LABELS,
     dropout: bool = False,
+    pooling: str = "own",
 ) -> Task:
     """Return a task whose vectors are away from one; free text without labels. `folder` keeps its bases."""
-    base = load_tiny(folder, kind, dtype, labels if kind == "encoder" else None, dropout)
+    base = load_tiny(folder, kind, dtype, labels if kind == "encoder" else None, dropout, pooling)
     encoding = Encoding(base.tokenizer, kind, default_template(kind, "label"), "text", labels)
     attachment = attach(copy.deepcopy(base.model), head_modules=base.head_modules, name=ADAPTER)
     width = attachment.bank.plan.width
@@ -83,10 +84,13 @@ def make_task(
 
 
 @cache
-def load_tiny(folder: Path, kind: Any, dtype: str, labels: tuple[str, ...] | None, dropout: bool) -> Base:
+def load_tiny(
+    folder: Path, kind: Any, dtype: str, labels: tuple[str, ...] | None, dropout: bool, pooling: str = "own"
+) -> Base:
     """Load a base once; it is copied before anything is put on it."""
     place = save_base(folder / f"{kind}{'-dropout' * dropout}", kind, dropout=dropout)
-    return load_base(place, kind=kind, labels=labels, dtype=dtype, device="cpu", say=lambda line: None)
+    given: Any = {"kind": kind, "dtype": dtype, "pooling": pooling}
+    return load_base(place, labels=labels, device="cpu", say=lambda line: None, **given)
 
 
 def copy_trained(task: Task) -> dict[str, Tensor]:

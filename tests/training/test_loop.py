@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ia3.data.batches import collate, epoch_batches
-from ia3.data.encoding import Encoded
 from ia3.errors import RunError
-from ia3.training import loop
+from ia3.training import backward, loop
+from ia3.training.backward import Turn
 from ia3.training.loop import train_loop
-from ia3.training.losses import count_targets
+from ia3.training.losses import count_targets, sum_loss
 from ia3.training.settings import Settings
 from ia3.training.tasks import Outcome, Task, trained_tensors
 from tests.training.tasks import KINDS, ROWS, SHORT, TOTAL, Watcher, copy_trained, make_task, run_loop, same_bits
@@ -57,13 +57,13 @@ def test_every_epoch_takes_each_example_once_in_an_order_of_seed_and_epoch_alone
 ) -> None:
     task = make_task(bases, "encoder")
     taken: list[list[int]] = []
-    original = loop._parts
+    original = loop.backward
 
-    def watch(chosen: Sequence[Encoded], *args: Any) -> Any:
-        taken.append([encoded.index for encoded in chosen])
-        return original(chosen, *args)
+    def watch(turns: Sequence[Turn]) -> dict[str, float]:
+        taken.extend([encoded.index for encoded in turn.examples] for turn in turns)
+        return original(turns)
 
-    monkeypatch.setattr(loop, "_parts", watch)
+    monkeypatch.setattr(loop, "backward", watch)
     run_loop(task, dataclasses.replace(SHORT, epochs=3, seed=5))
     epochs = [taken[start : start + 3] for start in range(0, 9, 3)]
     assert all(sorted(itertools.chain(*epoch)) == list(range(7)) for epoch in epochs)
@@ -212,7 +212,7 @@ def test_the_optimizer_gets_the_gradient_of_the_loss_over_all_targets_of_the_ste
 ) -> None:
     task = make_task(bases, kind)
     batch = collate(task.train, task.kind, task.pad_id, task.decoder_start_id)
-    loss = loop.sum_loss(task.attachment.model, task.kind, batch, task.adapter) / count_targets(task.train, task.kind)
+    loss = sum_loss(task.attachment.model, task.kind, batch, task.adapter) / count_targets(task.train, task.kind)
     expected = torch.autograd.grad(loss, [vectors_of(task)])[0]
     seen: list[Tensor] = []
     _before_each_step(monkeypatch, lambda o: seen.append(o.param_groups[0]["params"][0].grad.clone()))
@@ -358,20 +358,20 @@ def test_perplexity_is_told_of_tokens_alone(bases: Path) -> None:
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, step: int, spoil: Callable[[Task, Tensor], Tensor], task: Task) -> None:
     """Change the loss from a step on; a step is one pass or more."""
-    original, backward, calls = loop.sum_loss, loop._backward, itertools.count(1)
+    original, whole, calls = backward.sum_loss, loop.backward, itertools.count(1)
     current = 0
 
     def counted(*args: Any) -> dict[str, float]:
         nonlocal current
         current = next(calls)
-        return backward(*args)
+        return whole(*args)
 
     def spoilt(*args: Any) -> Tensor:
         loss = original(*args)
         return spoil(task, loss) if current >= step else loss
 
-    monkeypatch.setattr(loop, "sum_loss", spoilt)
-    monkeypatch.setattr(loop, "_backward", counted)
+    monkeypatch.setattr(backward, "sum_loss", spoilt)
+    monkeypatch.setattr(loop, "backward", counted)
 
 
 def test_a_loss_that_is_no_number_is_an_error_with_step_and_advice_and_nothing_is_written(

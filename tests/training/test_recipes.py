@@ -29,10 +29,13 @@ def test_t_few_small_has_at_most_about_a_hundred_steps_and_its_own_rates_for_eac
     for kind, default in DEFAULTS.items():
         settings = settings_for(kind, recipe="t-few-small")
         assert settings.total_steps(examples=40) <= 120
-        assert settings.learning_rate == {"causal": 2e-2, "encoder": 7e-3}.get(kind, default.learning_rate)
+        assert settings.learning_rate == {"causal": 2e-2, "encoder": 2e-2}.get(kind, default.learning_rate)
         is_encoder = kind == "encoder"
         assert (settings.fit_head, settings.pooling) == (is_encoder, "auto" if is_encoder else "own")
-        assert settings.losses == ("lm" if kind == "causal" else "lm+ul+ln")
+        assert (settings.label_texts, settings.judge) == (is_encoder, is_encoder)
+        assert settings.losses == {"causal": "lm", "encoder": "auto"}.get(kind, "lm+ul+ln")
+    encoder = settings_for("encoder", recipe="t-few-small")
+    assert (encoder.max_steps, encoder.batch_size, encoder.head_learning_rate) == (40, 64, 5e-4)
 
 
 def test_a_run_from_a_start_has_the_recipes_rate_for_that_and_the_record_says_why() -> None:
@@ -82,6 +85,7 @@ def test_of_many_labels_few_rows_are_more_than_its_steps_can_see() -> None:
     assert found == ["t-few-small", "default"]
     assert suggest_recipe("causal", 2310, 77, 3_000_000_000, steps=867) == "t-few"
     assert recipe_note("causal", 2310, 77, 270_000_000, steps=867) == ""
+    assert suggest_recipe("encoder", 2310, 77, 22_000_000, steps=1156) == "t-few-small"  # its head sees all of them
 
 
 def test_what_a_recipe_for_few_rows_decides_does_not_leave_it_open() -> None:
@@ -110,9 +114,11 @@ def test_the_record_says_where_a_run_differs_from_the_paper_and_why() -> None:
     assert all(one["why"] for name, one in found.items() if name != "batch_size")
     head = differences_from_paper(settings_for("encoder", recipe="t-few").to_json(), "encoder")
     assert "LM and UL have no counterpart" in head[-1]["why"]
-    small = differences_from_paper(settings_for("encoder", recipe="t-few-small", fit_head=False).to_json(), "encoder")
+    small = differences_from_paper(
+        settings_for("encoder", recipe="t-few-small", losses="lm", fit_head=False).to_json(), "encoder"
+    )
     own = {one["setting"]: (one["paper"], one["here"]) for one in small if one["paper"] == "no head"}
-    assert own == {"head_learning_rate": ("no head", 2.5e-4), "pooling": ("no head", "auto")}
+    assert own == {"head_learning_rate": ("no head", 5e-4), "pooling": ("no head", "auto")}
     settled = {**settings_for("encoder", recipe="t-few-small").to_json(), "pooling": "mean"}  # as records have it
     assert all(one["why"] for one in differences_from_paper(settled, "encoder"))
     assert {name: getattr(DEFAULTS["encoder"], name) for name in PLAIN_HEAD} == PLAIN_HEAD

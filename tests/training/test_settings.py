@@ -54,12 +54,10 @@ def test_what_temperature_is_usual_is_known_of_a_recipe_as_it_is() -> None:
     assert usual_temperature(settings_for("seq2seq", recipe="t-few-small"), "seq2seq") is None
 
 
-def test_of_an_encoder_it_is_known_where_the_head_reads_the_mean() -> None:
-    own = settings_for("encoder", recipe="t-few-small", losses="lm")
-    settled = {pooling: dataclasses.replace(own, pooling=pooling) for pooling in ("mean", "own")}
-    assert usual_temperature(settled["mean"], "encoder") == find_recipe("t-few-small").temperatures["encoder", False]
-    assert usual_temperature(settled["own"], "encoder") is None
-    assert usual_temperature(dataclasses.replace(settled["mean"], fit_head=False), "encoder") is None
+def test_of_an_encoder_it_is_known_of_its_own_rows_alone() -> None:
+    own = settings_for("encoder", recipe="t-few-small")
+    settled = [dataclasses.replace(own, pooling="mean", losses=losses) for losses in ("auto", "contrast", "lm")]
+    assert [usual_temperature(one, "encoder") for one in (own, *settled)] == [None] * 4
 
 
 def test_overrides_change_the_named_settings_and_none_keeps_the_default() -> None:
@@ -101,6 +99,10 @@ def test_an_unknown_setting_is_an_error_with_near_matches() -> None:
         ("beta2", -0.1, r"beta2 is -0\.1, expected a number in \[0, 1\)"),
         ("clip", -1.0, r"clip is -1\.0, expected a number of at least 0"),
         ("clip", math.nan, "clip is nan, expected a number of at least 0"),
+        ("contrast_temperature", 0.0, r"contrast_temperature is 0\.0, expected above 0 and at most 10"),
+        ("interpolation", -0.1, r"interpolation is -0\.1, expected a number in \[0, 1\]"),
+        ("interpolation", 1.1, r"interpolation is 1\.1, expected a number in \[0, 1\]"),
+        ("judge", "yes", "judge is 'yes', expected True or False"),
         ("patience", -1, "patience is -1, expected at least 0"),
         ("seed", -1, r"seed is -1, expected a number in \[0, 2³²\)"),
         ("seed", 2**32, "seed is 4294967296"),
@@ -111,7 +113,7 @@ def test_an_unknown_setting_is_an_error_with_near_matches() -> None:
         ("warmup", True, "warmup is True, expected a number"),
         ("dropout", 1, "dropout is 1, expected True or False"),
         ("class_weights", "no", "class_weights is 'no', expected True or False"),
-        ("losses", "ul", r"losses is 'ul', expected one of lm, lm\+ul\+ln"),
+        ("losses", "ul", r"losses is 'ul', expected one of lm, lm\+ul\+ln, contrast, lm\+contrast, auto"),
         ("eval_strategy", "steps", "eval_strategy is 'steps', expected one of epoch, end"),
         ("optimizer", "sgd", "optimizer is 'sgd', expected one of adamw, adafactor"),
     ],

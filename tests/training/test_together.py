@@ -21,7 +21,7 @@ from ia3.data.encoding import Encoding
 from ia3.data.tables import read_table
 from ia3.data.templates import default_template
 from ia3.errors import RunError, SettingsError
-from ia3.training import loop
+from ia3.training import backward, loop
 from ia3.training.checkpoint import Checkpoint
 from ia3.training.loop import train_loop, train_together
 from ia3.training.sampling import Sampling
@@ -47,9 +47,10 @@ def make_tasks(
     dtype: str = "float32",
     dropout: bool = False,
     choices: dict[str, int] | None = None,
+    pooling: str = "own",
 ) -> dict[str, Task]:
     """Return tasks on one base, each with rows, vectors and a head of its own; every text has the same length."""
-    base = load_tiny(bases, kind, dtype, LABELS if kind == "encoder" else None, dropout)
+    base = load_tiny(bases, kind, dtype, LABELS if kind == "encoder" else None, dropout, pooling)
     attachment = attach(copy.deepcopy(base.model), head_modules=base.head_modules, name="first")
     attachment.bank.remove("first")
     tasks = {}
@@ -201,8 +202,8 @@ def test_the_examples_of_a_round_meet_in_batches_and_fewer_passes_are_made(
     kind: str, bases: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[Any] = []
-    original = loop.sum_loss
-    monkeypatch.setattr(loop, "sum_loss", lambda *args: rows.append(args[3]) or original(*args))
+    original = backward.sum_loss
+    monkeypatch.setattr(backward, "sum_loss", lambda *args: rows.append(args[3]) or original(*args))
     tasks = make_tasks(bases, kind)
     run(tasks)
     assert len(rows) == 6 and rows[0] == ["a"] * 3 + ["b"] * 2 + ["c"] * 3  # as many passes as the longest task

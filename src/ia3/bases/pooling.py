@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from ia3.core.surroundings import surroundings
 from ia3.errors import BaseError
 from ia3.names import MODEL_FILE, Pooling
 
@@ -123,7 +124,10 @@ class _MeanClassifier:
         inputs |= {name: value for name, value in places.items() if value is not None}
         body: Any = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         hidden = body(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
-        logits = self.mean_classifier(mean_sentence(hidden, attention_mask))
+        sentence = mean_sentence(hidden, attention_mask)
+        if (captured := surroundings().captured) is not None:
+            captured.append(sentence)
+        logits = self.mean_classifier(sentence)
         loss = None if labels is None else nn.functional.cross_entropy(logits.view(-1, logits.shape[-1]), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

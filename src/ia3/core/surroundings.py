@@ -33,7 +33,8 @@ class Surroundings:
         suspended: Whose groups are left unscaled, with their numbers.
         marks: Outputs that are watched for being written over (`overwriting`); None outside a pass.
         wanted: Where the last block's output is read (`fast.last_block`); None for everywhere.
-        captured: Where the output head's input goes, and logits are not wanted (`fast.forwards`).
+        captured: Where the output head's input goes, and logits are not wanted (`fast.forwards`); of a classifier on
+            the mean its input as well (`bases.pooling`).
         answer: What the output head answers while it is tried (`fast.forwards`).
         first_blocks: What is done with the first blocks (`fast.first_blocks`); None for running them.
     """

@@ -89,6 +89,53 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     return [batches[i] for i in random.permutation(len(batches)).tolist()]
 
 
+def balanced_batches(choices: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return one epoch's batches in which labels meet others of their own: every example once, labels in their shares.
+
+    Each label's examples come in groups of about `batch_size / labels`, two at the least, and the groups of a label are
+    spread evenly over the epoch.
+
+    Args:
+        choices: Label of each example.
+        batch_size: About how many examples a batch has: groups are not cut. Of batches there are as many as of
+            `epoch_batches`.
+        seed: The run's seed.
+        epoch: Number of the epoch, from 0.
+
+    Returns:
+        Positions in `choices`, batch by batch; a pure function of the arguments.
+
+    Example:
+        >>> batches = balanced_batches([0, 0, 0, 0, 1, 1, 1, 1], 4, seed=0, epoch=0)
+        >>> [sorted([0, 0, 0, 0, 1, 1, 1, 1][i] for i in batch) for batch in batches]
+        [[0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    random = np.random.Generator(np.random.PCG64([seed, epoch]))
+    labels = np.asarray(choices, dtype=np.int64)
+    own = [random.permutation(np.flatnonzero(labels == label)).tolist() for label in sorted(set(choices))]
+    size = max(2, batch_size // max(1, len(own)))
+    placed: list[tuple[float, int, list[int]]] = []
+    for number, places in enumerate(own):
+        count = max(1, len(places) // size)
+        groups = [places[i::count] for i in range(count)]
+        placed += [((i + random.random()) / count, number, group) for i, group in enumerate(groups)]
+    groups = [group for _, _, group in sorted(placed)]
+    cut = _cut_evenly(groups, -(-len(choices) // batch_size))
+    return [[place for group in part for place in group] for part in cut]
+
+
+def _cut_evenly(groups: Sequence[list[int]], count: int) -> list[list[list[int]]]:
+    """Return groups in so many runs of about as many items, none of them empty and no group cut if it can be."""
+    if len(groups) < count:
+        groups = [[item] for group in groups for item in group]
+    ends = np.cumsum([0, *map(len, groups)])
+    cuts = [0]
+    for number in range(1, count):
+        possible = np.arange(cuts[-1] + 1, len(groups) - (count - number) + 1)
+        cuts.append(int(possible[np.abs(ends[possible] - number * ends[-1] / count).argmin()]))
+    return [list(groups[start:end]) for start, end in zip(cuts, [*cuts[1:], len(groups)], strict=True)] if count else []
+
+
 def split_by_tokens(
     indices: Sequence[int], lengths: Sequence[int], budget: int, pass_tokens: int = PASS_TOKENS, most: int | None = None
 ) -> list[list[int]]:

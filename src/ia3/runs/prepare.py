@@ -19,6 +19,7 @@ from ia3.names import Kind
 from ia3.runs.dataset import Dataset, SplitTable, check_answers, data_name, hold_out, read_rows
 from ia3.runs.drafts import Draft, rows_left
 from ia3.runs.few_rows import recipe_taken
+from ia3.runs.label_texts import label_rows
 from ia3.runs.request import Request
 from ia3.runs.run import ADAPTER
 from ia3.runs.run_base import in_order_of, kind_of_base, load_for, settled
@@ -184,6 +185,9 @@ class _Ready:
         known = None if self.whole is None else self.known
         seen = self.seen if self.whole is None else None
         dataset = encode_worded(rows, base, own, words, spec.max_length, search, seen, known)
+        if own.label_texts and kind == "encoder":
+            texts = label_rows(dataset.encoding, len(dataset.train))
+            dataset = replace(dataset, train=(*dataset.train, *texts))
         if draft.name and self.whole is None:  # told with the others, once where they are all tasks'
             dataset = replace(dataset, notes=(*heard, *dataset.notes))
         return _Begun(dataset, start, tuple(heard))

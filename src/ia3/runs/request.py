@@ -26,6 +26,7 @@ class SettingOptions(TypedDict, total=False):
 
     recipe: str | None
     losses: str | None
+    contrast_temperature: float | None
     optimizer: str | None
     epochs: int | None
     eval_strategy: str | None
@@ -36,6 +37,8 @@ class SettingOptions(TypedDict, total=False):
     head_learning_rate: float | None
     pooling: str | None
     fit_head: bool | None
+    label_texts: bool | None
+    judge: bool | None
     batch_size: int | None
     token_budget: int | None
     warmup: float | None

@@ -23,6 +23,7 @@ from ia3.inference.metrics import Metrics, MetricsError
 from ia3.names import RECORD_FILE
 from ia3.report.plots import draw_confusion, draw_curves
 from ia3.report.reliability_plot import draw_reliability
+from ia3.runs.fitted_head import fit_head
 from ia3.runs.folder import CHECKPOINTS, CONFUSION, CURVES, RELIABILITY, RUN_LOG
 from ia3.runs.identity import (
     differences,
@@ -130,6 +131,7 @@ class Run:
             watch.on_event(start | {"step": done})
             callbacks = Callbacks(
                 evaluate=self._evaluate,
+                before_kept=self._fit_head,
                 on_event=tell,
                 on_best=self._save,
                 on_checkpoint=keep,
@@ -222,7 +224,8 @@ class Run:
         datasets = {id(task.dataset): task.dataset for task in setup.tasks}
         told = {number: parts_of_dataset(dataset) for number, dataset in datasets.items()}
         tasks = {
-            t.name: told[id(t.dataset)] | parts_of_settings(t.settings) | part_of_start(t.start) for t in setup.tasks
+            t.name: told[id(t.dataset)] | parts_of_settings(t.asked or t.settings) | part_of_start(t.start)
+            for t in setup.tasks
         }
         if not setup.is_named:
             return base | tasks[""]
@@ -347,6 +350,12 @@ class Run:
             self.metrics |= measure_each(self.setup.base, group, budget, self._check_measured)
         return [self._evaluation(adapter) if adapter in measured else None for adapter in adapters]
 
+    def _fit_head(self, adapter: str) -> None:
+        """Fit the head of a row that has taken its last step to what it now reads."""
+        task, setup = self._tasks.get(adapter), self.setup
+        if task is not None and task.settings.fit_head and setup.base.kind == "encoder":
+            fit_head(setup.base, setup.attachment, adapter, task.dataset.train)
+
     def _has_rows(self, adapter: str) -> bool:
         return bool(self._tasks[adapter].dataset.held_out)
 
@@ -377,7 +386,8 @@ class Run:
 
     def write(self, task: RunTask, folder: Path) -> None:
         """Write the adapter of a task into a folder."""
-        setup = self.setup
+        setup, own = self.setup, self._tasks[task.adapter]
+        task = replace(task, settings=own.settings, worth=own.worth, asked=own.asked)  # as settled behind the plan
         step, epoch = self._at.get(task.adapter, (0, 0))
         progressed = Progressed(step, epoch, self.saved_metrics.get(task.adapter))
         save_task(task, folder, setup.base, setup.attachment, self.base_facts, progressed, setup.watch.now())

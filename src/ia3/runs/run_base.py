@@ -127,8 +127,14 @@ def _in_saved_order(base: str | Path, labels: tuple[str, ...], say: Say) -> tupl
 
 
 def settled(settings: Settings, base: Base) -> Settings:
-    """Return settings with what the head of the base really reads in place of what was asked for."""
-    return replace(settings, pooling=base.pooling) if base.kind == "encoder" else settings
+    """Return settings with what the head of the base really reads in place of what was asked for.
+
+    Where it is no mean, sentences are not contrasted: what a classifier of transformers reads is drawn at random.
+    """
+    if base.kind != "encoder":
+        return settings
+    losses = settings.losses if base.pooling == "mean" else "lm"
+    return replace(settings, pooling=base.pooling, losses=losses)
 
 
 def _one_pooling(settings: Sequence[Settings], say: Say) -> str:

@@ -22,12 +22,14 @@ from ia3.inference.recorded import words_to_json
 from ia3.names import Ranking
 from ia3.report.card import CardFacts, write_card
 from ia3.runs.dataset import Dataset
+from ia3.runs.judging import Worth
 from ia3.starts.start import Start
 from ia3.training.recipes import differences_from_paper
 from ia3.training.settings import Settings, usual_temperature
 from ia3.training.t_few import ranking_for
 
 USUAL = "other tables, for the recipe"  # what a temperature was fitted on where a run has no rows for it
+NOT_LEARNED = "training rows that the vectors had not learned"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class RunTask:
         more: What else its record says.
         start: What its row begins with; None for ones.
         heard: What was said while its start was chosen and its words were settled.
+        worth: What its vectors are worth; None where that was not asked.
+        asked: Its settings before they were settled by its rows; None where they were not.
     """
 
     name: str
@@ -57,6 +61,8 @@ class RunTask:
     more: Mapping[str, Any] = field(default_factory=dict)
     start: Start | None = None
     heard: tuple[str, ...] = ()
+    worth: Worth | None = None
+    asked: Settings | None = None
 
     def held_out(self, **scaling: Any) -> HeldOut:
         """Return the rows that it is measured on; `scaling` as `HeldOut` has it."""
@@ -84,6 +90,8 @@ class RunTask:
         has_choice = bool(dataset.held_out) and settings.eval_strategy == "epoch"
         if step < settings.total_steps(len(dataset.train)) or has_choice or not dataset.encoding.labels:
             return None
+        if self.worth is not None and self.worth.temperature is not None:
+            return self.worth.temperature
         return usual_temperature(settings, dataset.encoding.kind)
 
 
@@ -101,7 +109,7 @@ def temperature_note(tasks: Sequence[RunTask]) -> str:
 
     Where rows are held out, these move it, and the metrics tell.
     """
-    alone = [task for task in tasks if not task.dataset.held_out]
+    alone = [task for task in tasks if not task.dataset.held_out and not task.settings.judge]
     ends = {task.usual_temperature(task.settings.total_steps(len(task.dataset.train))) for task in alone}
     found = sorted(temperature for temperature in ends if temperature is not None)
     if not found:
@@ -174,13 +182,17 @@ def _record(task: RunTask, facts: Mapping[str, Any], progressed: Progressed, now
         metrics=None if metrics is None else metrics.to_json(),
         created=now.isoformat(timespec="seconds"),
     )
-    differs = differences_from_paper(task.settings.to_json(), encoding.kind)
+    differs = differences_from_paper((task.asked or task.settings).to_json(), encoding.kind)
     if task.dataset.others:
         differs = [one for one in differs if one["setting"] != "templates"]
     if metrics is not None and metrics.scaling is not None:
         record["calibration"] = {**metrics.scaling.to_json(), "fitted_on": "rows held out"}
     elif (usual := task.usual_temperature(progressed.step)) is not None:
-        record["calibration"] = {"temperature": usual, "rows": 0, "fitted_on": USUAL}
+        worth = task.worth
+        count, source = (0, USUAL) if worth is None else (worth.rows, NOT_LEARNED)
+        record["calibration"] = {"temperature": usual, "rows": count, "fitted_on": source}
+    if task.worth is not None:
+        record["worth"] = task.worth.to_json()
     if task.start is not None:
         differs = [one for one in differs if one["setting"] != "start"]
         record["start"] = task.start.to_json()

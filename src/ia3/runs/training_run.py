@@ -20,6 +20,7 @@ from ia3.runs.folder import ADAPTER_FILES, open_folder
 from ia3.runs.request import Request
 from ia3.runs.run import SHARED, Run
 from ia3.runs.saving import RunTask, temperature_note
+from ia3.runs.settling import settled_by_rows
 from ia3.runs.setup import Setup, SharedStage
 from ia3.runs.watch import Say
 from ia3.training.sampling import Sampling
@@ -59,6 +60,7 @@ def trained(
         with _attached(base, tasks, stage, request.say) as attachment:
             if not fits_temperature and (note := temperature_note(tasks)):
                 request.say(note)
+            tasks = settled_by_rows(base, attachment, tasks, request.watch, is_mixed=batches == "mixed", stage=stage)
             setup = Setup(
                 request.output, base, attachment, tuple(tasks), request.watch, stage, sampling or Sampling(),
                 batches == "mixed",

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ia3.data.batches import epoch_batches
+from ia3.data.batches import balanced_batches, epoch_batches
 from ia3.data.encoding import Encoded
 from ia3.fast.first_blocks import FirstBlocks
 from ia3.names import Kind
@@ -24,7 +24,7 @@ from ia3.training.hidden_cache import HiddenCache, make_cache
 from ia3.training.losses import class_weights
 from ia3.training.optimizer import by_site, gradient_norm, make_optimizer, step_optimizer
 from ia3.training.records import Event
-from ia3.training.settings import Settings
+from ia3.training.settings import Settings, has_contrast
 from ia3.training.tasks import Evaluation, Outcome, Task, trained_tensors
 from ia3.training.variants import draw_variants
 
@@ -57,12 +57,17 @@ class Learner:
     @property
     def is_at_an_end(self) -> bool:
         """Whether the step just taken was the last one of an epoch or of all."""
-        return self.state.step % self.per_epoch == 0 or self.state.step == self.total
+        return self.state.step % self.per_epoch == 0 or self.is_done
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the step just taken was the last of all."""
+        return self.state.step == self.total
 
     @property
     def is_measured(self) -> bool:
         """Whether the rows held out are looked at after the step just taken, if it ends an epoch."""
-        return self.settings.eval_strategy == "epoch" or self.state.step == self.total
+        return self.settings.eval_strategy == "epoch" or self.is_done
 
     @property
     def epoch(self) -> int:
@@ -81,7 +86,11 @@ class Learner:
         versions, seed = (self.task.train, *self.task.variants), self.settings.seed
         drawn = draw_variants(len(self.task.train), len(versions), seed, epoch)
         examples = [versions[number][place] for place, number in enumerate(drawn)]
-        batches = epoch_batches([len(e) for e in examples], self.settings.batch_size, seed, epoch)
+        size = self.settings.batch_size
+        if has_contrast(self.settings.losses):
+            batches = balanced_batches([e.choice for e in examples], size, seed, epoch)
+        else:
+            batches = epoch_batches([len(e) for e in examples], size, seed, epoch)
         return [[examples[place] for place in batch] for batch in batches]
 
     def make_cache(self, blocks: FirstBlocks, most_bytes: int) -> None:

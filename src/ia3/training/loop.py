@@ -12,29 +12,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ia3.core.modes import evaluating
 from ia3.core.surroundings import surrounded
 from ia3.core.weights import input_device
-from ia3.data.batches import collate, pass_cost, split_by_tokens
-from ia3.data.encoding import Encoded
 from ia3.errors import RunError, SettingsError
 from ia3.fast.acceleration import accelerated
 from ia3.fast.compiling import repays_compiling, repeated_blocks
 from ia3.fast.first_blocks import first_blocks
 from ia3.kernels.products import fastest_library
+from ia3.training.backward import Turn, backward
 from ia3.training.checkpoint import Checkpoint
-from ia3.training.hidden_cache import MOST_BYTES, behind_first_blocks
+from ia3.training.hidden_cache import MOST_BYTES
 from ia3.training.learner import Learner
-from ia3.training.losses import count_targets, sum_loss
+from ia3.training.losses import count_targets
 from ia3.training.sampling import Sampling, has_turn
-from ia3.training.settings import OF_THE_RUN, Settings
-from ia3.training.t_few import Factors, check_choices, few_shot_loss, learns_from_choices, step_factors
+from ia3.training.settings import OF_THE_RUN, Settings, has_contrast
+from ia3.training.t_few import check_choices, learns_from_choices
 from ia3.training.tasks import Callbacks, Outcome, Task, trained_tensors
 
 __all__ = [
@@ -109,6 +106,7 @@ def train_together(
     _run_rounds(rounds, run, 0 if resume is None else resume.step)
     for learner in learners:
         if not learner.state.best and learner.state.step and not learner.state.fault:
+            callbacks.before_kept(learner.task.adapter)
             callbacks.on_best(learner.task.adapter)  # stopped before the first epoch ended
         learner.keep_best()
     return tuple(learner.outcome() for learner in learners)
@@ -142,15 +140,6 @@ def _run_rounds(rounds: _Rounds, run: str, number: int) -> None:
         save()
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """One learner's step in a round."""
-
-    learner: Learner
-    examples: list[Encoded]
-    targets: float  # what its loss is divided by
-
-
 class _Rounds:
     """Runs rounds: the learners that have their turn take a step."""
 
@@ -169,7 +158,7 @@ class _Rounds:
         losses: dict[str, float] = {}
         for group in self._groups(turns):
             with surrounded(frozen=group[0].learner.frozen):
-                losses |= _backward(group)
+                losses |= backward(group)
         summed = [losses[turn.learner.task.adapter] for turn in turns]
         rates = [turn.learner.take_step(loss, turn.targets) for turn, loss in zip(turns, summed, strict=True)]
         seconds = max(self.callbacks.clock() - began, 1e-9)
@@ -183,24 +172,25 @@ class _Rounds:
         source = self._source(learner)
         return learner.is_active and (source is None or not source.is_active)
 
-    def _turn(self, learner: Learner) -> _Turn:
+    def _turn(self, learner: Learner) -> Turn:
         source = self._source(learner)
         if source is not None and not learner.state.step:
             learner.start_from(source)
         examples = learner.next_examples()
         targets = sum(count_targets([e], learner.task.kind) * learner.weight(e) for e in examples)
-        return _Turn(learner, examples, targets)
+        return Turn(learner, examples, targets)
 
-    def _groups(self, turns: list[_Turn]) -> list[list[_Turn]]:
+    def _groups(self, turns: list[Turn]) -> list[list[Turn]]:
         """Return the turns whose examples may meet in a batch: those with the same loss and the same frozen sites."""
-        groups: dict[Any, list[_Turn]] = {}
+        groups: dict[Any, list[Turn]] = {}
         for number, turn in enumerate(turns):
             settings, kind = turn.learner.settings, turn.learner.task.kind
-            key = (learns_from_choices(settings.losses, kind), turn.learner.frozen) if self.is_mixed else number
+            sort = learns_from_choices(settings.losses, kind), has_contrast(settings.losses)
+            key = (sort, turn.learner.frozen) if self.is_mixed else number
             groups.setdefault(key, []).append(turn)
         return [*groups.values()]
 
-    def _tell(self, turn: _Turn, loss: float, rate: float | None, speed: float) -> None:
+    def _tell(self, turn: Turn, loss: float, rate: float | None, speed: float) -> None:
         if rate is None:
             self._tell_fault(turn.learner)
             return
@@ -229,6 +219,9 @@ class _Rounds:
     def _measure(self, ended: Sequence[Learner]) -> None:
         """Look at learners whose epoch has ended, and keep those that are the best so far."""
         measured = [learner for learner in ended if learner.is_measured]
+        for learner in ended:
+            if learner.is_done:
+                self.callbacks.before_kept(learner.task.adapter)
         with evaluating(ended[0].task.attachment.model):
             found = self.callbacks.evaluate([learner.task.adapter for learner in measured])
         evaluations = dict(zip((learner.task.adapter for learner in measured), found, strict=True))
@@ -249,68 +242,6 @@ class _Rounds:
 
     def _is_source(self, learner: Learner) -> bool:
         return any(other.task.starts_from == learner.task.adapter for other in self.learners)
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """One example of a turn."""
-
-    turn: _Turn
-    encoded: Encoded
-    weight: float  # of each of its targets
-    factors: Factors | None  # of its turn's step; None where it learns from the right answer alone
-
-
-def _draw(turn: _Turn) -> list[_Drawn]:
-    learner, examples = turn.learner, turn.examples
-    weights = [learner.weight(encoded) for encoded in examples]
-    is_few_shot = learns_from_choices(learner.settings.losses, learner.task.kind)
-    factors = step_factors(examples, weights) if is_few_shot else None
-    return [_Drawn(turn, encoded, weight, factors) for encoded, weight in zip(examples, weights, strict=True)]
-
-
-def _backward(turns: Sequence[_Turn]) -> dict[str, float]:
-    """Run the examples of some turns through the model and back; return the summed loss of each turn, by adapter.
-
-    Every target counts 1 / (targets of its own task's step). The loss of an example is the gradient of the whole with
-    respect to that share, so the backward pass gives it as well.
-    """
-    first = turns[0].learner
-    settings, bank = first.settings, first.task.attachment.bank
-    if settings.dropout:  # a function of (seed, step), so that a resumed run draws the same masks
-        torch.manual_seed(settings.seed * 1_000_003 + first.state.step)
-    drawn = [one for turn in turns for one in _draw(turn)]
-    device = input_device(first.task.attachment.model)
-    found: list[tuple[list[_Drawn], Any]] = []
-    for part in _parts([one.encoded for one in drawn], settings.token_budget, device):
-        own = [drawn[i] for i in part]
-        shares = torch.tensor([one.weight / one.turn.targets for one in own], dtype=bank.dtype, device=device)
-        _loss(own, shares.requires_grad_()).backward()
-        found.append((own, shares.grad))
-    summed = {turn.learner.task.adapter: 0.0 for turn in turns}
-    for own, losses in found:  # after all passes: reading a number from a GPU waits until it is there
-        for one, loss in zip(own, losses.tolist(), strict=True):
-            summed[one.turn.learner.task.adapter] += one.weight * loss
-    return summed
-
-
-def _loss(drawn: Sequence[_Drawn], shares: Tensor) -> Tensor:
-    """Return Σ share · loss over the examples of a micro-batch, whose turns learn from the same."""
-    learners = [one.turn.learner for one in drawn]
-    task, budget = learners[0].task, learners[0].settings.token_budget
-    examples = [one.encoded for one in drawn]
-    names = [learner.task.adapter for learner in learners]
-    rows = names[0] if len(set(names)) == 1 else names  # one row for all is multiplied as it is, nothing is gathered
-    factors = [one.factors for one in drawn if one.factors is not None]
-    if factors:
-        return few_shot_loss(task, examples, rows, factors, budget, shares)
-    batch = collate(examples, task.kind, task.pad_id, task.decoder_start_id).to(shares.device)
-    with behind_first_blocks([learner.cache for learner in learners], examples):
-        return sum_loss(task.attachment.model, task.kind, batch, rows, shares)
-
-
-def _parts(chosen: Sequence[Encoded], budget: int, device: torch.device) -> list[list[int]]:
-    return split_by_tokens(range(len(chosen)), [len(encoded) for encoded in chosen], budget, pass_cost(device, budget))
 
 
 def _check_settings(settings: Sequence[Settings]) -> None:

@@ -45,6 +45,11 @@ def settings_for(kind: Kind, *, has_start: bool = False, is_chosen: bool = False
         changes.pop("max_steps", None)
     if given.get("patience"):
         changes.pop("eval_strategy", None)
+    losses = given.get("losses", "lm")
+    if losses in ("contrast", "lm+contrast", "auto") and kind != "encoder":
+        raise SettingsError(
+            f"Checking the settings: losses is {losses!r} and the base is no encoder, expected lm or lm+ul+ln."
+        )
     return replace(DEFAULTS[kind], **{**changes, **given})
 
 
@@ -52,21 +57,18 @@ def usual_temperature(settings: Settings, kind: Kind) -> float | None:
     """Return the temperature that adapters of some settings usually need behind the last step.
 
     Args:
-        settings: Of a run, with what the head reads settled.
+        settings: Of a run.
         kind: Kind of the base.
 
     Returns:
         None where it was not measured: for most recipes, for a recipe with a change that makes an adapter more or less
-        sure, and for an encoder's head that does not read the mean.
+        sure, and for encoders, whose own rows tell it.
 
     Example:
         >>> usual_temperature(settings_for("causal"), "causal") is None
         True
     """
-    if kind == "encoder" and settings.pooling != "mean":
-        return None
-    kept = [name for name, one in SETTINGS.items() if one.is_neutral]
-    alike = {name: getattr(settings, name) for name in (*kept, *(_OF_NO_HEAD if kind == "encoder" else ()))}
+    alike = {name: getattr(settings, name) for name, one in SETTINGS.items() if one.is_neutral}
     recipe = find_recipe(settings.recipe)
     for has_start, is_chosen in BEGINNINGS:
         own = settings_for(kind, recipe=recipe.name, has_start=has_start, is_chosen=is_chosen)
@@ -74,9 +76,6 @@ def usual_temperature(settings: Settings, kind: Kind) -> float | None:
             usual = recipe.temperatures.get((kind, has_start))
             return recipe.chosen_temperatures.get(kind, usual) if is_chosen else usual
     return None
-
-
-_OF_NO_HEAD = ("losses", "pooling")  # what means nothing, or was asked for already, where there is a head
 
 
 def setting_fault(name: str, value: Any) -> str:
@@ -113,7 +112,19 @@ def _contradictions(settings: Settings) -> list[str]:
     if settings.compile == "on" and settings.losses == "lm+ul+ln":
         told = "compile is 'on' and losses 'lm+ul+ln'"
         found.append(f"{told}, whose choices go on from a cache that compiled blocks do not take")
+    if has_contrast(settings.losses) and settings.pooling == "own":
+        found.append(
+            f"losses is {settings.losses!r} and pooling 'own', expected 'mean' or 'auto': sentences are contrasted"
+        )
+    if settings.losses in ("contrast", "auto") and not settings.fit_head:
+        told = f"losses is {settings.losses!r} and fit_head False"
+        found.append(f"{told}, expected True, or losses 'lm', since a head learns nothing from a contrast")
     return found
+
+
+def has_contrast(losses: str) -> bool:
+    """Whether a setting of losses holds the contrast of sentences."""
+    return losses.endswith("contrast")
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,14 @@ class Settings:
         f"Settings to begin with: {', '.join(RECIPES)}",
         elsewhere=f"{FOR_FEW_ROWS} where rows are few and no setting of it is given",
     )
-    losses: str = setting("lm", one_of("lm", "lm+ul+ln"), "Of the answer alone, or of all choices as in T-Few")
+    losses: str = setting(
+        "lm",
+        one_of("lm", "lm+ul+ln", "contrast", "lm+contrast", "auto"),
+        "Of the answer alone (an encoder's head: its cross-entropy), of all choices as in T-Few, or of sentences of "
+        "one label beside those of others, for an encoder whose head reads the mean; auto, by what the base knows",
+        elsewhere=f"{FOR_FEW_ROWS}: auto for encoders",
+    )
+    contrast_temperature: float = setting(0.2, up_to(10), "What the likeness of contrasted sentences is divided by")
     optimizer: str = setting("adamw", one_of("adamw", "adafactor"), "What takes the steps")
     epochs: int = setting(3, at_least(1), "Passes over the rows", is_neutral=True)  # where steps are counted
     eval_strategy: str = setting(
@@ -151,7 +169,21 @@ class Settings:
     fit_head: bool = setting(
         False,
         Rule(bool),
-        "Begin the last layer of an encoder's head with a logistic regression on the rows",
+        "Begin the last layer of an encoder's head with a logistic regression on the rows, and fit it again behind the "
+        "last step",
+        has_no=True,
+    )
+    label_texts: bool = setting(
+        False,
+        Rule(bool),
+        "Have an encoder learn from each label's own words as from one more row, where that helps a fitted head",
+        has_no=True,
+    )
+    judge: bool = setting(
+        False,
+        Rule(bool),
+        "Judge an encoder's vectors on rows that they have not learned, and keep them only if they are no worse there "
+        "than the frozen base with a fitted head",
         has_no=True,
     )
     batch_size: int = setting(8, at_least(1), "Examples of a step")
@@ -177,7 +209,7 @@ class Settings:
     )
     interpolation: float = setting(  # the α of WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903); a head counts as well
         1.0,
-        up_to(1),
+        Rule(float, "a number in [0, 1]", lambda value: 0 <= value <= 1, "SHARE"),
         "How much of the way from the first numbers to the last is kept",
         elsewhere=f"{FOR_FEW_ROWS} from a start that it has chosen: 0.5 for language models",
     )

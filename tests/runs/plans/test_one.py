@@ -19,7 +19,7 @@ from ia3.errors import SettingsError
 from ia3.inference.asking import TOKEN_BUDGET
 from ia3.runs.dataset import read_rows
 from ia3.runs.results import OneResult
-from ia3.training import loop
+from ia3.training import backward
 from tests.runs.trials import ROWS, SETTINGS, TOTAL, content, read, run, stop_after
 
 BaseFolder = Callable[..., Path]
@@ -257,7 +257,7 @@ def test_a_base_is_given_back_even_when_the_run_fails(
     def fail(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "sum_loss", fail)
+    monkeypatch.setattr(backward, "sum_loss", fail)
     with pytest.raises(KeyboardInterrupt):
         run(loaded, tmp_path)
     ia3.attach(loaded.model).detach()  # it has no bank

@@ -87,7 +87,8 @@ def test_the_folder_holds_the_best_adapter_the_table_the_picture_and_the_record(
 def test_recipes_are_compared_whatever_their_losses(kind: str, base: BaseFolder, tmp_path: Path) -> None:
     vary = {"recipe": ["default", "t-few", "t-few-small"]}
     result = sweep(ROWS, base(kind), tmp_path / "o", vary=vary, seeds=[0], max_steps=2)
-    assert {group.runs[0].outcome.steps for group in result.groups} == {2} and len(result.groups) == 3
+    steps = sorted(group.runs[0].outcome.steps for group in result.groups)
+    assert steps == [2, 2, 2] or (kind == "encoder" and steps == [1, 2, 2])  # one where vectors are not kept
     assert all(group.losses for group in result.groups)
 
 
