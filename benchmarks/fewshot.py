@@ -69,7 +69,8 @@ Compare few-shot methods on tables of text and label: gemma-3-270m and minilm, 4
 each. --tasks takes tables of your own as well, NAME=FILE, a name for one table in a file of results.
 
   zero-shot          the template alone, calibrated (language models)
-  auto               ia3 as a user gets it who gives a table and a base, and nothing else
+  auto               ia3 as a user gets it who gives a table and a base, and nothing else; without a start where those
+                     that come with ia3 have learned rows of the table
   head               ia3 by part, an encoder's head alone
   contrast, cross-entropy, both    ia3 by part: recipe t-few-small with one of an encoder's two losses, with both
   lm                 ia3, the recipe with the answer's loss alone (language models)
@@ -159,7 +160,18 @@ def run_cell(bench: Bench, cell: Cell, rate: float | None) -> Result:
     train, test = rows_of(parts, cell)
     base = bench.base(cell.base, labels, is_ours=cell.method in OURS)
     start = partial(_find_start, bench, base, cell.task) if _has_start(cell.method, cell.task) else None
-    trial = Trial(base, train, test, labels, cell.draw, rate, start, template_for(cell.task), bench.setfit)
+    trial = Trial(
+        base,
+        train,
+        test,
+        labels,
+        cell.draw,
+        rate,
+        start,
+        template_for(cell.task),
+        bench.setfit,
+        is_seen=cell.task in SOURCES,
+    )
     told: dict[str, Any] = {**asdict(cell), "key": cell.key, "used_rate": rate, "test_rows": len(test.examples)}
     told |= {"train_rows": len(train.examples), "version": method_version(cell.method)}
     if cell.method in STARTS and start is not None:

@@ -68,6 +68,7 @@ class Trial:
         make_start: Gives the folder of a start by its name, one that has not seen the table; None without one.
         template: Words of a language model that is given them.
         setfit: Environment of SetFit.
+        is_seen: Whether the starts that come with ia3 have learned rows of the table, so that none may be chosen.
     """
 
     base: Base
@@ -79,6 +80,7 @@ class Trial:
     make_start: Callable[[str], Path] | None = None
     template: str = TEMPLATE
     setfit: Path = Path()
+    is_seen: bool = False
 
 
 def run_peft_ia3(trial: Trial) -> Measure:

@@ -80,7 +80,11 @@ class Worth:
         ]
         if self.trained is None or self.without is None:
             return told
-        end = "They are kept." if self.is_kept else "They are not kept: the adapter is the fitted head alone."
+        end = (
+            "They are kept."
+            if self.is_kept
+            else "They are not kept: the adapter is the fitted head on what it began with."
+        )
         return [
             *told,
             f"On {self.rows} rows that the vectors had not learned, {100 * self.trained.accuracy:.1f} % are right with "
