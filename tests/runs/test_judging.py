@@ -145,7 +145,9 @@ def test_vectors_that_are_worse_are_not_kept_and_the_adapter_is_the_head_alone(s
     run(sentences, tmp_path / "o", say=told.append, **DROWNED)
     run(sentences, tmp_path / "head", interpolation=0.0, **SHORT)
     assert record_of(tmp_path / "o")["worth"]["is_kept"] is False
-    assert any(line.endswith("They are not kept: the adapter is the fitted head on what it began with.") for line in told)
+    assert any(
+        line.endswith("They are not kept: the adapter is the fitted head on what it began with.") for line in told
+    )
     kept, alone = (load_adapter(tmp_path / name) for name in ("o", "head"))
     assert all(torch.equal(vector, torch.ones_like(vector)) for vector in kept.vectors.values())
     assert kept.head.keys() == alone.head.keys() and all(torch.equal(kept.head[n], alone.head[n]) for n in kept.head)
