@@ -18,7 +18,9 @@ from ia3.adapters.folder import load_adapter
 from ia3.cli.main import main
 from ia3.data.encoding import Encoded
 from ia3.errors import SettingsError
-from ia3.runs.judging import Known, Score, Worth, judge, know, losses_for
+from ia3.runs import fitted_head, judging
+from ia3.runs.fitted_head import read_inputs
+from ia3.runs.judging import Known, Score, Worth, judge, judged_parts, know, losses_for
 from ia3.training.settings import Settings, settings_for
 from ia3.training.tasks import Callbacks
 from tests.cli.conftest import write_table
@@ -73,6 +75,13 @@ def test_each_label_is_spread_over_the_folds(labels: list[int], count: int, seed
 def test_another_seed_draws_other_folds() -> None:
     rows = [(i, i % 2) for i in range(40)]
     assert len({str(_known(rows, seed).folds(5)) for seed in range(5)}) == 5
+
+
+def test_of_a_long_table_in_the_order_of_its_labels_every_label_is_judged_on_a_few_rows() -> None:
+    rows = [(i, i // 500) for i in range(2000)]
+    (judged,) = judged_parts(_known(rows))
+    shares = [sum(rows[place][1] == label for place in judged) for label in range(4)]
+    assert 150 <= len(judged) <= 200 and max(shares) - min(shares) <= 1
 
 
 # -- what is judged ----------------------------------------------------------------------------------------------------
@@ -167,6 +176,27 @@ def test_a_judged_run_that_is_resumed_ends_in_the_same_bits(
     run(sentences, tmp_path / "cut" / "o", **given, **stop_after(steps))
     run(sentences, tmp_path / "cut" / "o", resume=True, **given)
     assert content(tmp_path / "cut" / "o") == content(tmp_path / "whole" / "o")
+
+
+def test_rows_of_one_text_are_learned_without_being_judged(sentences: Path, tmp_path: Path) -> None:
+    ia3.train([("the same", "up"), ("the same", "down")], sentences, tmp_path / "o", **SHORT)
+    record = record_of(tmp_path / "o")
+    assert "worth" not in record and record["settings"]["losses"] == "lm"
+
+
+def test_training_rows_go_through_the_frozen_base_once(
+    sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counting(attachment: Any, row: str, *args: Any) -> Any:
+        read.append(row)
+        return read_inputs(attachment, row, *args)
+
+    for module in (fitted_head, judging):
+        monkeypatch.setattr(module, "read_inputs", counting)
+    run(sentences, tmp_path / "o", **SHORT)
+    assert read.count("default") == 2  # before the first step, and behind the last one
 
 
 def test_a_run_that_is_stopped_while_it_is_judged_decides_nothing_and_goes_on(sentences: Path, tmp_path: Path) -> None:

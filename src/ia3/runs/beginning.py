@@ -14,7 +14,7 @@ from ia3.core.attach import Attachment
 from ia3.data.encoding import Encoded
 from ia3.runs.fitted_head import fit_head
 from ia3.starts.start import Start, begin_from
-from ia3.training.settings import Settings
+from ia3.training.settings import Settings, is_settled_by_rows
 
 
 def begin_row(
@@ -43,7 +43,7 @@ def begin_row(
     is_fitted = settings.fit_head and base.kind == "encoder"
     told = [] if not base.head_modules else [_told_of_drawn(base, settings.seed)]
     told += [] if start is None else [begin_from(attachment, row, start, labels, with_head=not is_fitted)]
-    if is_fitted:
+    if is_fitted and not is_settled_by_rows(settings):  # else it is fitted to what is read of them there
         told.append(fit_head(base, attachment, row, examples))
     share = settings.frozen_blocks
     if share and not attachment.bank.plan.sites_of_first_blocks(share):

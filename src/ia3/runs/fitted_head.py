@@ -24,7 +24,9 @@ _STEPS = 200  # of L-BFGS; some dozens are usual
 _ENOUGH = 1e-5  # largest slope of the mean loss at the end
 
 
-def fit_head(base: Base, attachment: Attachment, row: str, examples: Sequence[Encoded]) -> str:
+def fit_head(
+    base: Base, attachment: Attachment, row: str, examples: Sequence[Encoded], read: Tensor | None = None
+) -> str:
     """Give the last layer of a row's head the numbers of a logistic regression on the training rows, and say so.
 
     Args:
@@ -32,13 +34,15 @@ def fit_head(base: Base, attachment: Attachment, row: str, examples: Sequence[En
         attachment: Of the base; its bank has the row, with the vectors that it begins with.
         row: Name of the row.
         examples: The training rows.
+        read: What `read_inputs` gives for them, where it is known.
 
     Returns:
         One sentence for the user; a head that does not end in a linear layer with a bias stays as it is.
     """
     head = attachment.bank.snapshot.head(attachment.bank.row(row))
     layer = None if head is None else _last_layer(head)
-    read = None if layer is None else read_inputs(attachment, row, examples, base.pad_id)
+    if layer is not None and read is None:
+        read = read_inputs(attachment, row, examples, base.pad_id)
     if layer is None or read is None:
         return "No head is fitted, since it is the base's own or does not end in one linear layer for a text."
     labels = torch.tensor([example.choice for example in examples])

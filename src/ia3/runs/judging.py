@@ -1,11 +1,11 @@
 """What the vectors of an encoder are worth: rows that they have not learned are read with them and without.
 
 The frozen base with a head in closed form is what everybody has before a step is taken. Cross-validation on the
-training rows says how good it is, and decides what the vectors learn from: where it knows the labels, the head's own
-cross-entropy; where it does not, sentences of one label are drawn together. A row of the bank learns from four fifths
-of the rows in half of the steps (from either half in a quarter, where a label has fewer than eight), and is judged on
-the others. Vectors that are no better there are not kept. The same rows say at which temperature probabilities come
-true. This file knows tasks and banks; it writes nothing.
+training rows says how good it is, and decides what the vectors learn from: sentences of one label are drawn together,
+and where the base knows the labels its head's cross-entropy is added. A row of the bank learns from four fifths of the
+rows in half of the steps (from either half in a quarter, where a label has fewer than eight), and is judged on the
+others, 200 at most. Vectors that are no better there are not kept. The same rows say at which temperature
+probabilities come true. This file knows tasks and banks; it writes nothing.
 """
 
 from __future__ import annotations
@@ -182,8 +182,10 @@ def know(task: Task, rows: int, seed: int) -> tuple[Known, Score] | None:
         seed: Decides the folds.
 
     Returns:
-        None where the head does not end in one linear layer for a text.
+        None where the head does not end in one linear layer for a text, and where all rows have one text.
     """
+    if len({example.prompt_ids for example in task.train[:rows]}) < 2:
+        return None
     read = read_inputs(task.attachment, task.adapter, task.train, task.pad_id)
     if read is None:
         return None
@@ -226,7 +228,7 @@ def judge(
         begun: Which of them begin with an adapter: its sentences are about as sure as those behind the training.
         is_mixed: Whether examples of different tasks meet in a batch.
     """
-    parts = [_judged_parts(one) for one in known]
+    parts = [judged_parts(one) for one in known]
     rows: list[tuple[Task, Settings]] = []
     attachment = tasks[0][0].attachment
     for (task, settings), own, held in zip(tasks, known, parts, strict=True):
@@ -250,12 +252,12 @@ def judge(
             attachment.bank.remove(task.adapter)
 
 
-def _judged_parts(known: Known) -> list[list[int]]:
+def judged_parts(known: Known) -> list[list[int]]:
     """Return the rows that are judged: of both halves where they are few, else a fifth."""
     counts = Counter(example.choice for example in known.examples[: known.rows])
     if known.rows < FEW * len(counts):
-        return known.folds(2)
-    return [known.folds(_FOLDS)[0][:_MOST]]
+        return [part for part in known.folds(2) if part]
+    return [known.folds(max(_FOLDS, -(-known.rows // _MOST)))[0]]
 
 
 def _twin(task: Task, known: Known, held: Sequence[int], number: int) -> Task:

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 from ia3.bases.loading import Base
 from ia3.core.attach import Attachment
+from ia3.runs.fitted_head import fit_head
 from ia3.runs.judging import Worth, judge, know, losses_for
 from ia3.runs.saving import RunTask
 from ia3.runs.setup import SharedStage
 from ia3.runs.watch import Watch
+from ia3.training.settings import is_settled_by_rows
 from ia3.training.tasks import Callbacks, Task
 
 
@@ -41,15 +43,17 @@ def settled_by_rows(
     known, scores = [], []
     for place, task in enumerate(tasks):
         settings = task.settings
-        if base.kind != "encoder" or not settings.fit_head or not (settings.judge or settings.losses == "auto"):
+        if base.kind != "encoder" or not is_settled_by_rows(settings):
             continue
         learned = _task(base, attachment, task)
         rows = len(task.dataset.rows.train.examples)
         frozen = know(learned, rows, settings.seed)
         if frozen is None:
+            watch.say(_named(task, fit_head(base, attachment, task.adapter, task.dataset.train)))
             found[place] = replace(task, settings=replace(settings, losses="lm" if _is_auto(task) else settings.losses))
             continue
         own, score = frozen
+        watch.say(_named(task, fit_head(base, attachment, task.adapter, own.examples, own.inputs)))
         settings = replace(settings, **losses_for(score)) if _is_auto(task) else settings
         found[place] = replace(
             task,
@@ -97,4 +101,8 @@ def _tell(task: RunTask, watch: Watch) -> None:
     if len(task.dataset.train) > len(task.dataset.rows.train.examples):
         lines.append("The labels' own words are learned from as one more row each.")
     for line in lines:
-        watch.say(f"{task.name}: {line}" if task.name else line)
+        watch.say(_named(task, line))
+
+
+def _named(task: RunTask, line: str) -> str:
+    return f"{task.name}: {line}" if task.name else line

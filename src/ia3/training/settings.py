@@ -127,6 +127,11 @@ def has_contrast(losses: str) -> bool:
     return losses.endswith("contrast")
 
 
+def is_settled_by_rows(settings: Settings) -> bool:
+    """Whether an encoder's training rows decide what its vectors learn from, or whether they are kept."""
+    return settings.fit_head and (settings.judge or settings.losses == "auto")
+
+
 @dataclass(frozen=True)
 class Settings:
     """How an adapter is trained; each field is declared with its default, the values that it takes and what it is."""

@@ -167,10 +167,12 @@ def _shared_stage(
             "label sets. Leave --shared-steps out, or give a language model as the base."
         )
     taken = {} if "recipe" in drafts[0].spec.settings else {"recipe": drafts[0].given.get("recipe")}
-    alone = {"max_steps": steps, "epochs": 1, "class_weights": False, "patience": 0}
+    alone = {"max_steps": steps, "epochs": 1, "class_weights": False, "patience": 0, "judge": False}
     start = tasks[0].start
     given = {**request.settings, **taken, **alone}
     own = settled(settings_for(base.kind, has_start=start is not None, **given), base)
+    if own.losses == "auto":  # no task's rows are those of all
+        own = replace(own, losses="lm")
     drawn = draw_shared([task.dataset.train for task in tasks], steps * own.batch_size, sampling, own.seed)
     return SharedStage(drawn, own, start)
 
