@@ -178,6 +178,26 @@ def test_a_judged_run_that_is_resumed_ends_in_the_same_bits(
     assert content(tmp_path / "cut" / "o") == content(tmp_path / "whole" / "o")
 
 
+@pytest.mark.parametrize("steps", [1, 5, 8])
+def test_the_adapter_of_a_contrast_that_is_stopped_has_a_head_for_its_vectors(
+    steps: int, sentences: Path, tmp_path: Path
+) -> None:
+    given = {"recipe": "t-few-small", "losses": "contrast", "judge": False, "max_steps": 8, "batch_size": 8}
+    run(sentences, tmp_path / "o", learning_rate=0.5, label_texts=False, **given, **stop_after(steps))
+    adapter, predictor = load_adapter(tmp_path / "o"), ia3.load(tmp_path / "o", base=str(sentences))
+    rows = tuple(Encoded(i, tuple(ids), (), 0, False) for i, ids in enumerate(_ids(predictor)))
+    read = read_inputs(predictor.attachment, predictor.attachment.bank.names[-1], rows, predictor.base.pad_id)
+    assert read is not None and adapter.head is not None
+    gold = torch.tensor([sorted({label for _, label in ROWS}).index(label) for _, label in ROWS])
+    weight, _ = fitted_head.fit_linear(read, gold, int(gold.max()) + 1)
+    (saved,) = [tensor for name, tensor in adapter.head.items() if name.endswith("weight")]
+    torch.testing.assert_close(saved.double(), weight, rtol=0, atol=1e-2 * float(weight.abs().max()))
+
+
+def _ids(predictor: Any) -> Any:
+    return predictor.base.tokenizer([text for text, _ in ROWS])["input_ids"]
+
+
 def test_rows_of_one_text_are_learned_without_being_judged(sentences: Path, tmp_path: Path) -> None:
     ia3.train([("the same", "up"), ("the same", "down")], sentences, tmp_path / "o", **SHORT)
     record = record_of(tmp_path / "o")

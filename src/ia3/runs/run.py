@@ -351,7 +351,7 @@ class Run:
         return [self._evaluation(adapter) if adapter in measured else None for adapter in adapters]
 
     def _fit_head(self, adapter: str) -> None:
-        """Fit the head of a row that has taken its last step to what it now reads."""
+        """Fit the head of a row to what it now reads."""
         task, setup = self._tasks.get(adapter), self.setup
         if task is not None and task.settings.fit_head and setup.base.kind == "encoder":
             fit_head(setup.base, setup.attachment, adapter, task.dataset.train)

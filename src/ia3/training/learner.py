@@ -70,6 +70,19 @@ class Learner:
         return self.settings.eval_strategy == "epoch" or self.is_done
 
     @property
+    def is_fitting(self) -> bool:
+        """Whether the head has to be fitted before the numbers of an epoch are worth keeping or looking at.
+
+        At the last step all that are fitted are; before, one that learns nothing from its loss, where it is looked at.
+        """
+        return self.is_done or (self.settings.losses == "contrast" and self.is_measured)
+
+    @property
+    def is_unfit(self) -> bool:
+        """Whether the head knows nothing of the vectors: nothing is written of them before it is fitted."""
+        return self.settings.losses == "contrast" and not self.is_fitting
+
+    @property
     def epoch(self) -> int:
         """The epoch of the step just taken, counted from 1."""
         return (self.state.step - 1) // self.per_epoch + 1

@@ -103,13 +103,23 @@ def train_together(
         for learner, state in zip(learners, resume.tasks, strict=True):
             learner.load(state)
     rounds = _Rounds(learners, callbacks, sampling or Sampling(), is_mixed)
-    _run_rounds(rounds, run, 0 if resume is None else resume.step)
-    for learner in learners:
-        if not learner.state.best and learner.state.step and not learner.state.fault:
-            callbacks.before_kept(learner.task.adapter)
-            callbacks.on_best(learner.task.adapter)  # stopped before the first epoch ended
-        learner.keep_best()
+    try:
+        _run_rounds(rounds, run, 0 if resume is None else resume.step)
+    except RunError:
+        _keep_best(learners, callbacks)
+        raise
+    _keep_best(learners, callbacks)
     return tuple(learner.outcome() for learner in learners)
+
+
+def _keep_best(learners: Sequence[Learner], callbacks: Callbacks) -> None:
+    """Leave each row at its best epoch, and have those written that no epoch wrote."""
+    for learner in learners:
+        state, is_unfit = learner.state, learner.is_unfit  # stopped before its head was fitted
+        learner.keep_best()
+        if state.step and (is_unfit if state.best else not state.fault):
+            callbacks.before_kept(learner.task.adapter)
+            callbacks.on_best(learner.task.adapter)
 
 
 def _run_rounds(rounds: _Rounds, run: str, number: int) -> None:
@@ -220,7 +230,7 @@ class _Rounds:
         """Look at learners whose epoch has ended, and keep those that are the best so far."""
         measured = [learner for learner in ended if learner.is_measured]
         for learner in ended:
-            if learner.is_done:
+            if learner.is_fitting:
                 self.callbacks.before_kept(learner.task.adapter)
         with evaluating(ended[0].task.attachment.model):
             found = self.callbacks.evaluate([learner.task.adapter for learner in measured])
@@ -233,7 +243,7 @@ class _Rounds:
                 continue
             event = learner.end_epoch(evaluation)
             self.callbacks.on_event(event)
-            if event["is_best"]:
+            if event["is_best"] and not learner.is_unfit:
                 self.callbacks.on_best(learner.task.adapter)
 
     def _source(self, learner: Learner) -> Learner | None:

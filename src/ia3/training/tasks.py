@@ -68,7 +68,7 @@ class Callbacks:
 
     evaluate: Callable[[Sequence[str]], Sequence[Evaluation | None]]  # None without held-out rows
     on_event: Callable[[Event], None] = lambda event: None
-    before_kept: Callable[[str], None] = lambda adapter: None  # its row has taken its last step
+    before_kept: Callable[[str], None] = lambda adapter: None  # its head is to fit its vectors
     on_best: Callable[[str], None] = lambda adapter: None  # its row now holds the best epoch so far
     on_checkpoint: Callable[[Checkpoint], object] = lambda checkpoint: None
     should_stop: Callable[[], bool] = lambda: False
